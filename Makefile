@@ -1,0 +1,38 @@
+# A thin front: installing is tools/install.sh, checking is `cargo xtask`.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+# Further options of the demo: make demo ARGS="--nodes 5 --dir /tmp/herd"
+ARGS ?=
+# How many seeds `make prove` runs.
+SEEDS ?= 20000
+
+.PHONY: help tools demo test check prove scenarios
+
+help:
+	@echo 'make demo        a highly available PostgreSQL cluster on this machine (ARGS="--drill" breaks it)'
+	@echo 'make test        every check and every test'
+	@echo 'make check       formatting, clippy, tidy, cargo deny: no tests'
+	@echo 'make prove       the long twins of the tests: many simulator seeds (SEEDS=$(SEEDS))'
+	@echo 'make scenarios   record the scripts of crates/decide/testdata anew; review the diff'
+	@echo 'make tools       install what is missing: PostgreSQL server, etcd'
+
+# Silent when nothing is missing.
+tools:
+	@tools/install.sh
+
+demo: tools
+	@cargo build --release --locked --package cli
+	@. tools/env.sh && exec target/release/pgherd demo $(ARGS)
+
+test: tools
+	@. tools/env.sh && exec cargo xtask test
+
+check:
+	@cargo xtask check
+
+prove: tools
+	@. tools/env.sh && exec cargo xtask prove --seeds $(SEEDS)
+
+scenarios:
+	@cargo xtask scenarios --bless

@@ -1,0 +1,249 @@
+//! Carries out one action and says how it ended. What the brain may rely on is written at
+//! [`decide::Act`]; each function here keeps that order.
+
+use std::sync::Arc;
+
+use decide::{Act, Action, ActionId, Outcome, StartAs, StopMode, SyncRule};
+use postgres::Instance;
+use types::{
+    ClusterView, Compared, DurablePledge, InProgress, LocalPostgres, MemberName, Millis, Position,
+    SyncNames, Term,
+};
+
+use crate::context::Context;
+use crate::on_dcs;
+use crate::peer;
+
+/// The end of an action, with the pictures that the brain must see before it.
+pub(crate) struct Ended {
+    pub(crate) id: ActionId,
+    pub(crate) outcome: Outcome,
+    pub(crate) view: Option<Arc<ClusterView>>,
+    pub(crate) local: Option<LocalPostgres>,
+    /// The lease's time to live, when a new one was granted.
+    pub(crate) granted: Option<Millis>,
+    /// What came back, for journal and log.
+    pub(crate) detail: Option<String>,
+}
+
+/// How an action on PostgreSQL failed, as text for journal and log.
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// An immediate stop gets so long before SIGKILL.
+const STOP_IMMEDIATE: Millis = Millis(1_000);
+/// A clean stop before it is given up (then an immediate one follows).
+const STOP_FAST: Millis = Millis(60_000);
+/// A stop for a successor; clients wait meanwhile.
+const HAND_OVER: Millis = Millis(15_000);
+/// How long a voter may need to stop receiving and replay what it has.
+const STOP_RECEIVING: Millis = Millis(10_000);
+/// How long a promotion may take before it is looked at anew.
+const PROMOTE: Millis = Millis(60_000);
+
+/// Runs the action to its end.
+pub(crate) async fn execute<I: Instance>(context: Arc<Context<I>>, action: Action) -> Ended {
+    let id = action.id;
+    match action.act {
+        act @ (Act::TouchMember { .. }
+        | Act::Renew { .. }
+        | Act::TakeInitialize
+        | Act::CancelInitialize
+        | Act::FinishBootstrap { .. }
+        | Act::OpenFence { .. }
+        | Act::WritePledge { .. }
+        | Act::VoidFence { .. }
+        | Act::TakeLeadership(_)
+        | Act::ReleaseLeader { .. }
+        | Act::WriteSync { .. }
+        | Act::PublishHistory { .. }
+        | Act::ClearFailover { .. }) => on_dcs::execute(&context, id, act).await,
+        Act::ArmGuard { kill_at } => guard_ended(id, context.guard.arm(kill_at).await),
+        Act::StandDownGuard => guard_ended(id, context.guard.stand_down().await),
+        Act::Exit { .. } => finished(id, Outcome::Done, None),
+        act @ (Act::Initdb
+        | Act::Clone { .. }
+        | Act::Rewind { .. }
+        | Act::Compare { .. }
+        | Act::Start { .. }
+        | Act::Stop { .. }
+        | Act::StopForHandOver { .. }
+        | Act::EndOrphans
+        | Act::Follow { .. }
+        | Act::StopReceiving { .. }
+        | Act::Promote { .. }
+        | Act::SetSync { .. }
+        | Act::ConfirmWrite
+        | Act::Checkpoint
+        | Act::SyncSlots { .. }) => {
+            let result = on_postgres(&context, act).await;
+            let local = Some(context.observe().await);
+            let (outcome, detail) = match result {
+                Ok(()) => (Outcome::Done, None),
+                Err(error) => (Outcome::Failed, Some(with_sources(error.as_ref()))),
+            };
+            Ended { local, ..finished(id, outcome, detail) }
+        }
+    }
+}
+
+/// An end without pictures.
+pub(crate) fn finished(id: ActionId, outcome: Outcome, detail: Option<String>) -> Ended {
+    Ended { id, outcome, view: None, local: None, granted: None, detail }
+}
+
+fn guard_ended(id: ActionId, result: std::io::Result<()>) -> Ended {
+    match result {
+        Ok(()) => finished(id, Outcome::Done, None),
+        Err(error) => finished(id, Outcome::Failed, Some(format!("guard: {error}"))),
+    }
+}
+
+/// An error with everything below it, on one line.
+pub(crate) fn with_sources(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        source = inner.source();
+    }
+    text
+}
+
+async fn on_postgres<I: Instance>(context: &Arc<Context<I>>, act: Act) -> Result<(), Failure> {
+    let instance = &context.instance;
+    match act {
+        Act::Initdb => instance.initdb().await?,
+        Act::Clone { source, term, replace } => {
+            if replace {
+                context.state().update(|d| d.in_progress = Some(InProgress::Rebuild))?;
+            }
+            instance.clone_from(&source, |_| {}).await?;
+            context.set_compared(None);
+            context.state().update(|d| {
+                d.in_progress = None;
+                d.pledge = None;
+                d.term = term;
+                d.fresh_copy = true;
+            })?;
+        }
+        Act::Rewind { source, term: _ } => {
+            context.state().update(|d| d.in_progress = Some(InProgress::Rewind))?;
+            instance.rewind_from(&source).await?;
+            context.set_compared(None);
+            context.state().update(|d| {
+                d.in_progress = None;
+                d.pledge = None;
+            })?;
+        }
+        Act::Compare { leader, term } => {
+            let (timeline, history) = instance.leader_history(&leader).await?;
+            context.set_compared(Some(Compared { leader: leader.name, term, timeline, history }));
+        }
+        Act::Start { start_as, term, sync } => start(context, start_as, term, sync).await?,
+        Act::Stop { mode } => match mode {
+            StopMode::Fast => instance.stop(postgres::StopMode::Fast, STOP_FAST).await?,
+            StopMode::Immediate => {
+                let stopped = instance.stop(postgres::StopMode::Immediate, STOP_IMMEDIATE).await;
+                if stopped.is_err() {
+                    instance.stop(postgres::StopMode::Kill, STOP_FAST).await?;
+                }
+            }
+        },
+        Act::StopForHandOver { candidate } => stop_for_hand_over(context, candidate).await?,
+        Act::EndOrphans => instance.end_orphans().await?,
+        Act::Follow { upstream, term } => {
+            follow_term(context, term)?;
+            instance.follow(upstream.as_ref()).await?;
+        }
+        Act::StopReceiving { fence } => stop_receiving(context, fence).await?,
+        Act::Promote { term, timeline, sync } => {
+            follow_term(context, term)?;
+            let plan = postgres::PromotePlan { timeline, sync: rule(&sync) };
+            instance.promote(&plan, PROMOTE).await?;
+        }
+        Act::SetSync { sync } => instance.set_sync(&rule(&sync)).await?,
+        Act::ConfirmWrite => instance.confirm_write(context.limits().retry_timeout).await?,
+        Act::Checkpoint => instance.checkpoint().await?,
+        Act::SyncSlots { wanted, expired } => {
+            let expired: Vec<String> = expired.into_iter().collect();
+            instance.sync_slots(&wanted, &expired).await?;
+        }
+        other => return Err(format!("{other:?} is no action on PostgreSQL").into()),
+    }
+    Ok(())
+}
+
+/// Persists the term that this copy follows from now on; a pledge to an older one is fulfilled.
+fn follow_term<I: Instance>(context: &Context<I>, term: Term) -> Result<(), Failure> {
+    context.state().update(|d| {
+        d.term = term;
+        d.pledge = None;
+    })?;
+    Ok(())
+}
+
+async fn start<I: Instance>(
+    context: &Arc<Context<I>>,
+    start_as: StartAs,
+    term: Option<Term>,
+    sync: Option<SyncRule>,
+) -> Result<(), Failure> {
+    if let Some(term) = term {
+        follow_term(context, term)?;
+    }
+    let limit = context.limits().primary_start_timeout;
+    if let Some(sync) = sync {
+        context.instance.write_sync(&rule(&sync)).await?;
+    }
+    let start_as = match start_as {
+        StartAs::Primary => postgres::StartAs::Primary,
+        StartAs::Standby(upstream) => postgres::StartAs::Standby { upstream },
+    };
+    context.instance.start(start_as, limit).await?;
+    Ok(())
+}
+
+/// The first half of a pledge. The position is read when the receiver is gone, and is durable before
+/// this returns.
+async fn stop_receiving<I: Instance>(
+    context: &Arc<Context<I>>,
+    fence: String,
+) -> Result<(), Failure> {
+    let (timeline, lsn) = context.instance.stop_receiving(STOP_RECEIVING).await?;
+    context.state().update(|d| {
+        let position = Position { term: d.term, timeline, lsn };
+        d.pledge = Some(DurablePledge { fence, position });
+    })?;
+    Ok(())
+}
+
+async fn stop_for_hand_over<I: Instance>(
+    context: &Arc<Context<I>>,
+    candidate: Option<MemberName>,
+) -> Result<(), Failure> {
+    let view = context.store.view();
+    let address = candidate
+        .as_ref()
+        .and_then(|name| view.as_ref()?.member(name)?.api_address());
+    let received = move |end| {
+        let address = address.clone();
+        async move {
+            match address {
+                // Nobody takes over: PostgreSQL alone says when it has stopped.
+                None => false,
+                Some((host, port)) => peer::has_received(&host, port, end).await,
+            }
+        }
+    };
+    context.instance.stop_for_hand_over(received, HAND_OVER).await?;
+    Ok(())
+}
+
+fn rule(sync: &SyncRule) -> postgres::SyncRule {
+    match sync {
+        SyncRule::Off => postgres::SyncRule::Off,
+        SyncRule::First(names) => postgres::SyncRule::First(names.clone()),
+        SyncRule::Any(names) => postgres::SyncRule::Any(names.clone()),
+    }
+}

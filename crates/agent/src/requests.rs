@@ -1,0 +1,93 @@
+//! What operators ask through REST, carried out on the DCS.
+
+use std::sync::Arc;
+
+use api::{ApiReply, ApiRequest, Command, ValidatedSwitchover};
+use dcs::Write;
+use postgres::Instance;
+use serde_json::{Value, json};
+use types::{ClusterView, FailoverRequest};
+
+use crate::context::Context;
+use crate::execute::with_sources;
+
+/// One line for the journal.
+pub(crate) fn summary(request: &ApiRequest) -> Value {
+    json!({ "command": format!("{:?}", request.command) })
+}
+
+/// Carries the request out and answers it.
+pub(crate) async fn serve<I: Instance>(
+    context: Arc<Context<I>>,
+    view: Option<Arc<ClusterView>>,
+    request: ApiRequest,
+) {
+    let reply = match request.command {
+        Command::Switchover(wanted) => write_failover(&context, &wanted).await,
+        Command::PatchConfig(patch) => patch_config(&context, &patch).await,
+        Command::CancelSwitchover => cancel(&context, view.as_deref()).await,
+    };
+    // The client may have left; the change is made all the same.
+    drop(request.reply.send(reply));
+}
+
+fn reply(status: u16, text: impl Into<String>) -> ApiReply {
+    ApiReply { status, text: text.into(), written: None }
+}
+
+async fn write_failover<I: Instance>(
+    context: &Context<I>,
+    wanted: &ValidatedSwitchover,
+) -> ApiReply {
+    let (leader, member) = match wanted {
+        ValidatedSwitchover::Switchover { leader, candidate } => {
+            (Some(leader.clone()), candidate.clone())
+        }
+        ValidatedSwitchover::Failover { candidate } => (None, Some(candidate.clone())),
+    };
+    let request = FailoverRequest { leader, member, scheduled_at: None };
+    let value = serde_json::to_value(&request).unwrap_or(Value::Null);
+    match context.store.write_failover(&value).await {
+        Ok(Write::Written { revision }) => {
+            ApiReply { status: 200, text: String::new(), written: Some(revision) }
+        }
+        Ok(Write::Conflict) => reply(503, "failed to write failover key into DCS"),
+        Err(error) => {
+            tracing::warn!(error = with_sources(&error), "cannot write the failover key");
+            reply(503, "failed to write failover key into DCS")
+        }
+    }
+}
+
+async fn patch_config<I: Instance>(context: &Context<I>, patch: &Value) -> ApiReply {
+    let view = match context.store.read().await {
+        Ok(view) => view,
+        Err(error) => return reply(503, with_sources(&error)),
+    };
+    let Some(config) = &view.config else {
+        return reply(503, "there is no dynamic configuration in the DCS");
+    };
+    let Some(document) = api::json::merge_patch(&config.value, patch) else {
+        return reply(200, api::json::spaced(&config.value));
+    };
+    // Refused before anything changes: a document that no member would accept.
+    if let Err(errors) = config::Dynamic::from_json(&document) {
+        return reply(400, errors.join("; "));
+    }
+    match context.store.patch_config(Some(config.mod_revision), &document).await {
+        Ok(Write::Written { .. }) => reply(200, api::json::spaced(&document)),
+        Ok(Write::Conflict) => reply(409, "the configuration was changed by somebody else"),
+        Err(error) => reply(503, with_sources(&error)),
+    }
+}
+
+async fn cancel<I: Instance>(context: &Context<I>, view: Option<&ClusterView>) -> ApiReply {
+    let Some(key) = view.and_then(|v| v.failover.as_ref()) else {
+        return reply(404, "no switchover is scheduled");
+    };
+    match context.store.clear_failover(key.mod_revision).await {
+        Ok(Write::Written { .. }) => reply(200, "scheduled switchover deleted"),
+        Ok(Write::Conflict) => reply(409, "the request was changed by somebody else"),
+        Err(error) => reply(503, with_sources(&error)),
+    }
+}

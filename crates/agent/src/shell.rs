@@ -1,0 +1,393 @@
+//! The loop: observe, ask the brain, start what it says. It waits for nothing else.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::{ApiRequest, Snapshot};
+use decide::{Act, Action, ActionId, Brain, Event, Lane, Outcome, Reason};
+use postgres::Instance;
+use serde_json::json;
+use tokio::sync::{mpsc, watch};
+use tokio::task::AbortHandle;
+use types::{ClusterView, LocalPostgres, Millis};
+
+use crate::clock;
+use crate::context::{Context, Limits};
+use crate::execute::{Ended, execute, finished};
+use crate::journal::Journal;
+use crate::requests;
+use crate::setup::{Parts, Reload};
+use crate::signals::Signal;
+
+/// News that waits for the loop; senders wait when it is full.
+const NEWS_MAX: usize = 256;
+
+/// News from tasks.
+pub(crate) enum News {
+    /// An observation that nobody asked for.
+    Local(Box<LocalPostgres>),
+    /// An action has ended.
+    Ended(Box<Ended>),
+}
+
+/// How the loop ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// Leave with this exit status.
+    Exit(u8),
+    /// Replace this process by the binary on disk (SIGUSR2).
+    Reexecute,
+}
+
+struct Running {
+    lane: Lane,
+    issued: Millis,
+    abort: AbortHandle,
+}
+
+/// The shell around one brain.
+pub(crate) struct Shell<I: Instance> {
+    brain: Brain,
+    context: Arc<Context<I>>,
+    journal: Journal,
+    news: mpsc::Sender<News>,
+    running: BTreeMap<ActionId, Running>,
+    snapshots: watch::Sender<Arc<Snapshot>>,
+    reload: Reload,
+    observed_at: Millis,
+    viewed: Option<Arc<ClusterView>>,
+    viewed_at: Millis,
+    local: Option<LocalPostgres>,
+    applied_config: Option<types::Revision>,
+    /// Until when the observer looks often.
+    hurry: watch::Sender<Millis>,
+    exit: Option<u8>,
+}
+
+/// After something happened here, the instance is looked at often for so long.
+const HURRY: Millis = Millis(5_000);
+/// How often then.
+const OFTEN: Duration = Duration::from_millis(100);
+
+impl<I: Instance> Shell<I> {
+    /// Runs until the brain or a signal ends it.
+    pub(crate) async fn run(parts: Parts<I>) -> End {
+        let Parts { brain, context, journal, snapshots, mut requests, mut signals, reload, lease } =
+            parts;
+        let (news, mut incoming) = mpsc::channel(NEWS_MAX);
+        let (hurry, hurrying) = watch::channel(clock::now().plus(HURRY));
+        let mut views = context.store.subscribe();
+        let observer =
+            tokio::spawn(observe(Arc::clone(&context), news.clone(), hurrying));
+        let mut shell = Shell {
+            brain,
+            context,
+            journal,
+            news,
+            running: BTreeMap::new(),
+            snapshots,
+            reload,
+            observed_at: Millis::ZERO,
+            viewed: None,
+            viewed_at: Millis::ZERO,
+            local: None,
+            applied_config: None,
+            hurry,
+            exit: None,
+        };
+        shell.step(Event::Lease { ttl: lease });
+        let first = views.borrow_and_update().view.clone();
+        if let Some(view) = first {
+            shell.see(view);
+        }
+        let end = loop {
+            let tick = shell.next_tick();
+            tokio::select! {
+                Some(news) = incoming.recv() => shell.hear(news),
+                changed = views.changed() => {
+                    if changed.is_err() {
+                        break End::Exit(1);
+                    }
+                    let state = views.borrow_and_update().clone();
+                    if state.fresh {
+                        shell.viewed_at = clock::now();
+                    }
+                    if let Some(view) = state.view {
+                        shell.see(view);
+                    }
+                }
+                Some(request) = requests.recv() => shell.serve(request),
+                signal = signals.next() => match signal {
+                    Signal::Terminate => {
+                        shell.journal.note("shutdown", json!({}));
+                        shell.step(Event::Shutdown);
+                    }
+                    Signal::Reload => shell.reload_file().await,
+                    Signal::Reexecute => break End::Reexecute,
+                },
+                () = tokio::time::sleep(tick) => shell.step(Event::Tick),
+            }
+            if let Some(code) = shell.exit {
+                break End::Exit(code);
+            }
+        };
+        observer.abort();
+        if matches!(end, End::Exit(_)) {
+            shell.leave().await;
+        }
+        end
+    }
+
+    /// How long to sleep when nothing happens.
+    fn next_tick(&self) -> Duration {
+        let now = clock::now();
+        let latest = now.plus(self.brain.dynamic().loop_wait);
+        let at = self.brain.next_wake().map_or(latest, |wake| wake.min(latest));
+        // One millisecond more than the rest, so that the instant has come when we look.
+        at.since(now).as_duration() + Duration::from_millis(1)
+    }
+
+    fn hear(&mut self, news: News) {
+        match news {
+            News::Local(local) => self.look(*local),
+            News::Ended(ended) => self.conclude(*ended),
+        }
+    }
+
+    /// Takes an observation over, unless a newer one was there first.
+    fn look(&mut self, local: LocalPostgres) {
+        if local.at < self.observed_at {
+            return;
+        }
+        self.observed_at = local.at;
+        self.local = Some(local.clone());
+        if let types::DataDir::Present(control) = &local.data_dir {
+            let bound = self.context.state().bind(&control.system_identifier);
+            if let Err(error) = bound {
+                tracing::error!(%error, "the state directory is not of this data directory");
+                self.exit = Some(1);
+                return;
+            }
+        }
+        self.step(Event::Local(Box::new(local)));
+    }
+
+    fn see(&mut self, view: Arc<ClusterView>) {
+        if self.viewed.as_ref().is_some_and(|old| old.revision > view.revision) {
+            return;
+        }
+        let eventful = view.leader.is_none() || view.failover_request().is_some();
+        let changed = self.viewed.as_ref().map(|v| v.leader_name().cloned())
+            != Some(view.leader_name().cloned());
+        if eventful || changed {
+            self.hurry();
+        }
+        self.viewed = Some(Arc::clone(&view));
+        self.viewed_at = clock::now();
+        self.step(Event::View(view));
+        self.apply_config();
+    }
+
+    /// The end of an action: first the pictures, then the end (the brain's contract).
+    fn conclude(&mut self, ended: Ended) {
+        let Some(running) = self.running.remove(&ended.id) else {
+            return;
+        };
+        let millis = clock::now().since(running.issued).0;
+        self.journal.end(ended.id, ended.outcome, millis, ended.detail.as_deref());
+        if let Some(detail) = &ended.detail {
+            let lane = running.lane;
+            tracing::warn!(id = ended.id.0, ?lane, outcome = ?ended.outcome, detail, "action");
+        }
+        if let Some(ttl) = ended.granted {
+            self.step(Event::Lease { ttl });
+        }
+        if let Some(view) = ended.view {
+            self.see(view);
+        }
+        if let Some(local) = ended.local {
+            self.look(local);
+        }
+        self.step(Event::Finished { id: ended.id, outcome: ended.outcome });
+    }
+
+    /// One step of the brain, and the start of what it wants.
+    fn step(&mut self, event: Event) {
+        let actions = self.brain.step(clock::now(), event);
+        for action in actions {
+            self.start(action);
+        }
+        self.publish();
+    }
+
+    fn start(&mut self, action: Action) {
+        self.journal.begin(&action);
+        let lane = action.act.lane();
+        tell(&action);
+        if let Act::Exit { code } = action.act {
+            self.exit = Some(code);
+        }
+        if lane == Lane::Data {
+            self.give_up_data_lane();
+        }
+        if !matches!(lane, Lane::Lease | Lane::Member | Lane::Guard) {
+            self.hurry();
+        }
+        let id = action.id;
+        let news = self.news.clone();
+        let context = Arc::clone(&self.context);
+        let task = tokio::spawn(async move {
+            let ended = execute(context, action).await;
+            // The loop is gone only when the agent ends.
+            drop(news.send(News::Ended(Box::new(ended))).await);
+        });
+        let issued = clock::now();
+        self.running.insert(id, Running { lane, issued, abort: task.abort_handle() });
+    }
+
+    /// A stop takes over from whatever runs on the data directory.
+    fn give_up_data_lane(&mut self) {
+        let given_up: Vec<ActionId> = self
+            .running
+            .iter()
+            .filter(|(_, running)| running.lane == Lane::Data)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in given_up {
+            if let Some(running) = self.running.get(&id) {
+                running.abort.abort();
+            }
+            let detail = Some("given up for an immediate stop".to_owned());
+            self.conclude(finished(id, Outcome::Failed, detail));
+        }
+    }
+
+    fn hurry(&self) {
+        self.hurry.send_replace(clock::now().plus(HURRY));
+        self.context.look_again.notify_one();
+    }
+
+    fn publish(&self) {
+        let snapshot = Snapshot {
+            view: self.viewed.clone(),
+            view_at: self.viewed_at,
+            looped_at: clock::now(),
+            dynamic: self.brain.dynamic().clone(),
+            local: self.local.clone(),
+            claim_until: self.brain.claim_until(),
+            member: self.brain.member().cloned(),
+            system_identifier: self
+                .viewed
+                .as_ref()
+                .and_then(|v| v.system_identifier().map(str::to_owned)),
+            ..self.reload.snapshot_base()
+        };
+        self.snapshots.send_replace(Arc::new(snapshot));
+    }
+
+    fn serve(&mut self, request: ApiRequest) {
+        let summary = requests::summary(&request);
+        self.journal.note("request", summary);
+        let context = Arc::clone(&self.context);
+        let view = self.viewed.clone();
+        tokio::spawn(requests::serve(context, view, request));
+    }
+
+    /// Applies the dynamic configuration when its key has changed.
+    fn apply_config(&mut self) {
+        let revision =
+            self.viewed.as_ref().and_then(|v| v.config.as_ref()).map(|c| c.mod_revision);
+        if revision.is_none() || revision == self.applied_config {
+            return;
+        }
+        self.applied_config = revision;
+        let dynamic = self.brain.dynamic().clone();
+        self.context.set_limits(Limits::of(&dynamic));
+        self.context.store.set_retry_timeout(dynamic.retry_timeout);
+        self.context.session.set_ttl(dynamic.ttl);
+        let config = self.reload.instance_config(&dynamic);
+        let context = Arc::clone(&self.context);
+        tokio::spawn(async move {
+            if let Err(error) = context.instance.reconfigure(config).await {
+                tracing::error!(%error, "cannot apply the configuration to PostgreSQL");
+            }
+        });
+    }
+
+    async fn reload_file(&mut self) {
+        match self.reload.read_again() {
+            Ok(node) => {
+                self.journal.note("reload", json!({}));
+                self.brain.reconfigure(node);
+                self.applied_config = None;
+                self.apply_config();
+                self.step(Event::Tick);
+            }
+            Err(error) => {
+                tracing::error!(%error, "the file was not reloaded; the old settings stay in force");
+            }
+        }
+    }
+
+    /// Nothing of ours shall outlive a clean end but PostgreSQL in pause: the member key goes at
+    /// once instead of when its lease runs out.
+    async fn leave(&mut self) {
+        if !self.brain.dynamic().pause
+            && let Err(error) = self.context.session.revoke().await
+        {
+            tracing::warn!(%error, "the lease was not revoked; it runs out by itself");
+        }
+    }
+}
+
+/// Says on the log what an operator wants to see happen; the journal has all of it.
+fn tell(action: &Action) {
+    match (&action.act, &action.why) {
+        (
+            Act::TouchMember { .. }
+            | Act::Renew { .. }
+            | Act::ArmGuard { .. }
+            | Act::StandDownGuard
+            | Act::SyncSlots { .. },
+            _,
+        ) => {}
+        (act, why) => {
+            let act = serde_json::to_string(act).unwrap_or_default();
+            let urgent = matches!(
+                why,
+                Reason::LeaseRunsOut { .. }
+                    | Reason::PrimaryWithoutLeaderKey
+                    | Reason::PostgresDied { .. }
+                    | Reason::WrongCluster { .. }
+                    | Reason::StartTimedOut
+            );
+            if urgent {
+                tracing::warn!(id = action.id.0, %act, %why, "acting");
+            } else {
+                tracing::info!(id = action.id.0, %act, %why, "acting");
+            }
+        }
+    }
+}
+
+/// Observes at intervals, at a nudge, and the moment the postmaster dies.
+async fn observe<I: Instance>(
+    context: Arc<Context<I>>,
+    news: mpsc::Sender<News>,
+    hurrying: watch::Receiver<Millis>,
+) {
+    loop {
+        let local = context.observe().await;
+        if news.send(News::Local(Box::new(local))).await.is_err() {
+            return;
+        }
+        let often = clock::now() < *hurrying.borrow();
+        let pause = if often { OFTEN } else { context.limits().loop_wait.as_duration() };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = context.look_again.notified() => {}
+            () = context.instance.postmaster_exit() => {}
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! The agent's durable state: term, pledge, what is in progress. It stands in the state directory,
+//! never in the data directory, which pg_rewind rewrites.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use types::{Durable, MemberName};
+
+/// Why the state directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// It cannot be created or opened.
+    #[error("cannot use the state directory {path}; check its owner and mode (0700)")]
+    Open {
+        /// The directory.
+        path: PathBuf,
+        /// What came back.
+        #[source]
+        source: io::Error,
+    },
+    /// Another agent holds it.
+    #[error("another agent runs with the state directory {path}; stop it first")]
+    Locked {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The file does not decode.
+    #[error("{path} is damaged; if this member's data may be rebuilt, move it away")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// It belongs to somebody else.
+    #[error("{path} belongs to {found}, not to {expected}; give this member its own pgherd.state_dir")]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// What it says.
+        found: String,
+        /// What was expected.
+        expected: String,
+    },
+    /// It cannot be written.
+    #[error("cannot write {path}; free space there or repair the disk")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What came back.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// `state.json`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct StateFile {
+    version: u32,
+    member: MemberName,
+    /// Decimal; empty until a data directory is there.
+    #[serde(default)]
+    system_identifier: String,
+    #[serde(flatten)]
+    durable: Durable,
+}
+
+const VERSION: u32 = 1;
+const FILE: &str = "state.json";
+
+/// The open state directory. While it lives, no other agent can use it.
+#[derive(Debug)]
+pub(crate) struct StateDir {
+    dir: PathBuf,
+    state: StateFile,
+    _lock: File,
+}
+
+impl StateDir {
+    /// Opens (or creates) the directory for `member`.
+    pub(crate) fn open(dir: &Path, member: &MemberName) -> Result<StateDir, StateError> {
+        let failed = |source| StateError::Open { path: dir.to_owned(), source };
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(dir.join("agent.lock"))
+            .map_err(failed)?;
+        rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive)
+            .map_err(|_| StateError::Locked { path: dir.to_owned() })?;
+        let state = read(&dir.join(FILE), member)?;
+        Ok(StateDir { dir: dir.to_owned(), state, _lock: lock })
+    }
+
+    /// What is recorded.
+    pub(crate) fn durable(&self) -> &Durable {
+        &self.state.durable
+    }
+
+    /// The directory.
+    pub(crate) fn path(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Says to which cluster the recorded state belongs. A state that names another cluster than the
+    /// data directory is not of this copy: whatever it promises or claims is refused.
+    pub(crate) fn bind(&mut self, system_identifier: &str) -> Result<(), StateError> {
+        if self.state.system_identifier == system_identifier {
+            return Ok(());
+        }
+        if !self.state.system_identifier.is_empty() {
+            return Err(StateError::Foreign {
+                path: self.dir.join(FILE),
+                found: format!("the cluster {}", self.state.system_identifier),
+                expected: format!("the cluster {system_identifier}"),
+            });
+        }
+        system_identifier.clone_into(&mut self.state.system_identifier);
+        self.write()
+    }
+
+    /// Changes the recorded state; when this returns, it is on disk.
+    pub(crate) fn update(&mut self, change: impl FnOnce(&mut Durable)) -> Result<(), StateError> {
+        let mut durable = self.state.durable.clone();
+        change(&mut durable);
+        if durable == self.state.durable {
+            return Ok(());
+        }
+        let old = std::mem::replace(&mut self.state.durable, durable);
+        let written = self.write();
+        if written.is_err() {
+            self.state.durable = old;
+        }
+        written
+    }
+
+    fn write(&self) -> Result<(), StateError> {
+        let path = self.dir.join(FILE);
+        let failed = |source| StateError::Write { path: path.clone(), source };
+        let text = serde_json::to_vec_pretty(&self.state)
+            .map_err(|e| failed(io::Error::other(e)))?;
+        write_atomically(&path, &text).map_err(failed)
+    }
+}
+
+fn read(path: &Path, member: &MemberName) -> Result<StateFile, StateError> {
+    let text = match fs::read(path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            return Ok(StateFile {
+                version: VERSION,
+                member: member.clone(),
+                system_identifier: String::new(),
+                durable: Durable::default(),
+            });
+        }
+        Err(source) => return Err(StateError::Open { path: path.to_owned(), source }),
+    };
+    let state: StateFile = serde_json::from_slice(&text)
+        .map_err(|source| StateError::Damaged { path: path.to_owned(), source })?;
+    if state.member != *member || state.version != VERSION {
+        return Err(StateError::Foreign {
+            path: path.to_owned(),
+            found: format!("{} (version {})", state.member, state.version),
+            expected: format!("{member} (version {VERSION})"),
+        });
+    }
+    Ok(state)
+}
+
+/// Writes beside the file, syncs, renames, and syncs the directory.
+pub(crate) fn write_atomically(path: &Path, text: &[u8]) -> io::Result<()> {
+    let new = path.with_extension("new");
+    let mut file =
+        OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&new)?;
+    file.write_all(text)?;
+    file.sync_all()?;
+    fs::rename(&new, path)?;
+    match path.parent() {
+        Some(dir) => File::open(dir)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use types::Term;
+
+    #[test]
+    fn state_survives_and_belongs_to_one_member_and_one_cluster() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let path = dir.path().join("s");
+        let a = MemberName::from("a");
+        let mut state = StateDir::open(&path, &a).expect("fresh");
+        state.update(|d| d.term = Term(3)).expect("written");
+        state.bind("7000000000000000001").expect("first");
+        assert!(matches!(StateDir::open(&path, &a), Err(StateError::Locked { .. })));
+        drop(state);
+        let mut state = StateDir::open(&path, &a).expect("again");
+        assert_eq!(state.durable().term, Term(3));
+        assert!(matches!(state.bind("7000000000000000002"), Err(StateError::Foreign { .. })));
+        drop(state);
+        let other = StateDir::open(&path, &"b".into());
+        assert!(matches!(other, Err(StateError::Foreign { .. })));
+    }
+
+    #[test]
+    fn a_damaged_file_is_refused() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        fs::write(dir.path().join(FILE), "{").expect("written");
+        let opened = StateDir::open(dir.path(), &"a".into());
+        assert!(matches!(opened, Err(StateError::Damaged { .. })));
+    }
+}

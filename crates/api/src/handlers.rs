@@ -1,0 +1,216 @@
+//! From an HTTP request to its answer. Patroni chooses by method and first path segment, and
+//! treats every other GET path as a health check; so does this.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use axum::body::{Body, to_bytes};
+use axum::extract::{Query, State};
+use axum::http::{HeaderValue, Method, Request, StatusCode, Uri, header};
+use axum::response::Response;
+use serde_json::{Value, json};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::oneshot;
+
+use crate::health::{self, Filters};
+use crate::json::spaced;
+use crate::snapshot::Snapshot;
+use crate::switchover::{self, SwitchoverRequest, validate_switchover};
+use crate::{ApiReply, ApiRequest, ApiState, Command, Published, cluster, metrics, status};
+
+/// The largest body that is read; larger ones are refused.
+const BODY_MAX: usize = 1 << 20;
+
+/// A body that has not arrived by then is refused.
+const BODY_WAIT: Duration = Duration::from_secs(10);
+
+const HTML: &str = "text/html";
+const JSON: &str = "application/json";
+const PROMETHEUS: &str = "text/plain; version=0.0.4";
+
+/// The one handler behind every path.
+pub(crate) async fn dispatch(State(state): State<ApiState>, request: Request<Body>) -> Response {
+    let (parts, body) = request.into_parts();
+    let path = parts.uri.path();
+    let segment = path.trim_start_matches('/').split('/').next().unwrap_or("").to_owned();
+    if matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS) {
+        let response = read(&state, path, &segment, &parts.uri);
+        if parts.method == Method::GET {
+            return response;
+        }
+        return answer(response.status().as_u16(), HTML, String::new());
+    }
+    let authorization = parts.headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
+    let method = parts.method.as_str();
+    let known = matches!(
+        (method, segment.as_str()),
+        ("POST" | "DELETE", "switchover") | ("POST", "failover") | ("PATCH", "config")
+    );
+    if !known {
+        return error_page(501, &format!("Unsupported method ({method:?})").replace('"', "'"));
+    }
+    if let Err(refusal) = state.access.check(authorization) {
+        return refused(refusal.status(), &refusal.to_string());
+    }
+    match (method, segment.as_str()) {
+        ("DELETE", _) => cancel_switchover(&state).await,
+        ("PATCH", _) => match read_object(body).await {
+            Ok(patch) => patch_config(&state, patch).await,
+            Err(response) => *response,
+        },
+        (_, action) => match read_object(body).await {
+            Ok(body) => switch_over(state, action == "failover", &body).await,
+            Err(response) => *response,
+        },
+    }
+}
+
+fn read(state: &ApiState, path: &str, segment: &str, uri: &Uri) -> Response {
+    // Cloned at once: holding the borrow would block the agent's next publication.
+    let snapshot: Published = state.snapshots.borrow().clone();
+    let now = (state.now)();
+    let pairs = Query::<Vec<(String, String)>>::try_from_uri(uri);
+    let filters = Filters::from_pairs(pairs.map(|q| q.0).unwrap_or_default());
+    let status_text = || spaced(&status::status_json(&snapshot, now, unix_now()));
+    let code = |ok: bool| if ok { 200 } else { 503 };
+    match segment {
+        "liveness" => answer(code(health::alive(&snapshot, now)), HTML, String::new()),
+        "readiness" => answer(code(health::ready(&snapshot, now, &filters)), HTML, String::new()),
+        "patroni" => answer(200, JSON, status_text()),
+        "cluster" => cluster_answer(&snapshot),
+        "history" => answer(200, JSON, history(&snapshot)),
+        "config" => config(&snapshot),
+        "metrics" => answer(200, PROMETHEUS, metrics::metrics_text(&snapshot, now, unix_now())),
+        _ => answer(code(health::passes(&snapshot, now, path, &filters)), JSON, status_text()),
+    }
+}
+
+fn cluster_answer(snapshot: &Snapshot) -> Response {
+    match snapshot.view.as_deref() {
+        Some(view) => {
+            let body = cluster::cluster_json(view, &snapshot.scope, snapshot.tier);
+            answer(200, JSON, spaced(&body))
+        }
+        None => error_page(503, "the DCS has not been read yet"),
+    }
+}
+
+fn history(snapshot: &Snapshot) -> String {
+    let history = snapshot.view.as_deref().and_then(|v| v.history.as_ref());
+    history.map_or_else(|| "[]".to_owned(), |h| spaced(&json!(h.value)))
+}
+
+fn config(snapshot: &Snapshot) -> Response {
+    match snapshot.view.as_deref().and_then(|v| v.config.as_ref()) {
+        Some(config) => answer(200, JSON, spaced(&config.value)),
+        None => error_page(502, "there is no dynamic configuration in the DCS"),
+    }
+}
+
+async fn switch_over(state: ApiState, failover: bool, body: &Value) -> Response {
+    let snapshot: Published = state.snapshots.borrow().clone();
+    let request = SwitchoverRequest::from_json(failover, body);
+    let request = match validate_switchover(&snapshot, request) {
+        Ok(request) => request,
+        Err((status, text)) => return answer(status, HTML, text),
+    };
+    tracing::info!(?request, "an operator asks for a change of leader");
+    let old_leader = snapshot.view.as_deref().and_then(|v| v.leader_name()).cloned();
+    let reply = ask(&state, Command::Switchover(request.clone())).await;
+    if reply.status != 200 {
+        return reply_answer(reply);
+    }
+    let mut snapshots = state.snapshots.clone();
+    let result = switchover::result(&mut snapshots, &request, old_leader.as_ref(), reply.written);
+    let (status, text) = result.await;
+    answer(status, HTML, text)
+}
+
+async fn cancel_switchover(state: &ApiState) -> Response {
+    let snapshot: Published = state.snapshots.borrow().clone();
+    let request = snapshot.view.as_deref().and_then(|v| v.failover_request());
+    if request.and_then(|r| r.scheduled_at.as_ref()).is_none() {
+        return answer(404, HTML, "no switchover is scheduled".into());
+    }
+    reply_answer(ask(state, Command::CancelSwitchover).await)
+}
+
+async fn patch_config(state: &ApiState, patch: Value) -> Response {
+    let snapshot: Published = state.snapshots.borrow().clone();
+    let view = snapshot.view.as_deref();
+    if view.is_none_or(|v| v.config.is_none()) {
+        return error_page(503, "there is no dynamic configuration in the DCS");
+    }
+    reply_answer(ask(state, Command::PatchConfig(patch)).await)
+}
+
+/// Hands a command to the agent and waits for its answer, both with a bound.
+async fn ask(state: &ApiState, command: Command) -> ApiReply {
+    let limit = switchover::result_wait(&state.snapshots.borrow().settings);
+    let (reply, answer) = oneshot::channel();
+    let failed = |text: String| ApiReply { status: 503, text, written: None };
+    match state.requests.try_send(ApiRequest { command, reply }) {
+        Ok(()) => {}
+        Err(TrySendError::Full(_)) => {
+            return failed("the agent is busy with other requests; try again".into());
+        }
+        Err(TrySendError::Closed(_)) => return failed("the agent is shutting down".into()),
+    }
+    match tokio::time::timeout(limit, answer).await {
+        Ok(Ok(reply)) => reply,
+        Ok(Err(_)) => failed("the agent dropped the request; its log says why".into()),
+        Err(_) => failed(format!(
+            "the agent did not answer within {} seconds; operation may still be in progress",
+            limit.as_secs()
+        )),
+    }
+}
+
+/// A body that is a JSON object with content. The error is boxed as a response is large.
+async fn read_object(body: Body) -> Result<Value, Box<Response>> {
+    let bad = |text: &str| Box::new(error_page(400, text));
+    let bytes = tokio::time::timeout(BODY_WAIT, to_bytes(body, BODY_MAX)).await;
+    let bytes = bytes.map_err(|_| bad("the body did not arrive in time"))?;
+    let bytes = bytes.map_err(|_| bad("the body cannot be read, or is larger than 1 MiB"))?;
+    match serde_json::from_slice(&bytes) {
+        Ok(Value::Object(map)) if !map.is_empty() => Ok(Value::Object(map)),
+        Ok(_) => Err(bad("the body should be a JSON object with content")),
+        Err(_) => Err(bad("the body is not JSON")),
+    }
+}
+
+fn reply_answer(reply: ApiReply) -> Response {
+    let kind = if reply.text.starts_with('{') { JSON } else { HTML };
+    answer(reply.status, kind, reply.text)
+}
+
+fn refused(status: u16, text: &str) -> Response {
+    let mut response = answer(status, HTML, text.to_owned());
+    if status == 401 {
+        let challenge = HeaderValue::from_static("Basic realm=\"Patroni\"");
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+    }
+    response
+}
+
+fn error_page(status: u16, text: &str) -> Response {
+    let body = format!(
+        "<html><head><title>Error response</title></head><body><h1>Error response</h1>\
+         <p>Error code: {status}</p><p>Message: {text}.</p></body></html>\n"
+    );
+    answer(status, HTML, body)
+}
+
+fn answer(status: u16, kind: &'static str, text: String) -> Response {
+    let mut response = Response::new(Body::from(text));
+    // An agent that replied with a number that is no status is a fault of ours, not the client's.
+    *response.status_mut() =
+        StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+}
+
+/// The wall clock in milliseconds, for display alone.
+fn unix_now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

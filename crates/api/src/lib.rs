@@ -1,0 +1,103 @@
+//! The REST interface of the agent (`patroni-compat.md`, 6): health checks, status, metrics, and
+//! the operator's requests.
+//!
+//! It answers from the last published [`Snapshot`] alone, never from a lock of the agent's loop, so
+//! a busy agent still answers health checks, and a stuck one answers with what has grown old. It
+//! changes nothing by itself: requests go to the agent through a bounded queue. What it does not
+//! do: TLS, allow lists, reading the DCS. [`client`] is the other end of the same interface.
+
+pub mod client;
+pub mod cluster;
+pub mod health;
+pub mod json;
+pub mod metrics;
+pub mod snapshot;
+pub mod status;
+pub mod switchover;
+
+mod access;
+mod handlers;
+mod listener;
+#[cfg(test)]
+mod samples;
+#[cfg(test)]
+mod server_tests;
+
+use std::future::Future;
+use std::sync::Arc;
+
+use serde_json::Value;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot, watch};
+use types::{Millis, Revision};
+
+pub use access::{Access, Credentials};
+pub use snapshot::{
+    FailoverTier, PATRONI_VERSION, PGHERD_VERSION, Settings, Snapshot, Synchronous,
+};
+pub use switchover::{SwitchoverRequest, ValidatedSwitchover, validate_switchover};
+
+/// How the agent hands its snapshots over; `None` never occurs, a first one is always there.
+pub type Published = Arc<Snapshot>;
+
+/// How many requests may wait for the agent; the next one is refused.
+pub const REQUESTS_MAX: usize = 16;
+
+/// What an operator asks of the agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// Write the `failover` key, after a last check against the present view.
+    Switchover(ValidatedSwitchover),
+    /// Merge this into the `config` key by compare-and-set ([`json::merge_patch`]); the answer is
+    /// 200 with the new document, 503 without one, 409 after a conflict.
+    PatchConfig(Value),
+    /// Clear a scheduled switchover: 200, or 409 after a conflict.
+    CancelSwitchover,
+}
+
+/// A command and where its answer goes.
+#[derive(Debug)]
+pub struct ApiRequest {
+    /// What is asked.
+    pub command: Command,
+    /// Where the answer goes; dropped when the client has left.
+    pub reply: oneshot::Sender<ApiReply>,
+}
+
+/// The agent's answer.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ApiReply {
+    /// HTTP status.
+    pub status: u16,
+    /// The body; JSON if it starts with a brace.
+    pub text: String,
+    /// For [`Command::Switchover`] with status 200: the revision at which the `failover` key was
+    /// written, so that an older view is not taken for its outcome.
+    pub written: Option<Revision>,
+}
+
+/// What the server needs.
+#[derive(Debug, Clone)]
+pub struct ApiState {
+    /// The agent's publications.
+    pub snapshots: watch::Receiver<Published>,
+    /// The agent's queue, made with [`REQUESTS_MAX`].
+    pub requests: mpsc::Sender<ApiRequest>,
+    /// The boot-time clock of the snapshots.
+    pub now: fn() -> Millis,
+    /// Who may change things.
+    pub access: Arc<Access>,
+}
+
+/// Serves until `shutdown` completes; running answers are finished first.
+///
+/// # Errors
+/// When the listener fails for good.
+pub async fn serve(
+    listener: TcpListener,
+    state: ApiState,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> std::io::Result<()> {
+    let app = axum::Router::new().fallback(handlers::dispatch).with_state(state);
+    axum::serve(listener::Bounded::new(listener), app).with_graceful_shutdown(shutdown).await
+}

@@ -1,0 +1,159 @@
+//! `GET /metrics`: Patroni's gauges that a snapshot can answer, and our own beside them.
+
+use std::fmt::Write;
+
+use types::Millis;
+
+use crate::snapshot::{Snapshot, Synchronous};
+use crate::status::{dcs_last_seen, pending_restart, unlocked};
+
+/// Patroni's version with two digits a component (`patroni-compat.md`, 6.6).
+const PATRONI_VERSION_NUMBER: &str = "040104";
+
+/// The states in the order of their numbers.
+const STATES: [&str; 15] = [
+    "initializing new cluster",
+    "initdb failed",
+    "running custom bootstrap script",
+    "custom bootstrap failed",
+    "creating replica",
+    "running",
+    "starting",
+    "starting after custom bootstrap",
+    "start failed",
+    "restarting",
+    "restart failed",
+    "stopping",
+    "stopped",
+    "stop failed",
+    "crashed",
+];
+
+/// Prometheus text, labels `scope` and `name` on each line.
+#[must_use]
+pub fn metrics_text(snapshot: &Snapshot, now: Millis, unix_now: u64) -> String {
+    let mut out = Exposition {
+        labels: format!(
+            "scope=\"{}\",name=\"{}\"",
+            escape(&snapshot.scope),
+            escape(&snapshot.name.0)
+        ),
+        text: String::new(),
+    };
+    postgres_metrics(&mut out, snapshot, now);
+    cluster_metrics(&mut out, snapshot, now, unix_now);
+    own_metrics(&mut out, snapshot, now);
+    out.text
+}
+
+fn postgres_metrics(out: &mut Exposition, snapshot: &Snapshot, now: Millis) {
+    let leads = snapshot.leads(now);
+    let standby_leader = snapshot.role(now) == "standby_leader";
+    let listed = snapshot.listed_in_sync() && snapshot.standby(now).is_some();
+    let mode = snapshot.settings.synchronous;
+    let primary = snapshot.primary(now);
+    let standby = snapshot.standby(now);
+    out.gauge("patroni_version", "Patroni semver without periods.", PATRONI_VERSION_NUMBER);
+    out.flag("patroni_postgres_running", "PostgreSQL runs.", snapshot.state(now) == "running");
+    out.flag("patroni_primary", "This node is the leader.", leads && !standby_leader);
+    let location = primary.map_or(0, |p| p.flush.0);
+    out.counter("patroni_xlog_location", "Position of the primary's log.", location);
+    out.flag("patroni_standby_leader", "This node leads a standby cluster.", standby_leader);
+    let replica = snapshot.role(now) == "replica" && standby.is_some();
+    out.flag("patroni_replica", "This node is a replica.", replica);
+    let sync = listed && mode == Synchronous::On;
+    out.flag("patroni_sync_standby", "This node is a sync standby.", sync);
+    let quorum = listed && mode == Synchronous::Quorum;
+    out.flag("patroni_quorum_standby", "This node is a quorum standby.", quorum);
+    let received = standby.map_or(0, |s| s.received.0);
+    out.counter("patroni_xlog_received_location", "Position of the received log.", received);
+    let replayed = standby.map_or(0, |s| s.replayed.0);
+    out.counter("patroni_xlog_replayed_location", "Position of the replayed log.", replayed);
+    let streaming = snapshot.replication_state(now) == Some("streaming");
+    out.flag("patroni_postgres_streaming", "The replica streams.", streaming);
+    let version = snapshot.running(now).map_or(0, |(server, _)| server.version);
+    out.gauge("patroni_postgres_server_version", "Version of PostgreSQL.", version);
+}
+
+fn cluster_metrics(out: &mut Exposition, snapshot: &Snapshot, now: Millis, unix_now: u64) {
+    out.flag("patroni_cluster_unlocked", "No leader is known.", unlocked(snapshot, now));
+    let timeline = snapshot.timeline(now).map_or(0, |t| t.0);
+    out.counter("patroni_postgres_timeline", "Timeline of this node.", timeline);
+    let seen = dcs_last_seen(snapshot, now, unix_now);
+    out.gauge("patroni_dcs_last_seen", "Epoch seconds of the last answer of the DCS.", seen);
+    let pending = pending_restart(snapshot, now);
+    out.flag("patroni_pending_restart", "A parameter waits for a restart.", pending);
+    let paused = snapshot.settings.paused;
+    out.flag("patroni_is_paused", "Cluster management is paused.", paused);
+    let state = snapshot.state(now);
+    let number = STATES.iter().position(|s| *s == state);
+    let number = number.map_or_else(|| "-1".to_owned(), |n| n.to_string());
+    out.gauge("patroni_postgres_state", "State of PostgreSQL, -1 if unknown.", number);
+}
+
+fn own_metrics(out: &mut Exposition, snapshot: &Snapshot, now: Millis) {
+    let view = snapshot.view.as_deref();
+    let term = view.and_then(types::ClusterView::leader_term).map_or(0, |t| t.0);
+    out.gauge("pgherd_cluster_term", "Term of the leader; 0 if unknown.", term);
+    let left = snapshot.claim_until.map_or(Millis::ZERO, |until| until.since(now));
+    out.gauge("pgherd_leader_claim_milliseconds", "What is left of our leader claim.", left.0);
+    let members = view.map_or(0, |v| v.members.len());
+    out.gauge("pgherd_cluster_members", "Members known to the DCS.", members);
+    let lag = snapshot.standby(now).and_then(|s| s.replay_lag);
+    let lag = lag.map_or(0, |l| l.0);
+    out.gauge("pgherd_replay_lag_milliseconds", "Replay behind the primary's commits.", lag);
+}
+
+struct Exposition {
+    labels: String,
+    text: String,
+}
+
+impl Exposition {
+    fn flag(&mut self, name: &str, help: &str, value: bool) {
+        self.gauge(name, help, u8::from(value));
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: impl std::fmt::Display) {
+        self.metric(name, "gauge", help, value);
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: impl std::fmt::Display) {
+        self.metric(name, "counter", help, value);
+    }
+
+    fn metric(&mut self, name: &str, kind: &str, help: &str, value: impl std::fmt::Display) {
+        writeln!(
+            self.text,
+            "# HELP {name} {help}\n# TYPE {name} {kind}\n{name}{{{}}} {value}",
+            self.labels
+        )
+        .expect("a String takes every write");
+    }
+}
+
+fn escape(label: &str) -> String {
+    label.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::samples::{self, PUBLISHED};
+
+    #[test]
+    fn metrics_of_a_leader() {
+        let text = metrics_text(&samples::leader(), PUBLISHED, 1_795_471_258_000);
+        for line in [
+            r#"patroni_version{scope="demo",name="node-0"} 040104"#,
+            r#"patroni_primary{scope="demo",name="node-0"} 1"#,
+            r#"patroni_xlog_location{scope="demo",name="node-0"} 67416152"#,
+            r#"patroni_postgres_state{scope="demo",name="node-0"} 5"#,
+            r#"patroni_dcs_last_seen{scope="demo",name="node-0"} 1795471258"#,
+            r#"pgherd_leader_claim_milliseconds{scope="demo",name="node-0"} 20000"#,
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is missing in\n{text}");
+        }
+        assert!(text.contains("# TYPE patroni_xlog_location counter\n"));
+    }
+}

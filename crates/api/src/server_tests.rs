@@ -1,0 +1,221 @@
+//! The server over a real socket: routing, access, bounds, and a switchover from end to end.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, watch};
+use types::Revision;
+
+use crate::samples::{self, PUBLISHED};
+use crate::*;
+
+struct Server {
+    port: u16,
+    snapshots: watch::Sender<Published>,
+    requests: mpsc::Receiver<ApiRequest>,
+}
+
+async fn start(snapshot: Snapshot, access: Access) -> Server {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let port = listener.local_addr().expect("bound").port();
+    let (snapshots, receiver) = watch::channel(Arc::new(snapshot));
+    let (sender, requests) = mpsc::channel(REQUESTS_MAX);
+    let state = ApiState {
+        snapshots: receiver,
+        requests: sender,
+        now: || PUBLISHED,
+        access: Arc::new(access),
+    };
+    tokio::spawn(serve(listener, state, std::future::pending()));
+    Server { port, snapshots, requests }
+}
+
+/// Status, head and body of one exchange.
+async fn send(
+    port: u16,
+    method: &str,
+    path: &str,
+    head: &str,
+    body: &str,
+) -> (u16, String, String) {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.expect("the server listens");
+    let length = body.len();
+    let text = format!(
+        "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
+         Content-Length: {length}\r\n{head}\r\n{body}"
+    );
+    stream.write_all(text.as_bytes()).await.expect("the server reads");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("the server answers");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+    let status = head.split(' ').nth(1).expect("a status").parse().expect("a number");
+    (status, head.to_owned(), body.to_owned())
+}
+
+#[tokio::test]
+async fn paths_and_methods() {
+    let mut snapshot = samples::leader();
+    let mut view = samples::view();
+    samples::put(&mut view, "history", r#"[[1,67416152,"x","t","node-0"]]"#);
+    snapshot.view = Some(Arc::new(view));
+    let server = start(snapshot, Access::default()).await;
+    let cases = [
+        ("GET", "/", 200),
+        ("GET", "/primary", 200),
+        ("HEAD", "/primary", 200),
+        ("OPTIONS", "/primary", 200),
+        ("GET", "/replica?lag=1MB", 503),
+        ("GET", "/leader?tag_x=%20", 200),
+        ("GET", "/read-only?tag_custom=x", 200),
+        ("GET", "/read-only?tag_custom=y", 503),
+        ("GET", "/read-only?tag_clonefrom=true", 200),
+        ("GET", "/liveness", 200),
+        ("GET", "/readiness", 200),
+        ("GET", "/patroni", 200),
+        ("GET", "/patroni/x", 200),
+        ("GET", "/cluster", 200),
+        ("GET", "/config", 200),
+        ("GET", "/history", 200),
+        ("GET", "/metrics", 200),
+        ("GET", "/nonsense", 503),
+        ("GET", "/switchover", 503),
+        ("POST", "/nonsense", 501),
+        ("DELETE", "/failover", 501),
+        ("DELETE", "/switchover", 404),
+        ("POST", "/switchover", 400),
+    ];
+    for (method, path, status) in cases {
+        let (got, _, _) = send(server.port, method, path, "", "").await;
+        assert_eq!(got, status, "{method} {path}");
+    }
+    let (_, _, history) = send(server.port, "GET", "/history", "", "").await;
+    assert_eq!(history, r#"[[1, 67416152, "x", "t", "node-0"]]"#);
+    let (_, head, status) = send(server.port, "GET", "/nonsense", "", "").await;
+    assert!(head.contains("application/json"), "{head}");
+    let status: Value = serde_json::from_str(&status).expect("JSON");
+    assert_eq!(status["role"], "primary");
+    let (_, _, page) = send(server.port, "POST", "/nonsense", "", "").await;
+    assert!(page.contains("Unsupported method ('POST')"), "{page}");
+    let (_, _, body) = send(server.port, "HEAD", "/primary", "", "").await;
+    assert_eq!(body, "");
+}
+
+#[tokio::test]
+async fn bodies_are_bounded_objects() {
+    let server = start(samples::leader(), Access::default()).await;
+    let large = format!(r#"{{"x":"{}"}}"#, "y".repeat(1 << 20));
+    for body in ["", "{", "[]", "{}", "7", &large] {
+        let (status, _, _) = send(server.port, "PATCH", "/config", "", body).await;
+        assert_eq!(status, 400, "{:.20}", body);
+    }
+}
+
+#[tokio::test]
+async fn unsafe_endpoints_need_the_password() {
+    let credentials = Credentials { username: "ab".into(), password: "cd".into() };
+    let access = Access { authentication: Some(credentials), refuse_without_authentication: false };
+    let server = start(samples::leader(), access).await;
+    let (status, head, body) = send(server.port, "POST", "/switchover", "", "{}").await;
+    assert_eq!((status, body.as_str()), (401, "no auth header received"));
+    assert!(head.to_lowercase().contains("www-authenticate: basic realm=\"patroni\""), "{head}");
+    let wrong = "Authorization: Basic eHk6eHk=\r\n";
+    let (status, _, body) = send(server.port, "POST", "/switchover", wrong, "{}").await;
+    assert_eq!((status, body.as_str()), (401, "not authenticated"));
+    let right = "Authorization: Basic YWI6Y2Q=\r\n";
+    let (status, _, _) = send(server.port, "POST", "/switchover", right, "{}").await;
+    assert_eq!(status, 400);
+    let (status, _, _) = send(server.port, "GET", "/primary", "", "").await;
+    assert_eq!(status, 200, "safe endpoints are open");
+
+    let access = Access { refuse_without_authentication: true, ..Access::default() };
+    let server = start(samples::leader(), access).await;
+    let (status, _, _) = send(server.port, "PATCH", "/config", "", "{}").await;
+    assert_eq!(status, 403);
+}
+
+#[tokio::test]
+async fn a_switchover_waits_for_the_new_leader() {
+    let mut server = start(samples::leader(), Access::default()).await;
+    let port = server.port;
+    let body = r#"{"leader":"node-0","candidate":"node-1"}"#;
+    let client = tokio::spawn(async move { send(port, "POST", "/switchover", "", body).await });
+    let request = server.requests.recv().await.expect("the request arrives");
+    let expected = ValidatedSwitchover::Switchover {
+        leader: "node-0".into(),
+        candidate: Some("node-1".into()),
+    };
+    assert_eq!(request.command, Command::Switchover(expected));
+    let reply = ApiReply { status: 200, text: String::new(), written: Some(Revision(101)) };
+    request.reply.send(reply).expect("the handler waits");
+    let publish = |revision: i64, keys: &[(&str, &str)]| {
+        let mut view = samples::view();
+        for (key, value) in keys {
+            samples::put(&mut view, key, value);
+        }
+        view.revision = Revision(revision);
+        let snapshot = Snapshot { view: Some(Arc::new(view)), ..samples::leader() };
+        server.snapshots.send_replace(Arc::new(snapshot));
+    };
+    publish(100, &[]);
+    tokio::task::yield_now().await;
+    publish(101, &[("failover", r#"{"leader":"node-0","member":"node-1"}"#)]);
+    tokio::task::yield_now().await;
+    publish(105, &[("leader", "node-1"), ("failover", "{}")]);
+    let (status, _, text) = client.await.expect("no panic");
+    assert_eq!((status, text.as_str()), (200, "Successfully switched over to \"node-1\""));
+}
+
+#[tokio::test]
+async fn the_agent_may_refuse() {
+    let mut server = start(samples::leader(), Access::default()).await;
+    let port = server.port;
+    let body = r#"{"pause":true}"#;
+    let client = tokio::spawn(async move { send(port, "PATCH", "/config", "", body).await });
+    let request = server.requests.recv().await.expect("the request arrives");
+    assert_eq!(request.command, Command::PatchConfig(json!({"pause": true})));
+    let reply = ApiReply { status: 409, text: "conflict".into(), written: None };
+    request.reply.send(reply).expect("the handler waits");
+    let (status, _, text) = client.await.expect("no panic");
+    assert_eq!((status, text.as_str()), (409, "conflict"));
+    drop(server.requests);
+    let (status, _, text) = send(port, "PATCH", "/config", "", body).await;
+    assert_eq!((status, text.as_str()), (503, "the agent is shutting down"));
+}
+
+#[tokio::test]
+async fn our_client_speaks_to_our_server() {
+    use std::time::Duration;
+    let credentials = Credentials { username: "ab".into(), password: "cd".into() };
+    let access = Access { authentication: Some(credentials), refuse_without_authentication: false };
+    let server = start(samples::leader(), access).await;
+    let limit = Duration::from_secs(5);
+    let send = |method: &'static str, path: &'static str, body: Option<Vec<u8>>, auth| async move {
+        client::request(method, "127.0.0.1", server.port, path, body, auth, limit).await
+    };
+    let (status, body) = send("GET", "/patroni", None, None).await.expect("an answer");
+    let body: Value = serde_json::from_slice(&body).expect("JSON");
+    assert_eq!((status, &body["xlog"]["location"]), (200, &json!(67_416_152)));
+    let right = Some(("ab", "cd"));
+    let (status, _) = send("PATCH", "/config", Some(b"{}".to_vec()), right).await.expect("answer");
+    assert_eq!(status, 400);
+    let wrong = Some(("ab", "c"));
+    let (status, _) = send("PATCH", "/config", Some(b"{}".to_vec()), wrong).await.expect("answer");
+    assert_eq!(status, 401);
+    let bad = send("GET", "no path", None, None).await.expect_err("invalid");
+    assert!(matches!(bad, client::ClientError::Request { .. }), "{bad}");
+}
+
+#[tokio::test]
+async fn our_client_does_not_wait_for_ever() {
+    use std::time::Duration;
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let port = listener.local_addr().expect("bound").port();
+    let limit = Duration::from_millis(50);
+    let error = client::request("GET", "127.0.0.1", port, "/", None, None, limit).await;
+    assert!(matches!(error, Err(client::ClientError::Limit { .. })), "{error:?}");
+    drop(listener);
+    let error = client::request("GET", "127.0.0.1", port, "/", None, None, limit).await;
+    assert!(matches!(error, Err(client::ClientError::Connect { .. })), "{error:?}");
+}

@@ -1,0 +1,198 @@
+//! The node's status as `GET /patroni` and every health check print it.
+
+use serde_json::{Map, Value, json};
+use types::{Millis, Primary, Role};
+
+use crate::snapshot::{PATRONI_VERSION, PGHERD_VERSION, Snapshot, Synchronous};
+
+/// The status JSON (`patroni-compat.md`, 6.4). `unix_now` is the wall clock in milliseconds, for
+/// `dcs_last_seen` alone. `pgherd` and what stands below it are ours.
+#[must_use]
+pub fn status_json(snapshot: &Snapshot, now: Millis, unix_now: u64) -> Value {
+    let mut body = Map::new();
+    body.insert("state".into(), json!(snapshot.state(now)));
+    let running = snapshot.running(now);
+    if let Some((server, _)) = running {
+        body.insert("postmaster_start_time".into(), json!(server.started));
+    }
+    body.insert("role".into(), json!(snapshot.role(now)));
+    if let Some((server, role)) = running {
+        body.insert("server_version".into(), json!(server.version));
+        body.insert("xlog".into(), xlog_json(role));
+    }
+    if snapshot.listed_in_sync() && snapshot.primary(now).is_none() {
+        match snapshot.settings.synchronous {
+            Synchronous::On => body.insert("sync_standby".into(), Value::Bool(true)),
+            Synchronous::Quorum => body.insert("quorum_standby".into(), Value::Bool(true)),
+            Synchronous::Off => None,
+        };
+    }
+    if running.is_some() {
+        body.insert("timeline".into(), json!(snapshot.timeline(now)));
+    }
+    if let Some(state) = snapshot.replication_state(now) {
+        body.insert("replication_state".into(), json!(state));
+    }
+    if let Some(primary) = snapshot.primary(now).filter(|p| !p.replicas.is_empty()) {
+        body.insert("replication".into(), replication_json(primary, snapshot));
+    }
+    insert_cluster_facts(&mut body, snapshot, now, unix_now);
+    body.insert(
+        "patroni".into(),
+        json!({"version": PATRONI_VERSION, "scope": snapshot.scope, "name": snapshot.name}),
+    );
+    body.insert("pgherd".into(), pgherd_json(snapshot));
+    Value::Object(body)
+}
+
+fn xlog_json(role: &Role) -> Value {
+    match role {
+        Role::Primary(primary) => json!({"location": primary.flush}),
+        // The probe measures replay lag, not the time of the last replayed commit.
+        Role::Standby(standby) => json!({
+            "received_location": standby.received,
+            "replayed_location": standby.replayed,
+            "replayed_timestamp": null,
+            "paused": false,
+        }),
+    }
+}
+
+fn replication_json(primary: &Primary, snapshot: &Snapshot) -> Value {
+    let listed_as = match snapshot.settings.synchronous {
+        Synchronous::Quorum => "quorum",
+        Synchronous::On | Synchronous::Off => "sync",
+    };
+    let replicas = primary.replicas.iter().map(|replica| {
+        json!({
+            "application_name": replica.name,
+            "state": if replica.streaming { "streaming" } else { "catchup" },
+            "sync_state": if replica.listed { listed_as } else { "async" },
+            "sync_priority": u8::from(replica.listed),
+        })
+    });
+    Value::Array(replicas.collect())
+}
+
+fn insert_cluster_facts(
+    body: &mut Map<String, Value>,
+    snapshot: &Snapshot,
+    now: Millis,
+    unix_now: u64,
+) {
+    if snapshot.settings.paused {
+        body.insert("pause".into(), Value::Bool(true));
+    }
+    if unlocked(snapshot, now) {
+        body.insert("cluster_unlocked".into(), Value::Bool(true));
+    }
+    body.insert("dcs_last_seen".into(), json!(dcs_last_seen(snapshot, now, unix_now)));
+    if snapshot.tags != types::Tags::default() {
+        body.insert("tags".into(), json!(snapshot.tags));
+    }
+    if let Some(id) = snapshot.database_system_identifier() {
+        body.insert("database_system_identifier".into(), json!(id));
+    }
+    if pending_restart(snapshot, now) {
+        body.insert("pending_restart".into(), Value::Bool(true));
+    }
+}
+
+fn pgherd_json(snapshot: &Snapshot) -> Value {
+    let view = snapshot.view.as_deref();
+    let member = snapshot.member.as_ref();
+    json!({
+        "version": PGHERD_VERSION,
+        "term": member.and_then(|m| m.term),
+        "cluster_term": view.and_then(types::ClusterView::leader_term),
+        "leader": view.and_then(|v| v.leader_name()),
+        "failover_tier": snapshot.tier.as_str(),
+    })
+}
+
+/// No leader, or nobody knows.
+pub(crate) fn unlocked(snapshot: &Snapshot, now: Millis) -> bool {
+    let view = snapshot.fresh_view(now);
+    view.is_none_or(|v| v.leader.is_none())
+}
+
+pub(crate) fn pending_restart(snapshot: &Snapshot, now: Millis) -> bool {
+    snapshot.running(now).is_some_and(|(server, _)| server.pending_restart)
+}
+
+/// Seconds since the epoch; 0 before the DCS was first seen.
+pub(crate) fn dcs_last_seen(snapshot: &Snapshot, now: Millis, unix_now: u64) -> u64 {
+    if snapshot.view.is_none() {
+        return 0;
+    }
+    unix_now.saturating_sub(now.since(snapshot.view_at).0) / 1000
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::json::spaced;
+    use crate::samples::{self, PUBLISHED};
+    use types::Replica;
+
+    /// Golden text without what is ours.
+    fn patronis_part(mut body: Value) -> String {
+        if let Value::Object(map) = &mut body {
+            map.shift_remove("pgherd");
+        }
+        spaced(&body)
+    }
+
+    #[test]
+    fn a_standby_looks_like_patronis() {
+        let body = status_json(&samples::replica("node-2"), PUBLISHED, 1_795_471_258_700);
+        assert_eq!(
+            patronis_part(body),
+            concat!(
+                r#"{"state": "running", "postmaster_start_time": "#,
+                r#""2026-11-23 21:58:25.661864+00:00", "role": "replica", "#,
+                r#""server_version": 150018, "xlog": {"received_location": 67416152, "#,
+                r#""replayed_location": 67416152, "replayed_timestamp": null, "paused": false}, "#,
+                r#""timeline": 3, "replication_state": "streaming", "#,
+                r#""dcs_last_seen": 1795471258, "tags": {"failover_priority": 1}, "#,
+                r#""database_system_identifier": "7711489607175335743", "#,
+                r#""patroni": {"version": "4.1.4", "scope": "demo", "name": "node-2"}}"#
+            )
+        );
+    }
+
+    #[test]
+    fn a_primary_looks_like_patronis() {
+        let mut leader = samples::leader();
+        if let Some(local) = &mut leader.local
+            && let types::Process::Running(running) = &mut local.process
+            && let Role::Primary(primary) = &mut running.role
+        {
+            primary.replicas.push(Replica {
+                name: "node-1".into(),
+                streaming: true,
+                listed: false,
+                ..Replica::default()
+            });
+        }
+        let body = status_json(&leader, PUBLISHED, 1_795_471_258_700);
+        assert!(patronis_part(body.clone()).starts_with(concat!(
+            r#"{"state": "running", "postmaster_start_time": "2026-11-23 21:58:25.661864+00:00", "#,
+            r#""role": "primary", "server_version": 150018, "xlog": {"location": 67416152}, "#,
+            r#""timeline": 3, "replication": [{"application_name": "node-1""#
+        )));
+        assert_eq!(body["pgherd"]["failover_tier"], "lease");
+        assert_eq!(body["pgherd"]["leader"], "node-0");
+    }
+
+    #[test]
+    fn what_is_old_is_unknown() {
+        let later = PUBLISHED.plus(Millis::from_secs(21));
+        let body = status_json(&samples::replica("node-1"), later, 1_795_471_258_000);
+        assert_eq!(body["state"], "unknown");
+        assert_eq!(body["role"], "replica");
+        assert_eq!(body["cluster_unlocked"], true);
+        assert_eq!(body["dcs_last_seen"], 1_795_471_237);
+        assert_eq!(body.get("xlog"), None);
+    }
+}

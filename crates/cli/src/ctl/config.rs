@@ -1,0 +1,302 @@
+//! What the commands need from a configuration file: a complete node file or patronictl's own.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use serde_json::Value;
+use types::Millis;
+
+/// The variables that stand in for the options.
+const CONFIG_FILE_VARIABLE: &str = "PATRONICTL_CONFIG_FILE";
+const DCS_URL_VARIABLE: &str = "DCS_URL";
+
+/// Below the home directory; silently optional.
+const DEFAULT_FILE: &str = ".config/patroni/patronictl.yaml";
+
+/// The largest configuration file that is read, in bytes.
+const FILE_MAX: u64 = 4 << 20;
+
+/// Patroni's default of `retry_timeout`; bounds every operation of a command.
+const RETRY_TIMEOUT: Millis = Millis::from_secs(10);
+
+/// Ports without one.
+const ETCD_PORT: u16 = 2379;
+
+/// The options that every command has.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(crate) struct CtlOptions {
+    /// Configuration file
+    #[arg(short = 'c', long, value_name = "FILE", global = true)]
+    pub(crate) config_file: Option<PathBuf>,
+    /// Where the DCS is: HOST:PORT[,HOST:PORT…][/NAMESPACE], instead of the file's
+    #[arg(short = 'd', long, visible_alias = "dcs", value_name = "URL", global = true)]
+    pub(crate) dcs_url: Option<String>,
+}
+
+/// Where the cluster's DCS is, and how to be let in.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct CtlConfig {
+    /// `scope`, if the file has one.
+    pub(crate) scope: Option<String>,
+    /// `namespace`.
+    pub(crate) namespace: String,
+    /// `host:port` of each etcd member.
+    pub(crate) endpoints: Vec<String>,
+    /// etcd's user.
+    pub(crate) username: Option<String>,
+    /// etcd's password.
+    pub(crate) password: Option<String>,
+    /// User and password of the members' REST.
+    pub(crate) rest_credentials: Option<(String, String)>,
+    /// Upper bound of one operation on the DCS.
+    pub(crate) retry_timeout: Millis,
+    /// The state directory of the agent whose file this is.
+    pub(crate) state_dir: Option<PathBuf>,
+}
+
+impl Default for CtlConfig {
+    fn default() -> CtlConfig {
+        CtlConfig {
+            scope: None,
+            namespace: "service".to_owned(),
+            endpoints: Vec::new(),
+            username: None,
+            password: None,
+            rest_credentials: None,
+            retry_timeout: RETRY_TIMEOUT,
+            state_dir: None,
+        }
+    }
+}
+
+impl std::fmt::Debug for CtlConfig {
+    /// Without passwords (I6).
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CtlConfig")
+            .field("scope", &self.scope)
+            .field("namespace", &self.namespace)
+            .field("endpoints", &self.endpoints)
+            .finish_non_exhaustive()
+    }
+}
+
+impl CtlOptions {
+    /// Reads the file, if one is named or stands at the default place, and applies `-d`.
+    ///
+    /// # Errors
+    /// The file cannot be read or is no YAML mapping; an address in it is malformed.
+    pub(crate) async fn load(&self) -> anyhow::Result<CtlConfig> {
+        let named = self.config_file.clone().or_else(|| variable(CONFIG_FILE_VARIABLE));
+        let mut config = match named {
+            Some(path) => {
+                let text = read_file(&path).await.with_context(|| {
+                    format!(
+                        "Provided config file {} not existing or no read rights. \
+                         Check the -c/--config-file parameter",
+                        path.display()
+                    )
+                })?;
+                CtlConfig::parse(&text).with_context(|| format!("in {}", path.display()))?
+            }
+            None => default_config().await?,
+        };
+        let url =
+            variable(DCS_URL_VARIABLE).and_then(|v: PathBuf| v.into_os_string().into_string().ok());
+        if let Some(url) = self.dcs_url.clone().or(url) {
+            config.replace_dcs(&url)?;
+        }
+        Ok(config)
+    }
+}
+
+fn variable(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+async fn default_config() -> anyhow::Result<CtlConfig> {
+    let Some(home) = variable("HOME") else {
+        return Ok(CtlConfig::default());
+    };
+    let path = home.join(DEFAULT_FILE);
+    match read_file(&path).await {
+        Ok(text) => CtlConfig::parse(&text).with_context(|| format!("in {}", path.display())),
+        // It is optional, and a file of a home that is not ours is none.
+        Err(_) => Ok(CtlConfig::default()),
+    }
+}
+
+async fn read_file(path: &Path) -> std::io::Result<String> {
+    if tokio::fs::metadata(path).await?.len() > FILE_MAX {
+        return Err(std::io::Error::other("larger than 4 MiB"));
+    }
+    tokio::fs::read_to_string(path).await
+}
+
+impl CtlConfig {
+    /// Reads the few keys that the commands need; the agent checks the rest.
+    ///
+    /// # Errors
+    /// What is wrong, in one line.
+    pub(crate) fn parse(text: &str) -> anyhow::Result<CtlConfig> {
+        let file: Value = serde_saphyr::from_str(text).context("this is not valid YAML")?;
+        anyhow::ensure!(file.is_object() || file.is_null(), "a mapping is expected");
+        let text_at = |path: &str| file.pointer(path).and_then(plain_text);
+        let pair = |section: &str| {
+            let user = text_at(&format!("{section}/authentication/username"))?;
+            Some((user, text_at(&format!("{section}/authentication/password"))?))
+        };
+        let data_dir = text_at("/postgresql/data_dir");
+        let beside = data_dir.map(|d| config::Static::default_state_dir(Path::new(&d)));
+        let default = CtlConfig::default();
+        Ok(CtlConfig {
+            scope: text_at("/scope"),
+            namespace: text_at("/namespace").unwrap_or(default.namespace),
+            endpoints: endpoints(&file)?,
+            username: text_at("/etcd3/username"),
+            password: text_at("/etcd3/password"),
+            rest_credentials: pair("/ctl").or_else(|| pair("/restapi")),
+            retry_timeout: RETRY_TIMEOUT,
+            state_dir: text_at("/pgherd/state_dir").map(PathBuf::from).or(beside),
+        })
+    }
+
+    /// `-d`: replaces every DCS setting of the file.
+    ///
+    /// # Errors
+    /// Another scheme than etcd's, or no host.
+    pub(crate) fn replace_dcs(&mut self, url: &str) -> anyhow::Result<()> {
+        let rest = match url.split_once("://") {
+            Some(("etcd3" | "etcd" | "http", rest)) => rest,
+            Some((scheme, _)) => anyhow::bail!("-d {url}: {scheme} is not supported, use etcd3"),
+            None => url,
+        };
+        let (hosts, namespace) = rest.split_once('/').unwrap_or((rest, ""));
+        self.endpoints = split_hosts(hosts);
+        anyhow::ensure!(!self.endpoints.is_empty(), "-d {url}: HOST:PORT is expected");
+        (self.username, self.password) = (None, None);
+        if !namespace.is_empty() {
+            self.namespace = namespace.to_owned();
+        }
+        Ok(())
+    }
+
+    /// The cluster named on the command line, else the file's.
+    ///
+    /// # Errors
+    /// Neither is there.
+    pub(crate) fn scope_or<'a>(&'a self, named: Option<&'a str>) -> anyhow::Result<&'a str> {
+        named
+            .or(self.scope.as_deref())
+            .context("no cluster name is known; give CLUSTER_NAME, or -c FILE with a scope")
+    }
+
+    /// User and password for the members' REST.
+    #[must_use]
+    pub(crate) fn auth(&self) -> Option<(&str, &str)> {
+        self.rest_credentials.as_ref().map(|(user, password)| (user.as_str(), password.as_str()))
+    }
+}
+
+/// `etcd3.url`, else `hosts` (a list or a comma-separated text), else `host` and `port`.
+fn endpoints(file: &Value) -> anyhow::Result<Vec<String>> {
+    let Some(section) = file.get("etcd3") else { return Ok(Vec::new()) };
+    if let Some(url) = section.get("url").and_then(plain_text) {
+        return Ok(split_hosts(url.strip_prefix("http://").unwrap_or(&url)));
+    }
+    let found = match section.get("hosts") {
+        Some(Value::Array(list)) => {
+            list.iter().filter_map(plain_text).map(|host| with_port(&host)).collect()
+        }
+        Some(other) => plain_text(other).map(|text| split_hosts(&text)).unwrap_or_default(),
+        None => match (section.get("host").and_then(plain_text), section.get("port")) {
+            (Some(host), Some(port)) if !host.contains(':') => {
+                vec![format!("{host}:{}", plain_text(port).unwrap_or_default())]
+            }
+            (Some(host), _) => vec![with_port(&host)],
+            (None, _) => Vec::new(),
+        },
+    };
+    anyhow::ensure!(!found.is_empty(), "etcd3: host or hosts is expected");
+    Ok(found)
+}
+
+fn split_hosts(text: &str) -> Vec<String> {
+    let hosts = text.split(',').map(|h| h.trim().trim_end_matches('/'));
+    hosts.filter(|h| !h.is_empty()).map(with_port).collect()
+}
+
+fn with_port(host: &str) -> String {
+    let after_brackets = host.rsplit_once(']').map_or(host, |(_, tail)| tail);
+    let complete = after_brackets.contains(':');
+    if complete { host.to_owned() } else { format!("{host}:{ETCD_PORT}") }
+}
+
+fn plain_text(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()).filter(|t| !t.is_empty()),
+        Value::Number(number) => Some(number.to_string()),
+        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_file_is_enough() {
+        let config = CtlConfig::parse(
+            "scope: demo\nnamespace: /ns/\nname: a\netcd3:\n  hosts: [h1:1, 'h2:2', h3]\n\
+             restapi:\n  authentication: {username: u, password: hush}\n\
+             postgresql:\n  data_dir: /data/a/\nunknown: {}\n",
+        )
+        .expect("valid");
+        assert_eq!(config.scope.as_deref(), Some("demo"));
+        assert_eq!(config.endpoints, ["h1:1", "h2:2", "h3:2379"]);
+        assert_eq!(config.auth(), Some(("u", "hush")));
+        assert_eq!(config.state_dir, Some(PathBuf::from("/data/a.pgherd")));
+        assert!(!format!("{config:?}").contains("hush"));
+    }
+
+    #[test]
+    fn the_ctl_section_goes_before_restapi() {
+        let text = "ctl: {authentication: {username: c, password: 7}}\n\
+                    restapi: {authentication: {username: r, password: x}}\n\
+                    pgherd: {state_dir: /s}\netcd3: {host: h, port: 9}\n";
+        let config = CtlConfig::parse(text).expect("valid");
+        assert_eq!(config.auth(), Some(("c", "7")));
+        assert_eq!(config.endpoints, ["h:9"]);
+        assert_eq!(config.state_dir, Some(PathBuf::from("/s")));
+        assert!(config.scope_or(None).is_err());
+        assert_eq!(config.scope_or(Some("x")).expect("named"), "x");
+    }
+
+    #[test]
+    fn hosts_in_every_form() {
+        let check =
+            |text: &str| CtlConfig::parse(text).map(|c| c.endpoints).map_err(|e| e.to_string());
+        assert_eq!(check("etcd3: {hosts: 'a:1, b'}"), Ok(vec!["a:1".into(), "b:2379".into()]));
+        assert_eq!(check("etcd3: {host: '[::1]'}"), Ok(vec!["[::1]:2379".into()]));
+        assert_eq!(check("etcd3: {url: 'http://h:1/'}"), Ok(vec!["h:1".into()]));
+        assert_eq!(check(""), Ok(vec![]));
+        assert!(check("etcd3: {}").is_err());
+        assert!(check("- a").is_err());
+        assert!(check("a: [").is_err());
+    }
+
+    #[test]
+    fn the_dcs_option_replaces_the_file() {
+        let mut config = CtlConfig { username: Some("u".into()), ..CtlConfig::default() };
+        config.replace_dcs("etcd3://h:1,i:2/ns").expect("valid");
+        assert_eq!(config.endpoints, ["h:1", "i:2"]);
+        assert_eq!((config.namespace.as_str(), config.username), ("ns", None));
+        let mut config = CtlConfig::default();
+        config.replace_dcs("h").expect("valid");
+        assert_eq!(
+            (config.endpoints[0].as_str(), config.namespace.as_str()),
+            ("h:2379", "service")
+        );
+        assert!(config.replace_dcs("consul://h:1").is_err());
+        assert!(config.replace_dcs("/ns").is_err());
+    }
+}

@@ -1,0 +1,83 @@
+//! The operator's commands: names, options, texts and exit codes are patronictl's
+//! (`patroni-compat.md`, 7). They read the DCS, and ask the agents' REST to change things.
+#![allow(clippy::print_stdout)] // This is what these commands are for.
+
+mod config;
+mod events;
+mod list;
+mod pause;
+mod prompt;
+mod store;
+mod switchover;
+pub(crate) mod table;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+pub(crate) use config::{CtlConfig, CtlOptions};
+pub(crate) use events::EventsArgs;
+pub(crate) use list::{ListArgs, TopologyArgs};
+pub(crate) use pause::PauseArgs;
+use prompt::Aborted;
+pub(crate) use switchover::{FailoverArgs, SwitchoverArgs};
+
+/// Every operator's command.
+#[derive(Debug, Clone, clap::Subcommand)]
+pub(crate) enum CtlCommand {
+    /// List the members of a cluster
+    List(ListArgs),
+    /// Show the members as a tree of who streams from whom
+    Topology(TopologyArgs),
+    /// Hand the leadership over, planned
+    Switchover(SwitchoverArgs),
+    /// Make a member the leader, with or without a present one
+    Failover(FailoverArgs),
+    /// Stop automatic management
+    Pause(PauseArgs),
+    /// Resume automatic management
+    Resume(PauseArgs),
+    /// Show what an agent did, and why
+    Events(EventsArgs),
+}
+
+/// Runs one command. What fails is printed as patronictl prints it: `Error: …` on standard error
+/// and exit code 1; what a member refuses is no failure of the command.
+pub(crate) async fn run(options: CtlOptions, command: CtlCommand) -> ExitCode {
+    match dispatch(&options, command).await {
+        Ok(code) => code,
+        Err(error) if error.is::<Aborted>() => {
+            eprintln!("Aborted!");
+            ExitCode::from(1)
+        }
+        Err(error) => {
+            eprintln!("Error: {error:#}");
+            ExitCode::from(1)
+        }
+    }
+}
+
+async fn dispatch(options: &CtlOptions, command: CtlCommand) -> anyhow::Result<ExitCode> {
+    let config = options.load().await?;
+    match command {
+        CtlCommand::List(args) => list::list(args, &config).await,
+        CtlCommand::Topology(args) => list::topology(args, &config).await,
+        CtlCommand::Switchover(args) => switchover::switchover(args, &config).await,
+        CtlCommand::Failover(args) => switchover::failover(args, &config).await,
+        CtlCommand::Pause(args) => pause::set(args, &config, true).await,
+        CtlCommand::Resume(args) => pause::set(args, &config, false).await,
+        CtlCommand::Events(args) => events::run(args, &config).await,
+    }
+}
+
+/// Writes to standard output at once. Unlike `println!` it does not panic on a closed pipe.
+fn say(text: &str) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+/// The wall clock in UTC, `2026-11-23 22:01:02` with `decimals` of a second.
+fn timestamp(decimals: usize) -> String {
+    let text = format!("{:.decimals$}", jiff::Timestamp::now());
+    text.replace('T', " ").trim_end_matches('Z').to_owned()
+}

@@ -1,0 +1,42 @@
+//! The DCS as these commands use it: one linearizable read at a time.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use types::{ClusterView, FailoverRequest, keys};
+
+use super::CtlConfig;
+
+/// One cluster in the DCS.
+pub(super) struct Store {
+    store: dcs::ClusterStore,
+}
+
+impl Store {
+    /// Prepares the client; the first read connects.
+    pub(super) fn open(config: &CtlConfig, scope: &str) -> anyhow::Result<Store> {
+        anyhow::ensure!(
+            !config.endpoints.is_empty(),
+            "no etcd endpoints are known; give -d HOST:PORT, or -c FILE with an etcd3 section"
+        );
+        let client = dcs::Client::connect(dcs::ClientConfig {
+            username: config.username.clone(),
+            password: config.password.clone(),
+            ..dcs::ClientConfig::new(config.endpoints.clone(), config.retry_timeout)
+        })?;
+        let prefix = keys::prefix(&config.namespace, scope);
+        Ok(Store { store: dcs::ClusterStore::new(client, prefix) })
+    }
+
+    /// The cluster as it is now.
+    pub(super) async fn read(&self) -> anyhow::Result<Arc<ClusterView>> {
+        self.store.read().await.context("cannot read the cluster from etcd")
+    }
+
+    /// Writes the `failover` key past the agents, for when none of them answers.
+    pub(super) async fn request_failover(&self, request: &FailoverRequest) -> anyhow::Result<()> {
+        let request = serde_json::to_value(request)?;
+        let written = self.store.write_failover(&request).await;
+        written.map(|_| ()).context("cannot write the failover key to etcd")
+    }
+}

@@ -1,0 +1,349 @@
+//! The one table of known keys: what checks the files, and what the reference is printed from.
+
+use std::fmt::Write as _;
+
+/// What stands below a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Type {
+    /// Text.
+    Text,
+    /// Text that is never shown (I6).
+    Secret,
+    /// on/true/yes/1, off/false/no/0.
+    Bool,
+    /// A whole number.
+    Integer,
+    /// Seconds, or a number with a unit.
+    Duration,
+    /// `host:port`.
+    Address,
+    /// `host` or `host:port`.
+    AddressAnyPort,
+    /// A list, or a text with commas.
+    List,
+    /// A list of lines.
+    Lines,
+    /// A list or mapping of a program's options.
+    Options,
+    /// A mapping of names to scalars.
+    Scalars,
+    /// Anything; whoever uses it checks it.
+    Any,
+    /// One of these words, or a boolean where `on`/`off` are among them.
+    OneOf(&'static [&'static str]),
+}
+
+/// What we do about a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Support {
+    /// It works.
+    Used,
+    /// Accepted without a word: it tunes something that does not exist here.
+    Quiet,
+    /// A warning says that it has no effect yet.
+    NotYet,
+    /// An error, with what to do instead.
+    Refused(&'static str),
+}
+
+/// One known key.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Key {
+    pub(crate) path: &'static str,
+    pub(crate) holds: Type,
+    pub(crate) support: Support,
+    /// The default, as the reference shows it.
+    pub(crate) default: &'static str,
+    pub(crate) about: &'static str,
+}
+
+const fn used(path: &'static str, holds: Type, default: &'static str, about: &'static str) -> Key {
+    Key { path, holds, support: Support::Used, default, about }
+}
+
+const fn quiet(path: &'static str, holds: Type) -> Key {
+    let about = "Accepted, without effect: there is nothing here that it would tune.";
+    Key { path, holds, support: Support::Quiet, default: "", about }
+}
+
+const fn not_yet(path: &'static str, holds: Type) -> Key {
+    let about = "Has no effect yet.";
+    Key { path, holds, support: Support::NotYet, default: "", about }
+}
+
+const fn refused(path: &'static str, why: &'static str) -> Key {
+    let support = Support::Refused(why);
+    Key { path, holds: Any, support, default: "", about: why }
+}
+
+const NO_ETCD_TLS: &str = "TLS to etcd is not supported yet; use plain http on a trusted network";
+const NO_REST_TLS: &str = "TLS and address checks of the REST API are not supported yet; remove \
+     the key and protect the port by other means";
+const NO_STORE: &str = "this store is not supported; run etcd 3.4 or newer and configure the \
+     section etcd3 (pause the cluster, then point every node at etcd)";
+const ETCD_V2: &str = "etcd's v2 API is not supported; rename the section to etcd3 on every \
+     member: the same hosts serve the v3 API from etcd 3.4 on";
+const NO_CITUS: &str = "Citus is not supported";
+const NO_DISCOVERY: &str = "not supported; list the members under etcd3.hosts";
+
+use Type::{
+    Address, AddressAnyPort, Any, Bool, Duration, Integer, Lines, List, OneOf, Options, Scalars,
+    Secret, Text,
+};
+
+/// Keys of the static file.
+pub(crate) const STATIC: &[Key] = &[
+    used("scope", Text, "required", "The cluster's name; also PostgreSQL's cluster_name."),
+    used("namespace", Text, "/service/", "Prefix of all keys in etcd."),
+    used("name", Text, "required", "This member's name, unique in the cluster."),
+    quiet("thread_pool_size", Integer),
+    quiet("thread_stack_size", Any),
+    used("etcd3.host", AddressAnyPort, "", "One etcd endpoint, `host:port`, port 2379."),
+    used("etcd3.port", Integer, "2379", "Port for endpoints that name none."),
+    used("etcd3.hosts", List, "", "All etcd endpoints; beats host."),
+    used("etcd3.url", Text, "", "One endpoint as a URL; beats hosts and host."),
+    used("etcd3.protocol", OneOf(&["http", "https"]), "http", "Only http for now."),
+    used("etcd3.username", Text, "", "User, if etcd's authentication is on."),
+    used("etcd3.password", Secret, "", "Its password."),
+    refused("etcd3.cacert", NO_ETCD_TLS),
+    refused("etcd3.cert", NO_ETCD_TLS),
+    refused("etcd3.key", NO_ETCD_TLS),
+    refused("etcd3.srv", NO_DISCOVERY),
+    refused("etcd3.discovery_srv", NO_DISCOVERY),
+    refused("etcd3.srv_domain", NO_DISCOVERY),
+    refused("etcd3.srv_suffix", NO_DISCOVERY),
+    refused("etcd3.proxy", NO_DISCOVERY),
+    quiet("etcd3.use_proxies", Bool),
+    refused("etcd", ETCD_V2),
+    refused("consul", NO_STORE),
+    refused("zookeeper", NO_STORE),
+    refused("exhibitor", NO_STORE),
+    refused("kubernetes", NO_STORE),
+    refused("raft", NO_STORE),
+    refused("citus", NO_CITUS),
+    used("log.level", Text, "INFO", "Least severe level that is logged."),
+    quiet("log.type", Text),
+    quiet("log.traceback_level", Text),
+    quiet("log.format", Any),
+    quiet("log.dateformat", Text),
+    quiet("log.static_fields", Any),
+    quiet("log.max_queue_size", Integer),
+    not_yet("log.dir", Text),
+    quiet("log.mode", Any),
+    quiet("log.file_size", Integer),
+    quiet("log.file_num", Integer),
+    quiet("log.loggers", Any),
+    quiet("log.deduplicate_heartbeat_logs", Bool),
+    used("restapi.listen", Address, "required", "Where the REST API listens; `*` for all."),
+    used("restapi.connect_address", Address, "listen", "How other members reach it."),
+    used("restapi.authentication.username", Text, "", "For requests that change something."),
+    used("restapi.authentication.password", Secret, "", "Its password."),
+    refused("restapi.certfile", NO_REST_TLS),
+    refused("restapi.keyfile", NO_REST_TLS),
+    refused("restapi.keyfile_password", NO_REST_TLS),
+    refused("restapi.cafile", NO_REST_TLS),
+    refused("restapi.ciphers", NO_REST_TLS),
+    refused("restapi.verify_client", NO_REST_TLS),
+    refused("restapi.allowlist", NO_REST_TLS),
+    refused("restapi.allowlist_include_members", NO_REST_TLS),
+    quiet("restapi.http_extra_headers", Any),
+    quiet("restapi.https_extra_headers", Any),
+    quiet("restapi.request_queue_size", Integer),
+    quiet("restapi.thread_pool_size", Integer),
+    quiet("restapi.server_tokens", Text),
+    quiet("ctl.insecure", Bool),
+    not_yet("ctl.cacert", Text),
+    not_yet("ctl.certfile", Text),
+    not_yet("ctl.keyfile", Text),
+    not_yet("ctl.keyfile_password", Secret),
+    used("ctl.authentication.username", Text, "restapi's", "What commands log in with."),
+    used("ctl.authentication.password", Secret, "restapi's", "Its password."),
+    used(
+        "watchdog.mode",
+        OneOf(&["off", "automatic", "required"]),
+        "off",
+        "The watchdog device is not fed yet; the guard process enforces the lease.",
+    ),
+    quiet("watchdog.device", Text),
+    quiet("watchdog.safety_margin", Integer),
+    quiet("watchdog.driver", Text),
+    used("tags", Any, "{}", "Member tags: nofailover, nosync, clonefrom, and others."),
+    used("bootstrap.dcs", Any, "{}", "The dynamic configuration of a new cluster."),
+    used("bootstrap.method", Text, "initdb", "Only initdb for now."),
+    used("bootstrap.initdb", Options, "[]", "Options of initdb for a new cluster."),
+    used("bootstrap.pg_hba", Lines, "", "Lines of pg_hba.conf for a new cluster."),
+    not_yet("bootstrap.post_bootstrap", Text),
+    not_yet("bootstrap.post_init", Text),
+    not_yet("bootstrap.users", Any),
+    used("postgresql.listen", Address, "required", "`addr[,addr]:port`; `*` for all."),
+    used("postgresql.connect_address", Address, "listen", "How others reach PostgreSQL."),
+    not_yet("postgresql.proxy_address", Address),
+    used("postgresql.data_dir", Text, "required", "The data directory."),
+    not_yet("postgresql.config_dir", Text),
+    not_yet("postgresql.config_base_name", Text),
+    used("postgresql.bin_dir", Text, "PATH", "Where PostgreSQL's programs are."),
+    not_yet("postgresql.bin_name", Any),
+    used("postgresql.database", Text, "postgres", "The database that probes connect to."),
+    used("postgresql.pgpass", Text, "in state_dir", "The password file we write for libpq."),
+    used("postgresql.authentication.superuser.username", Text, "postgres", "The superuser."),
+    used("postgresql.authentication.superuser.password", Secret, "", "Its password."),
+    used("postgresql.authentication.replication.username", Text, "required", "For standbys."),
+    used("postgresql.authentication.replication.password", Secret, "", "Its password."),
+    used("postgresql.authentication.rewind.username", Text, "superuser", "For pg_rewind."),
+    used("postgresql.authentication.rewind.password", Secret, "", "Its password."),
+    used("postgresql.parameters", Scalars, "{}", "Server parameters of this member."),
+    not_yet("postgresql.parameters_primary", Scalars),
+    not_yet("postgresql.parameters_replica", Scalars),
+    not_yet("postgresql.parameters_standby_leader", Scalars),
+    used("postgresql.pg_hba", Lines, "", "The lines of pg_hba.conf."),
+    used("postgresql.pg_ident", Lines, "", "The lines of pg_ident.conf."),
+    not_yet("postgresql.recovery_conf", Any),
+    not_yet("postgresql.custom_conf", Text),
+    not_yet("postgresql.callbacks", Any),
+    used("postgresql.create_replica_methods", List, "basebackup", "Only basebackup for now."),
+    used("postgresql.create_replica_method", List, "basebackup", "Older name of the same."),
+    used("postgresql.basebackup", Options, "[]", "Options of pg_basebackup."),
+    not_yet("postgresql.rewind", Options),
+    used("postgresql.use_pg_rewind", Bool, "dynamic", "Beats the dynamic configuration."),
+    used("postgresql.remove_data_directory_on_rewind_failure", Bool, "dynamic", "Likewise."),
+    used("postgresql.remove_data_directory_on_diverged_timelines", Bool, "dynamic", "Likewise."),
+    used("postgresql.use_unix_socket", Bool, "false", "Probes use the unix socket."),
+    not_yet("postgresql.use_unix_socket_repl", Bool),
+    used("postgresql.pg_ctl_timeout", Duration, "60", "Limit of a start or stop."),
+    not_yet("postgresql.pre_promote", Text),
+    not_yet("postgresql.before_stop", Text),
+    not_yet("postgresql.krbsrvname", Text),
+    used("pgherd.state_dir", Text, "<data_dir>.pgherd", "The agent's durable state."),
+    used("pgherd.os_user", Text, "postgres", "Whom PostgreSQL runs as if the agent is root."),
+    used("pgherd.peers.secret_file", Text, "", "A file with the secret that members share."),
+    used("pgherd.stop_margin", Duration, "dynamic", "Beats the dynamic configuration."),
+    used("pgherd.proxy.name", Text, "the host's", "The proxy's name."),
+    used("pgherd.proxy.read_write", Address, "", "Where it listens for the primary's clients."),
+    used("pgherd.proxy.read_only", Address, "", "Where it listens for the replicas' clients."),
+    used("pgherd.proxy.hold_timeout", Duration, "dynamic", "How long a client waits at most."),
+    used("pgherd.proxy.hold_limit", Integer, "1000", "How many clients wait at most."),
+];
+
+/// Keys of the dynamic configuration.
+pub(crate) const DYNAMIC: &[Key] = &[
+    used("ttl", Duration, "30", "The leader's lease."),
+    used("loop_wait", Duration, "10", "Longest time between two evaluations."),
+    used("retry_timeout", Duration, "10", "Limit of one operation on etcd."),
+    used("maximum_lag_on_failover", Integer, "1048576", "Bytes that a candidate may lack."),
+    used("maximum_lag_on_syncnode", Integer, "-1", "Bytes; 0 or less: off."),
+    used("max_timelines_history", Integer, "0", "Entries kept; 0: all."),
+    used("primary_start_timeout", Duration, "300", "How long a crashed primary may recover."),
+    used("master_start_timeout", Duration, "300", "Older name of primary_start_timeout."),
+    used("primary_stop_timeout", Duration, "0", "Limit of its stop with sync; 0: none."),
+    used("master_stop_timeout", Duration, "0", "Older name of primary_stop_timeout."),
+    not_yet("primary_race_backoff", Duration),
+    used("check_timeline", Bool, "false", "No candidate on an older timeline."),
+    used("failsafe_mode", Bool, "false", "Go on without etcd while all members agree."),
+    used("pause", Bool, "false", "No automatic changes."),
+    used("synchronous_mode", OneOf(&["off", "on", "quorum"]), "off", "Commits wait."),
+    used("synchronous_mode_strict", Bool, "false", "Rather no writes than alone."),
+    used("synchronous_node_count", Integer, "1", "How many standbys a commit waits for."),
+    used("member_slots_ttl", Duration, "1800", "How long an absent member keeps its slot."),
+    not_yet("slots", Any),
+    not_yet("permanent_slots", Any),
+    not_yet("permanent_replication_slots", Any),
+    not_yet("ignore_slots", Any),
+    refused("standby_cluster", "standby clusters are not supported yet"),
+    used("postgresql.use_slots", Bool, "true", "Slots for members."),
+    used("postgresql.use_pg_rewind", Bool, "false", "Rewind instead of copying anew."),
+    used("postgresql.remove_data_directory_on_rewind_failure", Bool, "false", "Copy anew then."),
+    used(
+        "postgresql.remove_data_directory_on_diverged_timelines",
+        Bool,
+        "false",
+        "Copy anew where rewinding is off.",
+    ),
+    used("postgresql.parameters", Scalars, "{}", "Server parameters of all members."),
+    used("postgresql.pg_hba", Lines, "", "The lines of pg_hba.conf."),
+    used("postgresql.pg_ident", Lines, "", "The lines of pg_ident.conf."),
+    not_yet("postgresql.parameters_primary", Scalars),
+    not_yet("postgresql.parameters_replica", Scalars),
+    not_yet("postgresql.recovery_conf", Any),
+    not_yet("postgresql.callbacks", Any),
+    not_yet("postgresql.create_replica_methods", Any),
+    not_yet("postgresql.basebackup", Any),
+    not_yet("postgresql.rewind", Any),
+    not_yet("postgresql.use_unix_socket", Any),
+    not_yet("postgresql.use_unix_socket_repl", Any),
+    not_yet("postgresql.pg_ctl_timeout", Any),
+    not_yet("postgresql.custom_conf", Any),
+    not_yet("postgresql.pre_promote", Any),
+    not_yet("postgresql.before_stop", Any),
+    used("pgherd.failover_mode", OneOf(&["lease", "fenced"]), "lease", "What starts an election."),
+    used("pgherd.failure_detection_timeout", Duration, "1", "Silence that makes suspicious."),
+    used("pgherd.heartbeat_interval", Duration, "0.2", "Between two heartbeats."),
+    used("pgherd.failover_min_interval", Duration, "0", "Least time between two failovers."),
+    used("pgherd.hold_timeout", Duration, "10", "How long a proxy lets clients wait."),
+    used("pgherd.maximum_lag", Integer, "none", "Bytes; replicas behind more get no readers."),
+    used("pgherd.switchover_grace", Duration, "1", "How long a switchover waits for commits."),
+    used("pgherd.stop_margin", Duration, "1", "PostgreSQL is dead this long before the lease."),
+];
+
+/// The reference of all keys, in Markdown.
+#[must_use]
+pub fn reference() -> String {
+    let mut page = String::from("# Configuration reference\n\nGenerated from the table of keys.\n");
+    for (title, table) in [("Static file", STATIC), ("Dynamic configuration", DYNAMIC)] {
+        page.push_str(&format!("\n## {title}\n\n| key | type | default | |\n|---|---|---|---|\n"));
+        for key in table {
+            let (kind, support) = (type_name(key.holds), support_name(key.support));
+            writeln!(
+                page,
+                "| `{}` | {kind} | {} | {support}{} |",
+                key.path, key.default, key.about
+            )
+            .expect("writing to a String does not fail");
+        }
+    }
+    page
+}
+
+fn support_name(support: Support) -> &'static str {
+    match support {
+        Support::Used | Support::Quiet | Support::NotYet => "",
+        Support::Refused(_) => "Refused: ",
+    }
+}
+
+/// What a value must look like, for errors and the reference.
+pub(crate) fn type_name(holds: Type) -> String {
+    let name = match holds {
+        Text => "a text",
+        Secret => "a text (secret)",
+        Bool => "true or false",
+        Integer => "a whole number",
+        Duration => "seconds, or a number with ms, s, min, h or d",
+        Address => "host:port",
+        AddressAnyPort => "host or host:port",
+        List => "a list, or a text with commas",
+        Lines => "a list of texts",
+        Options => "a list or mapping of options",
+        Scalars => "a mapping of names to texts or numbers",
+        Any => "any",
+        OneOf(words) => return format!("one of {}", words.join(", ")),
+    };
+    name.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_key_stands_twice_or_inside_another() {
+        for table in [STATIC, DYNAMIC] {
+            for (index, key) in table.iter().enumerate() {
+                for other in &table[index + 1..] {
+                    let (a, b) = (format!("{}.", key.path), format!("{}.", other.path));
+                    assert!(!a.starts_with(&b) && !b.starts_with(&a), "{a} {b}");
+                }
+            }
+        }
+        assert!(reference().contains("| `pgherd.state_dir` | a text |"));
+    }
+}

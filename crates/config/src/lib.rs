@@ -1,0 +1,31 @@
+//! Configuration: the static file of a node or proxy (Patroni's format and our `pgherd:` section),
+//! and the dynamic configuration of a cluster (Patroni's `config` key).
+//!
+//! Pure: text and JSON come in, values or complete lists of problems go out. Files, environment and
+//! the decision whether warnings count (`--strict`) are the caller's. One table of known keys
+//! ([`reference()`] prints it) drives both the checks and the documentation.
+#![forbid(unsafe_code)]
+
+mod check;
+mod dynamic;
+mod keys;
+mod parameters;
+mod problem;
+mod recommended;
+mod sections;
+mod static_file;
+mod text;
+mod tree;
+mod values;
+
+pub use dynamic::{Dynamic, DynamicPgherd, DynamicPostgresql, FailoverMode, SynchronousMode};
+pub use keys::reference;
+pub use parameters::{CONTROLLED, effective_parameters};
+pub use problem::{ConfigError, Problem, Warning};
+pub use recommended::recommended_dynamic;
+pub use sections::{
+    Authentication, BasicAuth, Bootstrap, Credentials, Etcd, PgherdSection, PostgresqlSection,
+    ProgramOption, ProxySection, Restapi,
+};
+pub use static_file::{ProxyFile, Static};
+pub use text::{HostPort, Secret};

@@ -1,0 +1,141 @@
+//! The sections of the static file, as values.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde_json::Value;
+use types::Millis;
+
+use crate::text::{HostPort, Secret};
+
+/// An option of a PostgreSQL program: `--name` or `--name=value`.
+pub type ProgramOption = (String, Option<String>);
+
+/// `etcd3`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Etcd {
+    /// At least one.
+    pub endpoints: Vec<HostPort>,
+    /// User, if etcd's authentication is on; then there is a password too.
+    pub username: Option<String>,
+    /// Its password.
+    pub password: Option<Secret>,
+}
+
+/// A user of the REST API.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BasicAuth {
+    /// Its name.
+    pub username: String,
+    /// Its password.
+    pub password: Secret,
+}
+
+/// `restapi`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Restapi {
+    /// Where it listens.
+    pub listen: HostPort,
+    /// How others reach it; never a wildcard.
+    pub connect_address: HostPort,
+    /// Asked for by requests that change something; `None`: nobody is asked.
+    pub authentication: Option<BasicAuth>,
+}
+
+/// `bootstrap`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bootstrap {
+    /// The dynamic configuration of a new cluster, checked; an object.
+    pub dcs: Value,
+    /// Options of initdb.
+    pub initdb: Vec<ProgramOption>,
+    /// Lines of pg_hba.conf of a new cluster.
+    pub pg_hba: Option<Vec<String>>,
+}
+
+/// A role of the database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// Its name.
+    pub username: String,
+    /// Its password, if it logs in with one.
+    pub password: Option<Secret>,
+}
+
+/// `postgresql.authentication`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Authentication {
+    /// The superuser.
+    pub superuser: Credentials,
+    /// Whom standbys and pg_basebackup log in as.
+    pub replication: Credentials,
+    /// Whom pg_rewind logs in as; `None`: the superuser.
+    pub rewind: Option<Credentials>,
+}
+
+/// `postgresql`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PostgresqlSection {
+    /// Where it listens: the host may be a list with commas, or `*`.
+    pub listen: HostPort,
+    /// How others reach it; never a wildcard.
+    pub connect_address: HostPort,
+    /// The data directory; absolute.
+    pub data_dir: PathBuf,
+    /// Where the programs are; `None`: wherever they are found.
+    pub bin_dir: Option<PathBuf>,
+    /// The database that probes connect to.
+    pub database: String,
+    /// The password file that is written for libpq; `None`: one in the state directory.
+    pub pgpass: Option<PathBuf>,
+    /// Roles.
+    pub authentication: Authentication,
+    /// Server parameters of this member; see [`crate::effective_parameters`].
+    pub parameters: BTreeMap<String, String>,
+    /// Lines of pg_hba.conf.
+    pub pg_hba: Option<Vec<String>>,
+    /// Lines of pg_ident.conf.
+    pub pg_ident: Option<Vec<String>>,
+    /// Options of pg_basebackup.
+    pub basebackup: Vec<ProgramOption>,
+    /// Whether probes use the unix socket.
+    pub use_unix_socket: bool,
+    /// Limit of a start or stop.
+    pub pg_ctl_timeout: Millis,
+    /// Beats the dynamic configuration.
+    pub use_pg_rewind: Option<bool>,
+    /// Beats the dynamic configuration.
+    pub remove_data_directory_on_rewind_failure: Option<bool>,
+    /// Beats the dynamic configuration.
+    pub remove_data_directory_on_diverged_timelines: Option<bool>,
+}
+
+/// `pgherd` of a node's file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PgherdSection {
+    /// The agent's durable state.
+    pub state_dir: PathBuf,
+    /// Whom PostgreSQL runs as if the agent is root.
+    pub os_user: String,
+    /// A file with the secret that members share; `None`: it is derived.
+    pub peers_secret_file: Option<PathBuf>,
+    /// Beats the dynamic configuration.
+    pub stop_margin: Option<Millis>,
+    /// A proxy to run beside the agent.
+    pub proxy: Option<ProxySection>,
+}
+
+/// `pgherd.proxy`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProxySection {
+    /// Its name; `None`: the host's.
+    pub name: Option<String>,
+    /// Where it listens for clients of the primary.
+    pub read_write: Option<HostPort>,
+    /// Where it listens for clients of the replicas.
+    pub read_only: Option<HostPort>,
+    /// How long a client waits at most; `None`: the dynamic configuration's.
+    pub hold_timeout: Option<Millis>,
+    /// How many clients wait at most.
+    pub hold_limit: usize,
+}

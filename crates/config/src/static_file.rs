@@ -1,0 +1,515 @@
+//! The static file of a node or a proxy: read, checked and built in one go, so that all problems
+//! are reported at once.
+
+use std::path::PathBuf;
+
+use serde_json::{Map, Value};
+use types::{MemberName, Millis, Tags};
+
+use crate::check::check;
+use crate::dynamic::{Dynamic, is_ours, parameters};
+use crate::keys::STATIC;
+use crate::problem::{ConfigError, Problem, Warning};
+use crate::sections::{
+    Authentication, BasicAuth, Bootstrap, Credentials, Etcd, PgherdSection, PostgresqlSection,
+    ProxySection, Restapi,
+};
+use crate::text::{HostPort, Secret};
+use crate::tree::{Kind, Node};
+use crate::values;
+
+/// The member name that Patroni's strict synchronous mode reserves.
+const RESERVED_NAME: &str = "__patroni_strict_sync_replica_placeholder__";
+const NAMESPACE_DEFAULT: &str = "/service/";
+const ETCD_PORT_DEFAULT: u16 = 2379;
+const PG_CTL_TIMEOUT_DEFAULT: Millis = Millis(60_000);
+const HOLD_LIMIT_DEFAULT: usize = 1000;
+
+/// A node's file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Static {
+    /// The cluster's name.
+    pub scope: String,
+    /// Prefix of all keys.
+    pub namespace: String,
+    /// This member.
+    pub name: MemberName,
+    /// How to reach etcd.
+    pub etcd3: Etcd,
+    /// The REST API.
+    pub restapi: Restapi,
+    /// What commands log in with, if not with restapi's user.
+    pub ctl_authentication: Option<BasicAuth>,
+    /// Least severe level that is logged, as written (`INFO`).
+    pub log_level: String,
+    /// Member tags.
+    pub tags: Tags,
+    /// How a new cluster begins.
+    pub bootstrap: Bootstrap,
+    /// The local instance.
+    pub postgresql: PostgresqlSection,
+    /// Ours.
+    pub pgherd: PgherdSection,
+}
+
+/// A proxy's file: the same format, with what a proxy needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProxyFile {
+    /// The cluster's name.
+    pub scope: String,
+    /// Prefix of all keys.
+    pub namespace: String,
+    /// How to reach etcd.
+    pub etcd3: Etcd,
+    /// The proxy; at least one of its two addresses is there.
+    pub proxy: ProxySection,
+    /// Where the proxy answers HTTP, if it does.
+    pub restapi: Option<Restapi>,
+    /// Least severe level that is logged, as written (`INFO`).
+    pub log_level: String,
+}
+
+impl Static {
+    /// Reads a node's file. `file_name` only names it in problems.
+    ///
+    /// # Errors
+    /// Every problem at once, one line each.
+    pub fn parse(text: &str, file_name: &str) -> Result<(Static, Vec<Warning>), ConfigError> {
+        Reader::run(text, file_name, Reader::node)
+    }
+
+    /// Reads a proxy's file; sections that only an agent needs may stand in it.
+    ///
+    /// # Errors
+    /// Every problem at once, one line each.
+    pub fn parse_proxy(
+        text: &str,
+        file_name: &str,
+    ) -> Result<(ProxyFile, Vec<Warning>), ConfigError> {
+        Reader::run(text, file_name, Reader::proxy_file)
+    }
+
+    /// Where a node's agent keeps its state unless told otherwise: `<data_dir>.pgherd`.
+    #[must_use]
+    pub fn default_state_dir(data_dir: &std::path::Path) -> PathBuf {
+        let mut name = data_dir.components().collect::<PathBuf>().into_os_string();
+        name.push(".pgherd");
+        PathBuf::from(name)
+    }
+}
+
+struct Reader {
+    tree: Node,
+    errors: Vec<Problem>,
+    warnings: Vec<Warning>,
+}
+
+impl Reader {
+    fn run<T>(
+        text: &str,
+        file_name: &str,
+        build: impl FnOnce(&mut Reader) -> Option<T>,
+    ) -> Result<(T, Vec<Warning>), ConfigError> {
+        let named = |mut problems: Vec<Problem>| {
+            problems.sort_by_key(|p| p.line);
+            for problem in &mut problems {
+                file_name.clone_into(&mut problem.file);
+            }
+            problems
+        };
+        let tree = Node::from_yaml(text).map_err(|p| ConfigError { problems: named(vec![p]) })?;
+        let found = check(&tree, STATIC, &own_methods(&tree));
+        let mut reader = Reader { tree, errors: found.refused, warnings: found.without_effect };
+        reader.errors.extend(found.ill_typed);
+        for problem in found.unknown {
+            let list =
+                if is_ours(&problem.key) { &mut reader.errors } else { &mut reader.warnings };
+            list.push(problem);
+        }
+        match build(&mut reader) {
+            Some(value) if reader.errors.is_empty() => Ok((value, named(reader.warnings))),
+            Some(_) | None => {
+                // An ill-typed required key is not also a missing one.
+                let mut problems = named(reader.errors);
+                problems.dedup_by(|b, a| a.line == b.line && a.key == b.key);
+                Err(ConfigError { problems })
+            }
+        }
+    }
+
+    fn node(&mut self) -> Option<Static> {
+        let (scope, name) = (self.required("scope"), self.required("name"));
+        if name.as_deref() == Some(RESERVED_NAME) {
+            self.error("name", "is reserved for Patroni's strict synchronous mode");
+        }
+        let etcd3 = self.etcd();
+        let restapi = self.restapi();
+        let bootstrap = self.bootstrap();
+        let postgresql = self.postgresql();
+        let tags = self.tags();
+        let ctl_authentication = self.basic_auth("ctl.authentication");
+        self.watchdog();
+        let pgherd = postgresql.as_ref().and_then(|p| self.pgherd(&p.data_dir));
+        Some(Static {
+            scope: scope?,
+            namespace: self.namespace(),
+            name: MemberName(name?),
+            etcd3: etcd3?,
+            restapi: restapi?,
+            ctl_authentication,
+            log_level: self.log_level(),
+            tags,
+            bootstrap,
+            postgresql: postgresql?,
+            pgherd: pgherd?,
+        })
+    }
+
+    fn proxy_file(&mut self) -> Option<ProxyFile> {
+        let scope = self.required("scope");
+        let etcd3 = self.etcd();
+        let restapi = match self.tree.at("restapi") {
+            Some(_) => self.restapi(),
+            None => None,
+        };
+        let proxy = self.proxy();
+        if proxy.as_ref().is_none_or(|p| p.read_write.is_none() && p.read_only.is_none()) {
+            self.error("pgherd.proxy", "read_write or read_only is required (host:port)");
+        }
+        Some(ProxyFile {
+            scope: scope?,
+            namespace: self.namespace(),
+            etcd3: etcd3?,
+            proxy: proxy?,
+            restapi,
+            log_level: self.log_level(),
+        })
+    }
+
+    fn error(&mut self, key: &str, text: impl Into<String>) {
+        self.errors.push(Problem::new(self.tree.line_of(key), key, text));
+    }
+
+    fn text(&self, key: &str) -> Option<String> {
+        self.tree.at(key).and_then(values::text)
+    }
+
+    fn path(&self, key: &str) -> Option<PathBuf> {
+        self.text(key).map(PathBuf::from)
+    }
+
+    fn boolean(&self, key: &str) -> Option<bool> {
+        self.tree.at(key).and_then(values::boolean)
+    }
+
+    fn secret(&self, key: &str) -> Option<Secret> {
+        self.text(key).map(Secret::new)
+    }
+
+    fn address(&self, key: &str) -> Option<HostPort> {
+        HostPort::parse(&self.text(key)?, None)
+    }
+
+    fn lines(&self, key: &str) -> Option<Vec<String>> {
+        self.tree.at(key).and_then(values::line_list)
+    }
+
+    /// A text that must be there and not be empty.
+    fn required(&mut self, key: &str) -> Option<String> {
+        let found = self.text(key).filter(|t| !t.trim().is_empty());
+        if found.is_none() {
+            self.error(key, "is required");
+        }
+        found
+    }
+
+    fn namespace(&self) -> String {
+        self.text("namespace").unwrap_or_else(|| NAMESPACE_DEFAULT.to_owned())
+    }
+
+    fn log_level(&self) -> String {
+        self.text("log.level").unwrap_or_else(|| "INFO".to_owned())
+    }
+
+    fn etcd(&mut self) -> Option<Etcd> {
+        let https = self.text("etcd3.protocol").is_some_and(|p| p.eq_ignore_ascii_case("https"));
+        let url = self.text("etcd3.url").map(|url| url.trim().to_owned());
+        if https || url.as_ref().is_some_and(|url| url.starts_with("https:")) {
+            let key = if https { "etcd3.protocol" } else { "etcd3.url" };
+            self.error(key, "TLS to etcd is not supported yet; use http on a trusted network");
+        }
+        let (key, texts) = self.etcd_addresses(url)?;
+        let default_port = self.etcd_port();
+        let mut endpoints = Vec::new();
+        for text in texts {
+            let plain = text.strip_prefix("http://").unwrap_or(&text).trim_end_matches('/');
+            match HostPort::parse(plain, Some(default_port)).filter(|a| !a.is_wildcard()) {
+                Some(address) if !endpoints.contains(&address) => endpoints.push(address),
+                Some(_) => {}
+                None => self.error(key, format!("{plain:?} is not host:port")),
+            }
+        }
+        let (username, password) = (self.text("etcd3.username"), self.secret("etcd3.password"));
+        if username.is_some() != password.is_some() {
+            self.error("etcd3", "username and password must be given together");
+        }
+        (!endpoints.is_empty()).then_some(Etcd { endpoints, username, password })
+    }
+
+    /// The addresses as written, and the key they come from.
+    fn etcd_addresses(&mut self, url: Option<String>) -> Option<(&'static str, Vec<String>)> {
+        if let Some(url) = url {
+            if url.contains('@') {
+                self.error("etcd3.url", "give username and password in their own keys");
+                return None;
+            }
+            return Some(("etcd3.url", vec![url]));
+        }
+        let hosts = self.tree.at("etcd3.hosts").and_then(values::comma_list);
+        if let Some(hosts) = hosts.filter(|hosts| !hosts.is_empty()) {
+            return Some(("etcd3.hosts", hosts));
+        }
+        if let Some(host) = self.text("etcd3.host") {
+            return Some(("etcd3.host", vec![host]));
+        }
+        self.error("etcd3", "is required: the etcd members under etcd3.hosts");
+        None
+    }
+
+    fn etcd_port(&mut self) -> u16 {
+        let Some(port) = self.tree.at("etcd3.port").and_then(values::integer) else {
+            return ETCD_PORT_DEFAULT;
+        };
+        u16::try_from(port).unwrap_or_else(|_| {
+            self.error("etcd3.port", "must be 1 to 65535");
+            ETCD_PORT_DEFAULT
+        })
+    }
+
+    fn restapi(&mut self) -> Option<Restapi> {
+        let authentication = self.basic_auth("restapi.authentication");
+        let (listen, connect_address) = self.listener("restapi")?;
+        Some(Restapi { listen, connect_address, authentication })
+    }
+
+    /// `listen` and `connect_address` of a section.
+    fn listener(&mut self, section: &str) -> Option<(HostPort, HostPort)> {
+        let key = format!("{section}.listen");
+        self.required(&key)?;
+        let listen = self.address(&key)?;
+        let connect_key = format!("{section}.connect_address");
+        match self.address(&connect_key) {
+            Some(address) if address.is_wildcard() => {
+                self.error(&connect_key, "must be an address that others can connect to");
+                None
+            }
+            Some(address) => Some((listen, address)),
+            None if listen.is_wildcard() => {
+                self.error(&connect_key, "is required when listen stands for all addresses");
+                None
+            }
+            None => {
+                let host = (*listen.hosts().first()?).to_owned();
+                let port = listen.port;
+                Some((listen, HostPort { host, port }))
+            }
+        }
+    }
+
+    fn basic_auth(&mut self, section: &str) -> Option<BasicAuth> {
+        let username = self.text(&format!("{section}.username"));
+        let password = self.secret(&format!("{section}.password"));
+        match (username, password) {
+            (Some(username), Some(password)) => Some(BasicAuth { username, password }),
+            (None, None) => None,
+            (Some(_), None) | (None, Some(_)) => {
+                self.error(section, "username and password must be given together");
+                None
+            }
+        }
+    }
+
+    fn watchdog(&mut self) {
+        let mode = self.text("watchdog.mode").unwrap_or_default().to_ascii_lowercase();
+        let text = "the watchdog device is not fed yet";
+        if mode == "required" {
+            self.error("watchdog.mode", format!("{text}, so it cannot be required"));
+        } else if mode == "automatic" {
+            let line = self.tree.line_of("watchdog.mode");
+            self.warnings.push(Problem::new(line, "watchdog.mode", text));
+        }
+    }
+
+    fn tags(&mut self) -> Tags {
+        let mut object = Map::new();
+        let Some(node) = self.tree.at("tags").cloned() else { return Tags::default() };
+        if !matches!(node.kind, Kind::Map(_)) {
+            self.error("tags", "must be a mapping of tags");
+        }
+        for entry in node.entries().iter().filter(|e| e.node.kind != Kind::Null) {
+            let value = match entry.key.as_str() {
+                "nofailover" | "nosync" | "noloadbalance" | "clonefrom" | "nostream" => {
+                    values::boolean(&entry.node).map(Value::Bool)
+                }
+                "failover_priority" | "sync_priority" => {
+                    values::integer(&entry.node).map(Value::from)
+                }
+                "replicatefrom" => values::text(&entry.node).map(Value::String),
+                _ => Some(entry.node.to_json()),
+            };
+            match value {
+                Some(value) => {
+                    object.insert(entry.key.clone(), value);
+                }
+                None => self.error(&format!("tags.{}", entry.key), "has a value of another type"),
+            }
+        }
+        serde_json::from_value(Value::Object(object)).unwrap_or_else(|error| {
+            self.error("tags", error.to_string());
+            Tags::default()
+        })
+    }
+
+    fn bootstrap(&mut self) -> Bootstrap {
+        if self.text("bootstrap.method").is_some_and(|method| method != "initdb") {
+            self.error("bootstrap.method", "only initdb is supported for now");
+        }
+        let dcs = self.tree.at("bootstrap.dcs").cloned();
+        let below = |problem: Problem| {
+            let key = format!("bootstrap.dcs.{}", problem.key);
+            let key = key.trim_end_matches('.').to_owned();
+            let line = self.tree.line_of(&key);
+            Problem { key, line, ..problem }
+        };
+        match dcs.as_ref().map(Dynamic::from_tree) {
+            None => {}
+            Some(Ok((_, warnings))) => {
+                let warnings: Vec<Warning> = warnings.into_iter().map(below).collect();
+                self.warnings.extend(warnings);
+            }
+            Some(Err(problems)) => {
+                let problems: Vec<Problem> = problems.into_iter().map(below).collect();
+                self.errors.extend(problems);
+            }
+        }
+        Bootstrap {
+            dcs: dcs.map_or_else(|| Value::Object(Map::new()), |node| node.to_json()),
+            initdb: self.tree.at("bootstrap.initdb").and_then(values::options).unwrap_or_default(),
+            pg_hba: self.lines("bootstrap.pg_hba"),
+        }
+    }
+
+    fn postgresql(&mut self) -> Option<PostgresqlSection> {
+        self.create_replica_methods();
+        let addresses = self.listener("postgresql");
+        let data_dir = self.required("postgresql.data_dir").map(PathBuf::from);
+        if data_dir.as_ref().is_some_and(|dir| !dir.is_absolute()) {
+            self.error("postgresql.data_dir", "must be an absolute path");
+        }
+        let authentication = self.authentication();
+        let (listen, connect_address) = addresses?;
+        let basebackup = self.tree.at("postgresql.basebackup").and_then(values::options);
+        let timeout = self.tree.at("postgresql.pg_ctl_timeout").and_then(values::duration);
+        let database = self.text("postgresql.database");
+        Some(PostgresqlSection {
+            listen,
+            connect_address,
+            data_dir: data_dir?,
+            bin_dir: self.path("postgresql.bin_dir").filter(|p| !p.as_os_str().is_empty()),
+            database: database.unwrap_or_else(|| "postgres".to_owned()),
+            pgpass: self.path("postgresql.pgpass"),
+            authentication: authentication?,
+            parameters: parameters(&self.tree, "postgresql.parameters"),
+            pg_hba: self.lines("postgresql.pg_hba"),
+            pg_ident: self.lines("postgresql.pg_ident"),
+            basebackup: basebackup.unwrap_or_default(),
+            use_unix_socket: self.boolean("postgresql.use_unix_socket").unwrap_or(false),
+            pg_ctl_timeout: timeout.unwrap_or(PG_CTL_TIMEOUT_DEFAULT),
+            use_pg_rewind: self.boolean("postgresql.use_pg_rewind"),
+            remove_data_directory_on_rewind_failure: self
+                .boolean("postgresql.remove_data_directory_on_rewind_failure"),
+            remove_data_directory_on_diverged_timelines: self
+                .boolean("postgresql.remove_data_directory_on_diverged_timelines"),
+        })
+    }
+
+    fn create_replica_methods(&mut self) {
+        for key in METHOD_KEYS {
+            let methods = self.tree.at(key).and_then(values::comma_list).unwrap_or_default();
+            for method in methods.iter().filter(|m| *m != "basebackup") {
+                let text = format!("method {method} is not supported yet; basebackup is used");
+                self.warnings.push(Problem::new(self.tree.line_of(key), key, text));
+            }
+        }
+    }
+
+    fn authentication(&mut self) -> Option<Authentication> {
+        let role = |reader: &Reader, role: &str| Credentials {
+            username: reader
+                .text(&format!("postgresql.authentication.{role}.username"))
+                .unwrap_or_default(),
+            password: reader.secret(&format!("postgresql.authentication.{role}.password")),
+        };
+        let mut superuser = role(self, "superuser");
+        if superuser.username.is_empty() {
+            "postgres".clone_into(&mut superuser.username);
+        }
+        self.required("postgresql.authentication.replication.username")?;
+        let replication = role(self, "replication");
+        let rewind = Some(role(self, "rewind")).filter(|r| !r.username.is_empty());
+        Some(Authentication { superuser, replication, rewind })
+    }
+
+    fn pgherd(&mut self, data_dir: &std::path::Path) -> Option<PgherdSection> {
+        let state_dir =
+            self.path("pgherd.state_dir").unwrap_or_else(|| Static::default_state_dir(data_dir));
+        if !state_dir.is_absolute() {
+            self.error("pgherd.state_dir", "must be an absolute path");
+        }
+        // pg_rewind and a new copy rewrite the data directory; the state has to outlive that.
+        if state_dir.starts_with(data_dir) {
+            self.error("pgherd.state_dir", "must not be inside postgresql.data_dir");
+        }
+        let margin = self.tree.at("pgherd.stop_margin").and_then(values::duration);
+        Some(PgherdSection {
+            state_dir,
+            os_user: self.text("pgherd.os_user").unwrap_or_else(|| "postgres".to_owned()),
+            peers_secret_file: self.path("pgherd.peers.secret_file"),
+            stop_margin: margin,
+            proxy: self.proxy(),
+        })
+    }
+
+    fn proxy(&mut self) -> Option<ProxySection> {
+        self.tree.at("pgherd.proxy")?;
+        let limit = self.tree.at("pgherd.proxy.hold_limit").and_then(values::integer);
+        let limit = limit.map_or(Ok(HOLD_LIMIT_DEFAULT), usize::try_from);
+        if limit.is_err() {
+            self.error("pgherd.proxy.hold_limit", "must not be negative");
+        }
+        Some(ProxySection {
+            name: self.text("pgherd.proxy.name"),
+            read_write: self.address("pgherd.proxy.read_write"),
+            read_only: self.address("pgherd.proxy.read_only"),
+            hold_timeout: self.tree.at("pgherd.proxy.hold_timeout").and_then(values::duration),
+            hold_limit: limit.unwrap_or(HOLD_LIMIT_DEFAULT),
+        })
+    }
+}
+
+const METHOD_KEYS: [&str; 2] =
+    ["postgresql.create_replica_methods", "postgresql.create_replica_method"];
+
+/// Sections that carry the name of a method that the file itself declares.
+fn own_methods(tree: &Node) -> Vec<String> {
+    let declared = METHOD_KEYS.iter().filter_map(|key| values::comma_list(tree.at(key)?));
+    let other = declared.flatten().filter(|method| method != "basebackup");
+    let mut paths: Vec<String> = other.map(|method| format!("postgresql.{method}")).collect();
+    let method = tree.at("bootstrap.method").and_then(values::text);
+    paths.extend(method.filter(|m| m != "initdb").map(|method| format!("bootstrap.{method}")));
+    paths
+}
+
+#[cfg(test)]
+#[path = "static_tests.rs"]
+mod tests;

@@ -1,0 +1,156 @@
+use super::*;
+
+const GOOD: &str = r#"
+scope: demo
+name: node-1
+etcd3:
+  hosts: 10.0.0.1:2379, 10.0.0.2
+restapi:
+  listen: 0.0.0.0:8008
+  connect_address: 10.0.0.5:8008
+  authentication: {username: admin, password: 0123}
+bootstrap:
+  dcs:
+    ttl: 10
+    loop_wait: 2
+    retry_timeout: 3
+    synchronous_mode: quorum
+    postgresql:
+      parameters: {max_connections: 50, jit: off}
+  initdb:
+  - encoding: UTF8
+  - data-checksums
+  pg_hba:
+  - host all all 0.0.0.0/0 scram-sha-256
+postgresql:
+  listen: 10.0.0.5,127.0.0.1:5432
+  data_dir: /data/pg
+  bin_dir: /usr/lib/postgresql/15/bin
+  authentication:
+    superuser: {username: postgres, password: s3cret}
+    replication: {username: replicator, password: 1e5}
+  parameters: {work_mem: 8MB, max_connections: 7}
+  use_pg_rewind: true
+tags:
+  nofailover: "true"
+  failover_priority: 0
+  dc: west
+pgherd:
+  stop_margin: 500ms
+"#;
+
+fn errors(text: &str) -> Vec<String> {
+    let error = Static::parse(text, "node.yml").expect_err("refused");
+    error.to_string().lines().map(str::to_owned).collect()
+}
+
+/// The good file with one line replaced.
+fn changed(from: &str, to: &str) -> String {
+    assert!(GOOD.contains(from), "{from}");
+    GOOD.replacen(from, to, 1)
+}
+
+#[test]
+fn a_good_file() {
+    let (file, warnings) = Static::parse(GOOD, "node.yml").expect("good");
+    assert_eq!(warnings, []);
+    assert_eq!((file.scope.as_str(), file.namespace.as_str()), ("demo", "/service/"));
+    let endpoints: Vec<String> = file.etcd3.endpoints.iter().map(HostPort::to_string).collect();
+    assert_eq!(endpoints, ["10.0.0.1:2379", "10.0.0.2:2379"]);
+    let user = file.restapi.authentication.as_ref().expect("given");
+    assert_eq!(user.password.expose(), "0123");
+    let postgresql = &file.postgresql;
+    assert_eq!(postgresql.listen.hosts(), ["10.0.0.5", "127.0.0.1"]);
+    assert_eq!(postgresql.connect_address.to_string(), "10.0.0.5:5432");
+    let replication = postgresql.authentication.replication.password.as_ref().expect("given");
+    assert_eq!(replication.expose(), "1e5");
+    assert_eq!(file.pgherd.state_dir, PathBuf::from("/data/pg.pgherd"));
+    assert!(file.tags.nofailover);
+    assert_eq!(file.tags.failover_priority, Some(0));
+    assert_eq!(file.tags.other["dc"], "west");
+    assert_eq!(file.bootstrap.initdb.len(), 2);
+    let (dynamic, _) = Dynamic::from_json(&file.bootstrap.dcs).expect("checked already");
+    let merged = dynamic.merged(&file);
+    assert_eq!(merged.pgherd.stop_margin, Millis(500));
+    assert!(merged.postgresql.use_pg_rewind);
+    assert_eq!(merged.postgresql.parameters["max_connections"], "50");
+    assert_eq!(merged.postgresql.parameters["work_mem"], "8MB");
+    assert_eq!(merged.postgresql.parameters["jit"], "off");
+    let shown = format!("{file:?}");
+    assert!(!shown.contains("s3cret") && !shown.contains("1e5"), "{shown}");
+}
+
+#[test]
+fn unknown_keys_below_pgherd_are_errors_with_line_and_suggestion() {
+    let text = changed("  stop_margin: 500ms", "  stat_dir: /x\n  stop_margin: soon");
+    let lines = errors(&text);
+    assert_eq!(lines[0], "node.yml:37: pgherd.stat_dir: unknown key; did you mean state_dir?");
+    assert!(lines[1].starts_with("node.yml:38: pgherd.stop_margin: must be seconds"), "{lines:?}");
+    assert_eq!(lines.len(), 2);
+}
+
+#[test]
+fn other_unknown_keys_are_warnings() {
+    let text = changed("  data_dir:", "  datadir2: x\n  data_dir:");
+    let (_, warnings) = Static::parse(&text, "node.yml").expect("usable");
+    let line = "node.yml:25: postgresql.datadir2: unknown key; did you mean data_dir?";
+    assert_eq!(warnings.iter().map(Problem::to_string).collect::<Vec<_>>(), [line]);
+    let text = changed("name: node-1", "name: node-1\nttl: 5");
+    let (_, warnings) = Static::parse(&text, "node.yml").expect("usable");
+    assert_eq!(warnings.len(), 1);
+}
+
+#[test]
+fn all_problems_are_reported_at_once() {
+    let lines = errors("scope: x\nrestapi: 5\npostgresql:\n  listen: nowhere\n");
+    let keys: Vec<&str> = lines.iter().filter_map(|l| l.split(": ").nth(1)).collect();
+    for key in [
+        "name",
+        "etcd3",
+        "restapi",
+        "postgresql.listen",
+        "postgresql.data_dir",
+        "postgresql.authentication.replication.username",
+    ] {
+        assert!(keys.contains(&key), "{key} is not in {lines:#?}");
+    }
+}
+
+#[test]
+fn other_stores_and_tls_are_refused_with_the_way_over() {
+    for (from, to, expected) in [
+        ("etcd3:", "etcd:", "etcd: etcd's v2 API is not supported; rename the section to etcd3"),
+        ("etcd3:", "consul: {host: x}\netcd3:", "consul: this store is not supported; run etcd"),
+        ("etcd3:", "etcd3:\n  cacert: /x", "etcd3.cacert: TLS to etcd is not supported yet"),
+        ("etcd3:", "etcd3:\n  protocol: https", "etcd3.protocol: TLS to etcd is not supported yet"),
+        ("name: node-1", "name: __patroni_strict_sync_replica_placeholder__", "name: is reserved"),
+        ("  initdb:", "  method: wal_e\n  initdb:", "bootstrap.method: only initdb"),
+        ("    ttl: 10", "    ttl: ten", "bootstrap.dcs.ttl: must be seconds"),
+        ("  stop_margin: 500ms", "  state_dir: /data/pg/x", "pgherd.state_dir: must not be inside"),
+        ("  connect_address: 10.0.0.5:8008", "", "restapi.connect_address: is required"),
+    ] {
+        let lines = errors(&changed(from, to));
+        assert!(lines.iter().any(|l| l.contains(expected)), "{expected} is not in {lines:#?}");
+    }
+}
+
+#[test]
+fn secrets_stay_out_of_errors() {
+    let lines = errors(&changed("password: s3cret", "password: [s3cret]"));
+    assert!(!lines.join("\n").contains("s3cret"), "{lines:?}");
+    let text = "scope: x\npassword: \"s3cret\n";
+    assert!(!errors(text).join("\n").contains("s3cret"));
+}
+
+#[test]
+fn a_proxy_file() {
+    let text = "scope: demo\netcd3: {host: 'localhost:2379'}\npgherd:\n  proxy:\n    \
+                name: p1\n    read_write: '*:5000'\n    read_only: '*:5001'\n    \
+                hold_timeout: 15\n";
+    let (file, warnings) = Static::parse_proxy(text, "proxy.yml").expect("good");
+    assert_eq!(warnings, []);
+    assert_eq!(file.proxy.read_write.as_ref().map(|a| a.port), Some(5000));
+    assert_eq!(file.proxy.hold_timeout, Some(Millis(15_000)));
+    let error = Static::parse_proxy("scope: a\netcd3: {host: h}\n", "p.yml").expect_err("refused");
+    assert!(error.to_string().starts_with("p.yml:"), "{error}");
+}

@@ -1,0 +1,349 @@
+//! What the brain asks its shell to do.
+//!
+//! # Contract with the shell
+//! - Every [`Action`] ends in exactly one [`Event::Finished`](crate::Event::Finished) with its id.
+//! - Actions of one [`Lane`] never overlap; actions of different lanes run at the same time. One
+//!   exception: an [`Act::Stop`] that is not [`StopMode::Fast`] may be issued while another action
+//!   of [`Lane::Data`] runs; the shell then gives that one up first and reports it as failed.
+//! - Before the shell reports the end of an action on the DCS it delivers a view that is at least as
+//!   new as the action's effect; before it reports the end of an action on PostgreSQL it delivers a
+//!   [`LocalPostgres`](types::LocalPostgres) observed after that end. So the brain never acts on a
+//!   picture from before its own last step.
+//! - Every action is safe to repeat after a restart of the agent.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+use types::{
+    FailoverRequest, Fence, Lsn, Member, MemberName, Millis, Pledge, Revision, Status, SyncNames,
+    SyncState, Term, TermRecord, Timeline, Upstream,
+};
+
+use crate::reason::Reason;
+
+/// Identifies one action of one brain; they only grow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct ActionId(pub u64);
+
+/// One thing to do, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Action {
+    /// Its id, named again when it has ended.
+    pub id: ActionId,
+    /// What to do.
+    pub act: Act,
+    /// Why; goes to the journal (I5).
+    pub why: Reason,
+}
+
+/// Actions of one lane never overlap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Lane {
+    /// Renewal of the leader's lease.
+    Lease,
+    /// The member key, with the lease it hangs on.
+    Member,
+    /// Every other transaction on the DCS.
+    Dcs,
+    /// The guard.
+    Guard,
+    /// The data directory and the role of PostgreSQL.
+    Data,
+    /// `synchronous_standby_names`.
+    Sync,
+    /// The write that proves a quorum.
+    Confirm,
+    /// CHECKPOINT.
+    Checkpoint,
+    /// Replication slots.
+    Slots,
+    /// The end of the agent.
+    Exit,
+}
+
+/// How to stop PostgreSQL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StopMode {
+    /// Sessions are ended, a shutdown checkpoint is written.
+    Fast,
+    /// Everything is ended at once, by SIGKILL where SIGQUIT does not do; recovery at next start.
+    Immediate,
+}
+
+/// As what to start PostgreSQL.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StartAs {
+    /// Writable. Only the holder of the leader key with a valid claim and an armed guard.
+    Primary,
+    /// In recovery, streaming from `upstream` if there is one.
+    Standby(Option<Upstream>),
+}
+
+/// `synchronous_standby_names` as a rule.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SyncRule {
+    /// Nobody is waited for.
+    Off,
+    /// All of `number` = the whole set must confirm (mode `on`).
+    First(SyncNames),
+    /// Any `number` of the set must confirm (mode `quorum`).
+    Any(SyncNames),
+}
+
+/// The winner's transaction: what it compares and what it writes.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct Winner {
+    /// The fence's modification revision.
+    pub fence: Revision,
+    /// `/sync`'s modification revision; `None` if the key was absent.
+    pub sync_revision: Option<Revision>,
+    /// `pgherd/term`'s modification revision; `None` if the key was absent.
+    pub term_revision: Option<Revision>,
+    /// Each counted pledge with its modification revision.
+    pub pledges: BTreeMap<MemberName, Revision>,
+    /// The new term with its reserved timeline.
+    pub term: TermRecord,
+    /// The new `/sync`; `None` leaves the key absent.
+    pub sync: Option<SyncState>,
+    /// An operator's request is fulfilled by this and cleared.
+    pub clear_failover: bool,
+}
+
+/// What to do. The order of effects inside one action is part of its documentation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "action")]
+pub enum Act {
+    /// Write the member key under our lease and keep the lease alive.
+    TouchMember {
+        /// The value.
+        member: Box<Member>,
+    },
+    /// Keep the lease alive and see the leader key unchanged under it, in two answers; the requests
+    /// go out after this action was issued, so a claim may be counted from then.
+    Renew {
+        /// The leader key's create revision.
+        leader_created: Revision,
+        /// Written by the same transaction.
+        status: Option<Status>,
+    },
+    /// Create `initialize` with an empty value under our lease: the bootstrap race.
+    TakeInitialize,
+    /// Delete `initialize` if it is still ours and empty.
+    CancelInitialize,
+    /// After initdb, one transaction: `initialize` = system identifier, `config`, `leader`,
+    /// `pgherd/term`, and `/sync` if synchronous mode is on.
+    FinishBootstrap {
+        /// Decimal system identifier.
+        system_identifier: String,
+        /// Term 1 on timeline 1.
+        term: TermRecord,
+        /// The first `/sync`.
+        sync: Option<SyncState>,
+    },
+    /// Open an election, on condition that there is neither a leader key nor a fence and that
+    /// `/sync` is unchanged.
+    OpenFence {
+        /// The record.
+        fence: Fence,
+        /// `/sync`'s modification revision; `None` if the key is absent.
+        sync_revision: Option<Revision>,
+    },
+    /// Write our pledge, on condition that the fence is unchanged.
+    WritePledge {
+        /// The value.
+        pledge: Pledge,
+        /// The fence's modification revision.
+        fence: Revision,
+    },
+    /// Delete the fence and every pledge, on condition that the fence is unchanged.
+    VoidFence {
+        /// The fence's modification revision.
+        fence: Revision,
+    },
+    /// The winner's transaction.
+    TakeLeadership(Winner),
+    /// Delete the leader key if it is ours, writing `status` in the same transaction.
+    ReleaseLeader {
+        /// The leader key's create revision.
+        leader_created: Revision,
+        /// The last status.
+        status: Option<Status>,
+    },
+    /// Write `/sync`, on condition of our leader key and the expected revision; `None` deletes it.
+    WriteSync {
+        /// The leader key's create revision.
+        leader_created: Revision,
+        /// The modification revision last read; `None` if the key was absent.
+        expected: Option<Revision>,
+        /// The value.
+        sync: Option<SyncState>,
+    },
+    /// Merge the local history files into `history`, on condition of our leader key.
+    PublishHistory {
+        /// The leader key's create revision.
+        leader_created: Revision,
+        /// The present timeline.
+        timeline: Timeline,
+    },
+    /// Write `{}` to `failover`, on condition of its revision.
+    ClearFailover {
+        /// The modification revision last read.
+        expected: Revision,
+        /// What is cleared.
+        request: FailoverRequest,
+    },
+    /// Tell the guard to kill PostgreSQL at this instant.
+    ArmGuard {
+        /// Boot-time clock.
+        kill_at: Millis,
+    },
+    /// Tell the guard that there is nothing to kill.
+    StandDownGuard,
+    /// Create a new cluster beside the data directory and rename it into place when complete.
+    Initdb,
+    /// Copy from `source` beside the data directory and rename into place when complete (I3).
+    /// Persists `in_progress` first when an old copy is replaced, and `fresh_copy` and `term` at the
+    /// end.
+    Clone {
+        /// Whom to copy from.
+        source: Upstream,
+        /// The leader's term.
+        term: Term,
+        /// An old copy stands in the way and is set aside.
+        replace: bool,
+    },
+    /// pg_rewind from `source`. Persists `in_progress` before and clears it after.
+    Rewind {
+        /// Whom to rewind against: the leader.
+        source: Upstream,
+        /// The leader's term.
+        term: Term,
+    },
+    /// Learn timeline and history of `leader`; the result is in the next observation.
+    Compare {
+        /// The leader.
+        leader: Upstream,
+        /// Its term.
+        term: Term,
+    },
+    /// Start PostgreSQL. For a term that is not `None`, persist it (and drop the pledge) first.
+    Start {
+        /// As what.
+        start_as: StartAs,
+        /// The term it belongs to.
+        term: Option<Term>,
+        /// What PostgreSQL waits for from its first moment.
+        sync: Option<SyncRule>,
+    },
+    /// Stop PostgreSQL; ends when no process of the instance is left.
+    Stop {
+        /// How.
+        mode: StopMode,
+    },
+    /// Stop for a successor: fast, and done as soon as pg_control says `shut down` and the candidate
+    /// has the shutdown checkpoint; what is left then is killed.
+    StopForHandOver {
+        /// Who shall have everything; `None` if there is nobody.
+        candidate: Option<MemberName>,
+    },
+    /// The postmaster is gone: kill every process that is left of the instance.
+    EndOrphans,
+    /// Stream from `upstream` (or from nobody). Persists the term and drops the pledge first.
+    Follow {
+        /// Whom; `None` clears the connection settings.
+        upstream: Option<Upstream>,
+        /// The leader's term.
+        term: Term,
+    },
+    /// The first half of a pledge: clear the connection settings on disk, see the receiver gone and
+    /// replay at the end of what was received, then persist the position under this fence.
+    StopReceiving {
+        /// The fence's `id`.
+        fence: String,
+    },
+    /// Persist the term, set the rule, put history files for reserved numbers into place, promote.
+    Promote {
+        /// The term won.
+        term: Term,
+        /// The reserved timeline number.
+        timeline: Timeline,
+        /// The rule that is in force from the first commit on.
+        sync: SyncRule,
+    },
+    /// Set `synchronous_standby_names` and see it taken over by all sessions.
+    SetSync {
+        /// The rule.
+        sync: SyncRule,
+    },
+    /// One write, acknowledged under the rule in force.
+    ConfirmWrite,
+    /// CHECKPOINT.
+    Checkpoint,
+    /// Create missing member slots, advance inactive ones (never back), drop expired ones.
+    SyncSlots {
+        /// Slot and the position to advance it to, if known.
+        wanted: BTreeMap<String, Option<Lsn>>,
+        /// Slots of members that are gone for good.
+        expired: BTreeSet<String>,
+    },
+    /// The agent's work is done: end the process.
+    Exit {
+        /// Process exit status.
+        code: u8,
+    },
+}
+
+impl Act {
+    /// The lane it runs in.
+    #[must_use]
+    pub const fn lane(&self) -> Lane {
+        match self {
+            Act::TouchMember { .. } => Lane::Member,
+            Act::Renew { .. } => Lane::Lease,
+            Act::TakeInitialize
+            | Act::CancelInitialize
+            | Act::FinishBootstrap { .. }
+            | Act::OpenFence { .. }
+            | Act::WritePledge { .. }
+            | Act::VoidFence { .. }
+            | Act::TakeLeadership(_)
+            | Act::ReleaseLeader { .. }
+            | Act::WriteSync { .. }
+            | Act::PublishHistory { .. }
+            | Act::ClearFailover { .. } => Lane::Dcs,
+            Act::ArmGuard { .. } | Act::StandDownGuard => Lane::Guard,
+            Act::Initdb
+            | Act::Clone { .. }
+            | Act::Rewind { .. }
+            | Act::Compare { .. }
+            | Act::Start { .. }
+            | Act::Stop { .. }
+            | Act::StopForHandOver { .. }
+            | Act::EndOrphans
+            | Act::Follow { .. }
+            | Act::StopReceiving { .. }
+            | Act::Promote { .. } => Lane::Data,
+            Act::SetSync { .. } => Lane::Sync,
+            Act::ConfirmWrite => Lane::Confirm,
+            Act::Checkpoint => Lane::Checkpoint,
+            Act::SyncSlots { .. } => Lane::Slots,
+            Act::Exit { .. } => Lane::Exit,
+        }
+    }
+}
+
+/// How an action ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// It took effect.
+    Done,
+    /// It had no effect: a condition was not met, or it was given up before it began to act.
+    Failed,
+    /// Nobody knows; the view delivered before this says what is so now.
+    Unknown,
+}

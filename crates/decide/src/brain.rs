@@ -1,0 +1,487 @@
+//! The brain's state, and the one entry: [`Brain::step`].
+
+use std::sync::Arc;
+
+use config::{Dynamic, SynchronousMode};
+use serde_json::Value;
+use types::{
+    ClusterView, Control, DataDir, LocalPostgres, Member, MemberName, Millis, Process, Revision,
+    Role, Tags, Term, Upstream,
+};
+
+use crate::action::{Act, Action, Lane, Outcome, StartAs, StopMode};
+use crate::claim::{Claim, Lanes, UnderWay};
+use crate::event::Event;
+use crate::leader::LeaderMemory;
+use crate::reason::Reason;
+
+/// What a node knows about itself before anything happens.
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// Its name.
+    pub name: MemberName,
+    /// Its tags.
+    pub tags: Tags,
+    /// The constant part of its member key: addresses, versions, tags.
+    pub member: Member,
+    /// Whether it may create a new cluster (its file has a `bootstrap` section).
+    pub may_bootstrap: bool,
+    /// How long before the end of the claim the guard kills; PostgreSQL is stopped twice as early.
+    pub stop_margin: Millis,
+    /// The dynamic configuration that a new cluster gets.
+    pub initial_config: Value,
+}
+
+/// Whose the leader key is, as far as the last view says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Leadership {
+    Mine { created: Revision, term: Term },
+    Other { name: MemberName, term: Term },
+    Vacant,
+}
+
+/// The decisions of one node. See the crate's documentation.
+#[derive(Debug, Clone)]
+pub struct Brain {
+    pub(crate) node: Node,
+    pub(crate) dynamic: Dynamic,
+    config_revision: Option<Revision>,
+    pub(crate) view: Option<Arc<ClusterView>>,
+    pub(crate) local: Option<Arc<LocalPostgres>>,
+    pub(crate) lease_ttl: Millis,
+    pub(crate) claim: Claim,
+    /// The instant at which the guard is known to kill; `None` if it was told to stand down, or if
+    /// nobody has told it anything yet.
+    pub(crate) guard: Option<Millis>,
+    guard_told: bool,
+    pub(crate) lanes: Lanes,
+    pub(crate) leader: LeaderMemory,
+    pub(crate) election: crate::unlocked::ElectionClock,
+    pub(crate) rewind_failures: u32,
+    pub(crate) member_clock: crate::member_key::MemberClock,
+    pub(crate) slots_at: Millis,
+    pub(crate) slots_known: std::collections::BTreeSet<String>,
+    pub(crate) shutting_down: bool,
+    pub(crate) nonce: u64,
+    wake: Option<Millis>,
+    out: Vec<Action>,
+}
+
+impl Brain {
+    /// A brain that has seen nothing yet. `seed` makes the names of fences unique; two brains of one
+    /// cluster must not share it.
+    #[must_use]
+    pub fn new(node: Node, seed: u64) -> Brain {
+        let dynamic = Dynamic::from_json(&node.initial_config).map(|(d, _)| d).unwrap_or_default();
+        Brain {
+            lease_ttl: Millis::ZERO,
+            node,
+            dynamic,
+            config_revision: None,
+            view: None,
+            local: None,
+            claim: Claim::default(),
+            guard: None,
+            guard_told: false,
+            lanes: Lanes::default(),
+            leader: LeaderMemory::default(),
+            election: crate::unlocked::ElectionClock::default(),
+            rewind_failures: 0,
+            member_clock: crate::member_key::MemberClock::default(),
+            slots_at: Millis::ZERO,
+            slots_known: std::collections::BTreeSet::new(),
+            shutting_down: false,
+            nonce: seed,
+            wake: None,
+            out: Vec::new(),
+        }
+    }
+
+    /// Takes one piece of news into account and says what to do now.
+    pub fn step(&mut self, now: Millis, event: Event) -> Vec<Action> {
+        self.wake = None;
+        self.absorb(now, event);
+        self.evaluate(now);
+        if let Some(retry) = self.lanes.next_retry(now) {
+            self.wake_at(retry);
+        }
+        std::mem::take(&mut self.out)
+    }
+
+    /// When to send a [`Event::Tick`] at the latest, besides one each `loop_wait`.
+    #[must_use]
+    pub fn next_wake(&self) -> Option<Millis> {
+        self.wake
+    }
+
+    /// Until when this node may act as the leader; for REST answers.
+    #[must_use]
+    pub fn claim_until(&self) -> Option<Millis> {
+        self.claim.until()
+    }
+
+    /// The dynamic configuration in force.
+    #[must_use]
+    pub fn dynamic(&self) -> &Dynamic {
+        &self.dynamic
+    }
+
+    /// The member key's value as of the last step.
+    #[must_use]
+    pub fn member(&self) -> Option<&Member> {
+        self.member_clock.last()
+    }
+
+    /// New tags or addresses after a reload of the file.
+    pub fn reconfigure(&mut self, node: Node) {
+        self.node = node;
+    }
+
+    fn absorb(&mut self, now: Millis, event: Event) {
+        match event {
+            Event::Tick => {}
+            Event::View(view) => self.absorb_view(view),
+            Event::Lease { ttl } => self.lease_ttl = ttl,
+            Event::Local(local) => {
+                self.note_local(now, &local);
+                self.local = Some(Arc::new(*local));
+            }
+            Event::Finished { id, outcome } => {
+                let limit = self.dynamic.loop_wait;
+                if let Some(ended) = self.lanes.finish(now, id, outcome, limit) {
+                    self.absorb_end(now, &ended, outcome);
+                }
+            }
+            Event::Shutdown => self.shutting_down = true,
+        }
+    }
+
+    fn absorb_view(&mut self, view: Arc<ClusterView>) {
+        if let Some(config) = &view.config
+            && self.config_revision != Some(config.mod_revision)
+        {
+            self.config_revision = Some(config.mod_revision);
+            // A document that does not parse leaves the old one in force, as Patroni does.
+            if let Ok((dynamic, _)) = Dynamic::from_json(&config.value) {
+                self.dynamic = dynamic;
+            }
+        }
+        self.view = Some(view);
+        if !matches!(self.leadership(), Some(Leadership::Mine { .. })) {
+            self.claim.clear();
+            self.leader = LeaderMemory::default();
+        }
+    }
+
+    fn absorb_end(&mut self, now: Millis, ended: &UnderWay, outcome: Outcome) {
+        let done = outcome == Outcome::Done;
+        match &ended.act {
+            Act::Renew { .. } => {
+                let mine = matches!(self.leadership(), Some(Leadership::Mine { .. }));
+                if done && mine {
+                    let ttl = self.lease_ttl.min(self.dynamic.ttl);
+                    self.claim.extend(ended.issued, ttl);
+                }
+                self.leader.renew_failed = !done;
+            }
+            Act::ArmGuard { kill_at } if done => {
+                self.guard = Some(*kill_at);
+                self.guard_told = true;
+            }
+            Act::StandDownGuard if done => {
+                self.guard = None;
+                self.guard_told = true;
+            }
+            Act::Rewind { .. } if done => self.rewind_failures = 0,
+            Act::Rewind { .. } if outcome == Outcome::Failed => self.rewind_failures += 1,
+            Act::Clone { .. } if done => self.rewind_failures = 0,
+            Act::ArmGuard { .. }
+            | Act::StandDownGuard
+            | Act::Rewind { .. }
+            | Act::Clone { .. }
+            | Act::TouchMember { .. }
+            | Act::TakeInitialize
+            | Act::CancelInitialize
+            | Act::FinishBootstrap { .. }
+            | Act::OpenFence { .. }
+            | Act::WritePledge { .. }
+            | Act::VoidFence { .. }
+            | Act::TakeLeadership(_)
+            | Act::ReleaseLeader { .. }
+            | Act::WriteSync { .. }
+            | Act::ClearFailover { .. }
+            | Act::Compare { .. }
+            | Act::Follow { .. }
+            | Act::StopReceiving { .. }
+            | Act::EndOrphans
+            | Act::Exit { .. } => {}
+            Act::Initdb => self.leader.initdb_failed = !done,
+            Act::PublishHistory { .. }
+            | Act::Start { .. }
+            | Act::Stop { .. }
+            | Act::StopForHandOver { .. }
+            | Act::Promote { .. }
+            | Act::SetSync { .. }
+            | Act::ConfirmWrite
+            | Act::Checkpoint => self.absorb_leader_end(now, ended, outcome),
+            Act::SyncSlots { .. } => self.slots_at = now,
+        }
+    }
+
+    /// One complete evaluation of everything that is known.
+    fn evaluate(&mut self, now: Millis) {
+        let (Some(view), Some(local)) = (self.view.clone(), self.local.clone()) else {
+            return;
+        };
+        if self.wrong_cluster(now, &view, &local) {
+            return;
+        }
+        let leadership = leadership_of(&view, &self.node.name);
+        self.duty_of_guard(now, &local, &leadership);
+        self.touch_member(now, &view, &local, &leadership);
+        if self.dynamic.pause {
+            self.paused(now, &view, &local, &leadership);
+            return;
+        }
+        if local.process == Process::Orphaned {
+            self.issue(now, Act::EndOrphans, Reason::Orphans);
+        }
+        if self.stop_before_the_claim_ends(now, &local, &leadership) {
+            return;
+        }
+        if self.shutting_down {
+            self.shut_down(now, &view, &local, &leadership);
+            return;
+        }
+        match leadership {
+            Leadership::Mine { created, term } => self.lead(now, &view, &local, created, term),
+            Leadership::Other { name, term } => self.follow(now, &view, &local, &name, term),
+            Leadership::Vacant => self.unlocked(now, &view, &local),
+        }
+        self.member_slots(now, &view, &local);
+    }
+
+    /// A data directory of another cluster never takes part (system identifier).
+    fn wrong_cluster(&mut self, now: Millis, view: &ClusterView, local: &LocalPostgres) -> bool {
+        let (Some(cluster), Some(control)) = (view.system_identifier(), control_of(local)) else {
+            return false;
+        };
+        if cluster == control.system_identifier || self.dynamic.pause {
+            return false;
+        }
+        let why = Reason::WrongCluster {
+            cluster: cluster.to_owned(),
+            ours: control.system_identifier.clone(),
+        };
+        if local.process == Process::Stopped {
+            self.issue(now, Act::Exit { code: 1 }, why);
+        } else {
+            self.issue(now, Act::Stop { mode: StopMode::Fast }, why);
+        }
+        true
+    }
+
+    /// I1: without a renewal PostgreSQL stops before the claim ends.
+    fn stop_before_the_claim_ends(
+        &mut self,
+        now: Millis,
+        local: &LocalPostgres,
+        leadership: &Leadership,
+    ) -> bool {
+        if !self.may_be_primary(local) || !matches!(leadership, Leadership::Mine { .. }) {
+            return false;
+        }
+        let margin = self.node.stop_margin;
+        let (stop_at, until) = match (self.claim.stop_at(margin), self.claim.until()) {
+            (Some(stop_at), Some(until)) => (stop_at, until),
+            // No claim of ours yet: a restarted agent found its primary running. The first renewal
+            // decides; the guard of the former agent keeps its deadline meanwhile.
+            (None, _) | (_, None) if self.leader.renew_failed => (now, now),
+            (None, _) | (_, None) => return false,
+        };
+        if now < stop_at {
+            self.wake_at(stop_at);
+            return false;
+        }
+        self.stop_now(now, local, Reason::LeaseRunsOut { claim_until: until });
+        // The claim may be renewed again while PostgreSQL stops; only then goes anything on.
+        self.renew_if_due(now, leadership, None);
+        true
+    }
+
+    /// Tells the guard when to kill, or that there is nothing to kill.
+    fn duty_of_guard(&mut self, now: Millis, local: &LocalPostgres, leadership: &Leadership) {
+        let mine = matches!(leadership, Leadership::Mine { .. });
+        let may_write = self.may_be_primary(local);
+        if self.dynamic.pause || (!mine && !may_write) {
+            if self.guard.is_some() || !self.guard_told {
+                let why = Reason::NothingToGuard;
+                self.issue_if_free(now, Act::StandDownGuard, why);
+            }
+            return;
+        }
+        if !mine {
+            // Still writable without the leader key: whatever deadline is set stays set.
+            return;
+        }
+        if let Some(kill_at) = self.claim.kill_at(self.node.stop_margin)
+            && self.guard.is_none_or(|armed| armed < kill_at)
+        {
+            self.issue_if_free(now, Act::ArmGuard { kill_at }, Reason::ClaimExtended);
+        }
+    }
+
+    /// Maintenance mode: nothing is started, stopped, promoted or demoted.
+    fn paused(
+        &mut self,
+        now: Millis,
+        view: &ClusterView,
+        local: &LocalPostgres,
+        leadership: &Leadership,
+    ) {
+        let Leadership::Mine { created, term } = leadership else {
+            return;
+        };
+        if self.shutting_down {
+            return;
+        }
+        match &local.process {
+            Process::Running(running) => match &running.role {
+                Role::Primary(primary) => {
+                    let status = self.status(view, local, primary);
+                    self.renew_if_due(now, leadership, Some(status));
+                    self.reconcile_sync(now, view, primary, *created);
+                    self.confirm(now, *term);
+                }
+                Role::Standby(_) => self.release(now, *created, None, Reason::CannotLead),
+            },
+            Process::Stopped | Process::Orphaned => {
+                self.release(now, *created, None, Reason::CannotLead);
+            }
+            Process::NotReady { .. } | Process::Silent { .. } => {
+                self.renew_if_due(now, leadership, None);
+            }
+        }
+    }
+
+    /// SIGTERM: the leader hands over, everybody stops, the agent ends.
+    fn shut_down(
+        &mut self,
+        now: Millis,
+        view: &ClusterView,
+        local: &LocalPostgres,
+        leadership: &Leadership,
+    ) {
+        if let Leadership::Mine { created, term } = leadership {
+            self.renew_if_due(now, leadership, None);
+            self.hand_over_and_release(now, view, local, *created, *term, None);
+        } else if local.process == Process::Stopped {
+            if self.lanes.running(Lane::Data).is_none() {
+                self.issue(now, Act::Exit { code: 0 }, Reason::ShuttingDown);
+            }
+        } else {
+            self.issue(now, Act::Stop { mode: StopMode::Fast }, Reason::ShuttingDown);
+        }
+    }
+
+    /// Stops a primary that must not write any more; takes the data lane over if something runs.
+    pub(crate) fn stop_now(&mut self, now: Millis, local: &LocalPostgres, why: Reason) {
+        if local.process == Process::Stopped && self.lanes.running(Lane::Data).is_none() {
+            return;
+        }
+        let stop = Act::Stop { mode: StopMode::Immediate };
+        match self.lanes.running(Lane::Data) {
+            Some(Act::Stop { mode: StopMode::Immediate } | Act::EndOrphans) => {}
+            Some(_) => {
+                let action = self.lanes.issue(now, stop, why);
+                self.out.push(action);
+            }
+            None => self.issue(now, stop, why),
+        }
+    }
+
+    /// Whether the instance accepts writes, or may do so any moment.
+    pub(crate) fn may_be_primary(&self, local: &LocalPostgres) -> bool {
+        let becoming = match self.lanes.running(Lane::Data) {
+            Some(Act::Promote { .. }) => true,
+            Some(Act::Start { start_as, .. }) => *start_as == StartAs::Primary,
+            Some(_) | None => false,
+        };
+        let signal = control_of(local).is_some_and(|c| c.standby_signal);
+        becoming
+            || match &local.process {
+                Process::Stopped => false,
+                Process::Orphaned | Process::NotReady { .. } | Process::Silent { .. } => !signal,
+                Process::Running(running) => matches!(running.role, Role::Primary(_)),
+            }
+    }
+
+    /// Whose the leader key is.
+    pub(crate) fn leadership(&self) -> Option<Leadership> {
+        self.view.as_ref().map(|view| leadership_of(view, &self.node.name))
+    }
+
+    /// Issues an action if its lane is free; otherwise this evaluation has nothing to add.
+    pub(crate) fn issue(&mut self, now: Millis, act: Act, why: Reason) {
+        self.issue_if_free(now, act, why);
+    }
+
+    /// As [`Brain::issue`]; says whether the action was issued.
+    pub(crate) fn issue_if_free(&mut self, now: Millis, act: Act, why: Reason) -> bool {
+        let free = self.lanes.free(act.lane(), now);
+        if free {
+            let action = self.lanes.issue(now, act, why);
+            self.out.push(action);
+        }
+        free
+    }
+
+    /// Asks for a tick at `at`.
+    pub(crate) fn wake_at(&mut self, at: Millis) {
+        if self.wake.is_none_or(|old| at < old) {
+            self.wake = Some(at);
+        }
+    }
+
+    /// A number that no other call returns (splitmix64).
+    pub(crate) fn next_nonce(&mut self) -> u64 {
+        self.nonce = self.nonce.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.nonce;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    /// Whether the cluster shall replicate synchronously.
+    pub(crate) fn synchronous(&self) -> bool {
+        self.dynamic.synchronous_mode != SynchronousMode::Off
+    }
+}
+
+fn leadership_of(view: &ClusterView, me: &MemberName) -> Leadership {
+    match &view.leader {
+        None => Leadership::Vacant,
+        Some(key) => {
+            let term = view.leader_term().unwrap_or_default();
+            if key.value.name == *me {
+                Leadership::Mine { created: key.create_revision, term }
+            } else {
+                Leadership::Other { name: key.value.name.clone(), term }
+            }
+        }
+    }
+}
+
+/// pg_control, if there is a data directory.
+pub(crate) fn control_of(local: &LocalPostgres) -> Option<&Control> {
+    match &local.data_dir {
+        DataDir::Present(control) => Some(control),
+        DataDir::Empty | DataDir::Unusable { .. } => None,
+    }
+}
+
+/// A member as somebody to stream from.
+pub(crate) fn upstream_of(view: &ClusterView, name: &MemberName) -> Option<Upstream> {
+    let (host, port) = view.member(name)?.postgres_address()?;
+    Some(Upstream { name: name.clone(), host, port })
+}

@@ -1,0 +1,295 @@
+//! The election and fence machine: the one place where it is decided who leads next.
+//!
+//! A pure function of the DCS's records and of our own durable pledge; it holds no state and knows no
+//! clock (that somebody waited long enough is an input). Protocol: `design.md`, section 5.
+//!
+//! With synchronous replication each voter pledges: it stops receiving, then reports what it holds.
+//! A pledged voter acknowledges nothing to the old leader, so pledges of any `quorum + 1` voters
+//! meet every group that could have acknowledged a commit, and the newest position among them holds
+//! every acknowledged commit (I2). The leader that the set belongs to holds every commit that it
+//! acknowledged, so its own pledge is enough too; it has no other privilege.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use types::{
+    DurablePledge, Fence, MemberName, Pledge, Position, Revision, SyncState, Term, TermRecord,
+    Timeline, Versioned,
+};
+
+use crate::action::Winner;
+
+/// A member that could take part, as far as the election needs to know it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Candidate {
+    /// May it lead (tags)?
+    pub may_lead: bool,
+    /// Its weight among equal positions.
+    pub priority: i64,
+}
+
+/// Everything that the decision depends on.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ballot {
+    /// Who decides.
+    pub me: MemberName,
+    /// Members whose keys are alive and who pledge.
+    pub alive: BTreeMap<MemberName, Candidate>,
+    /// `/sync` with its modification revision, if active.
+    pub sync: Option<(SyncState, Revision)>,
+    /// `pgherd/term` with its modification revision.
+    pub term: Option<(TermRecord, Revision)>,
+    /// The open fence.
+    pub fence: Option<Versioned<Fence>>,
+    /// Pledges with their modification revisions.
+    pub pledges: BTreeMap<MemberName, (Pledge, Revision)>,
+    /// Our own durable pledge.
+    pub own: Option<DurablePledge>,
+    /// The `id` that a fence opened by us would get.
+    pub new_fence_id: String,
+    /// The candidate that an operator named.
+    pub preferred: Option<MemberName>,
+    /// The leader that an operator asked to step down.
+    pub stepping_down: Option<MemberName>,
+    /// An operator's request is pending.
+    pub request_pending: bool,
+    /// We waited long enough for members that are not strictly needed.
+    pub waited: bool,
+    /// We waited long enough for whoever should have won.
+    pub stuck: bool,
+    /// Whether the next term shall start with an active `/sync`.
+    pub synchronous: bool,
+    /// The highest timeline number that anybody is known to have used.
+    pub timeline_seen: Timeline,
+}
+
+/// The next move of this member.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Move {
+    /// We take no part.
+    Abstain(Abstention),
+    /// Open a fence.
+    Open(Fence),
+    /// The open fence is stale or stuck: delete it with its pledges.
+    Void {
+        /// Whether it was stuck (else it is stale).
+        stuck: bool,
+        /// Who was waited for.
+        waiting_for: Option<MemberName>,
+    },
+    /// Stop receiving and make a durable pledge for this fence.
+    StopReceiving,
+    /// Publish the durable pledge.
+    WritePledge(Pledge),
+    /// Take the leadership.
+    Take(Box<WinnerPlan>),
+    /// Wait for others.
+    Wait(Waiting),
+}
+
+/// Why a member takes no part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Abstention {
+    /// Synchronous replication is on, and we are neither a voter nor the leader of the set.
+    NotAVoter,
+    /// Tags forbid it, and nobody needs our pledge.
+    MayNotLead,
+}
+
+/// For what a member waits.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Waiting {
+    /// Not enough pledges yet.
+    Pledges {
+        /// How many voters are counted.
+        counted: usize,
+        /// How many are needed.
+        needed: usize,
+    },
+    /// This member should win.
+    Winner(MemberName),
+    /// The newest position belongs to members that may not lead.
+    NobodyMayLead,
+}
+
+/// What a winner writes, and what it rests on.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct WinnerPlan {
+    /// The transaction.
+    pub winner: Winner,
+    /// Our position.
+    pub position: Position,
+}
+
+/// The next move.
+#[must_use]
+pub fn next_move(ballot: &Ballot) -> Move {
+    if let Some(why) = abstention(ballot) {
+        return Move::Abstain(why);
+    }
+    let Some(fence) = &ballot.fence else {
+        return Move::Open(Fence {
+            id: ballot.new_fence_id.clone(),
+            leader_revision: Revision(0),
+            sync_revision: ballot.sync.as_ref().map_or(Revision(0), |(_, revision)| *revision),
+            candidate: ballot.me.clone(),
+        });
+    };
+    if is_stale(ballot, &fence.value) {
+        return Move::Void { stuck: false, waiting_for: None };
+    }
+    if let Some(step) = own_pledge_step(ballot, &fence.value) {
+        return step;
+    }
+    let counted = counted_pledges(ballot, &fence.value);
+    match choose(ballot, &counted) {
+        Ok(winner) if winner == ballot.me => {
+            Move::Take(Box::new(winner_plan(ballot, fence.mod_revision, &counted)))
+        }
+        Ok(winner) if ballot.stuck => Move::Void { stuck: true, waiting_for: Some(winner) },
+        Ok(winner) => Move::Wait(Waiting::Winner(winner)),
+        Err(waiting) => Move::Wait(waiting),
+    }
+}
+
+fn abstention(ballot: &Ballot) -> Option<Abstention> {
+    match &ballot.sync {
+        Some((sync, _)) if !takes_part(sync, &ballot.me) => Some(Abstention::NotAVoter),
+        Some(_) => None,
+        None => {
+            let may_lead = ballot.alive.get(&ballot.me).is_some_and(|me| me.may_lead);
+            (!may_lead).then_some(Abstention::MayNotLead)
+        }
+    }
+}
+
+/// Voters, and the leader that the set belongs to.
+fn takes_part(sync: &SyncState, name: &MemberName) -> bool {
+    sync.voters.contains(name) || sync.leader.as_ref() == Some(name)
+}
+
+/// A fence that names a leader key is from before that key ended; one opened under another `/sync`
+/// would count the wrong voters.
+fn is_stale(ballot: &Ballot, fence: &Fence) -> bool {
+    let sync_revision = ballot.sync.as_ref().map_or(Revision(0), |(_, revision)| *revision);
+    fence.leader_revision != Revision(0) || fence.sync_revision != sync_revision
+}
+
+/// A pledge counts only when it is durable here and published under this very fence.
+fn own_pledge_step(ballot: &Ballot, fence: &Fence) -> Option<Move> {
+    let own = ballot.own.as_ref().filter(|own| own.fence == fence.id);
+    let Some(own) = own else {
+        return Some(Move::StopReceiving);
+    };
+    let pledge = Pledge { fence: own.fence.clone(), position: own.position };
+    let published = ballot.pledges.get(&ballot.me).is_some_and(|(p, _)| *p == pledge);
+    (!published).then_some(Move::WritePledge(pledge))
+}
+
+/// Pledges under this fence of members that are alive and take part.
+fn counted_pledges(ballot: &Ballot, fence: &Fence) -> BTreeMap<MemberName, (Position, Revision)> {
+    let mut counted = BTreeMap::new();
+    for (name, (pledge, revision)) in &ballot.pledges {
+        let part = ballot.sync.as_ref().is_none_or(|(sync, _)| takes_part(sync, name));
+        if pledge.fence == fence.id && part && ballot.alive.contains_key(name) {
+            counted.insert(name.clone(), (pledge.position, *revision));
+        }
+    }
+    counted
+}
+
+/// Who must win among the counted pledges, or what is still missing.
+fn choose(
+    ballot: &Ballot,
+    counted: &BTreeMap<MemberName, (Position, Revision)>,
+) -> Result<MemberName, Waiting> {
+    enough(ballot, counted)?;
+    let newest = counted.values().map(|(position, _)| *position).max();
+    let contenders: BTreeSet<&MemberName> = counted
+        .iter()
+        .filter(|(_, (position, _))| Some(*position) == newest)
+        .map(|(name, _)| name)
+        .filter(|name| ballot.alive.get(*name).is_some_and(|c| c.may_lead))
+        .collect();
+    let others = contenders.iter().any(|name| Some(*name) != ballot.stepping_down.as_ref());
+    let best = contenders
+        .into_iter()
+        .filter(|name| !others || Some(*name) != ballot.stepping_down.as_ref())
+        .max_by_key(|name| {
+            let priority = ballot.alive.get(*name).map_or(0, |c| c.priority);
+            let preferred = ballot.preferred.as_ref() == Some(*name);
+            (preferred, priority, std::cmp::Reverse((*name).clone()))
+        });
+    best.cloned().ok_or(Waiting::NobodyMayLead)
+}
+
+/// Whether the counted pledges meet every group that could have acknowledged a commit; and whether
+/// it is worth waiting a little for a named candidate.
+fn enough(
+    ballot: &Ballot,
+    counted: &BTreeMap<MemberName, (Position, Revision)>,
+) -> Result<(), Waiting> {
+    let missing = match &ballot.sync {
+        Some((sync, _)) => {
+            let voters = counted.keys().filter(|name| sync.voters.contains(name)).count();
+            let needed = sync.quorum + 1;
+            let leader = sync.leader.as_ref().is_some_and(|name| counted.contains_key(name));
+            if voters < needed && !leader {
+                return Err(Waiting::Pledges { counted: voters, needed });
+            }
+            preferred_is_missing(ballot, counted)
+        }
+        // Without synchronous replication nobody can know what was acknowledged: everyone who is
+        // alive and may lead is heard, for a while.
+        None => {
+            let all = ballot.alive.iter().filter(|(_, c)| c.may_lead);
+            all.clone().any(|(name, _)| !counted.contains_key(name))
+        }
+    };
+    if missing && !ballot.waited {
+        return Err(Waiting::Pledges { counted: counted.len(), needed: ballot.alive.len() });
+    }
+    Ok(())
+}
+
+fn preferred_is_missing(
+    ballot: &Ballot,
+    counted: &BTreeMap<MemberName, (Position, Revision)>,
+) -> bool {
+    let Some(preferred) = &ballot.preferred else {
+        return false;
+    };
+    let part = ballot.sync.as_ref().is_none_or(|(sync, _)| takes_part(sync, preferred));
+    part && ballot.alive.contains_key(preferred) && !counted.contains_key(preferred)
+}
+
+fn winner_plan(
+    ballot: &Ballot,
+    fence: Revision,
+    counted: &BTreeMap<MemberName, (Position, Revision)>,
+) -> WinnerPlan {
+    let position = counted.get(&ballot.me).map_or_else(Position::default, |(p, _)| *p);
+    let last = ballot.term.as_ref().map(|(record, _)| record);
+    let term = last.map_or(Term(0), |record| record.term).next();
+    // A reserved number is never used again, even if its promotion never happened (D3, 10).
+    let reserved = last.map_or(Timeline(0), |record| record.timeline);
+    let newest = reserved.max(position.timeline).max(ballot.timeline_seen);
+    let sync = (ballot.synchronous || ballot.sync.is_some()).then(|| SyncState {
+        leader: Some(ballot.me.clone()),
+        quorum: 0,
+        voters: BTreeSet::new(),
+    });
+    let winner = Winner {
+        fence,
+        sync_revision: ballot.sync.as_ref().map(|(_, revision)| *revision),
+        term_revision: ballot.term.as_ref().map(|(_, revision)| *revision),
+        pledges: counted.iter().map(|(name, (_, revision))| (name.clone(), *revision)).collect(),
+        term: TermRecord { term, leader: ballot.me.clone(), timeline: Timeline(newest.0 + 1) },
+        sync,
+        clear_failover: ballot.request_pending,
+    };
+    WinnerPlan { winner, position }
+}
+
+#[cfg(test)]
+#[path = "election_tests.rs"]
+mod tests;

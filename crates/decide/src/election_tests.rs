@@ -1,0 +1,194 @@
+use types::Lsn;
+
+use super::*;
+
+fn at(term: u64, timeline: u32, lsn: u64) -> Position {
+    Position { term: Term(term), timeline: Timeline(timeline), lsn: Lsn(lsn) }
+}
+
+/// `a` led with voters `b` and `c`, quorum 1; `me` looks at fence `f` with these pledges.
+fn ballot(me: &str, pledges: &[(&str, Position)]) -> Ballot {
+    let sync = SyncState {
+        leader: Some("a".into()),
+        quorum: 1,
+        voters: BTreeSet::from(["b".into(), "c".into()]),
+    };
+    let fence = Fence {
+        id: "f".to_owned(),
+        leader_revision: Revision(0),
+        sync_revision: Revision(7),
+        candidate: "b".into(),
+    };
+    let pledge = |position: &Position| Pledge { fence: "f".to_owned(), position: *position };
+    let own = pledges.iter().find(|(name, _)| *name == me);
+    Ballot {
+        me: me.into(),
+        alive: ["a", "b", "c", "d"]
+            .into_iter()
+            .map(|n| (n.into(), Candidate { may_lead: true, priority: 1 }))
+            .collect(),
+        sync: Some((sync, Revision(7))),
+        term: Some((
+            TermRecord { term: Term(4), leader: "a".into(), timeline: Timeline(3) },
+            Revision(5),
+        )),
+        fence: Some(Versioned {
+            value: fence,
+            create_revision: Revision(9),
+            mod_revision: Revision(9),
+            lease: 0,
+        }),
+        pledges: pledges
+            .iter()
+            .map(|(name, position)| ((*name).into(), (pledge(position), Revision(11))))
+            .collect(),
+        own: own.map(|(_, p)| DurablePledge { fence: "f".to_owned(), position: *p }),
+        new_fence_id: "new".to_owned(),
+        preferred: None,
+        stepping_down: None,
+        request_pending: false,
+        waited: false,
+        stuck: false,
+        synchronous: true,
+        timeline_seen: Timeline(3),
+    }
+}
+
+fn takes(ballot: &Ballot) -> Option<Box<WinnerPlan>> {
+    match next_move(ballot) {
+        Move::Take(plan) => Some(plan),
+        _ => None,
+    }
+}
+
+#[test]
+fn the_first_move_opens_a_fence_under_the_present_sync_key() {
+    let mut b = ballot("b", &[]);
+    b.fence = None;
+    let Move::Open(fence) = next_move(&b) else { panic!("{:?}", next_move(&b)) };
+    assert_eq!(fence.sync_revision, Revision(7));
+}
+
+#[test]
+fn quorum_plus_one_pledges_elect_the_newest() {
+    let pledges = [("b", at(4, 3, 100)), ("c", at(4, 3, 120))];
+    assert!(takes(&ballot("b", &pledges)).is_none());
+    let plan = takes(&ballot("c", &pledges)).expect("c holds more");
+    assert_eq!(plan.winner.term.term, Term(5));
+    assert_eq!(plan.winner.term.timeline, Timeline(4));
+    assert_eq!(plan.winner.pledges.len(), 2);
+    assert!(plan.winner.sync.expect("synchronous").voters.is_empty());
+}
+
+#[test]
+fn one_voter_alone_does_not_elect() {
+    let b = ballot("b", &[("b", at(4, 3, 100))]);
+    assert_eq!(next_move(&b), Move::Wait(Waiting::Pledges { counted: 1, needed: 2 }));
+}
+
+#[test]
+fn the_leader_of_the_set_elects_alone_but_has_no_privilege() {
+    let alone = ballot("a", &[("a", at(4, 3, 90))]);
+    assert!(takes(&alone).is_some(), "it holds whatever it acknowledged");
+    let pledges = [("a", at(4, 3, 90)), ("b", at(4, 3, 100)), ("c", at(4, 3, 80))];
+    assert!(takes(&ballot("a", &pledges)).is_none());
+    assert!(takes(&ballot("b", &pledges)).is_some());
+}
+
+#[test]
+fn a_longer_log_of_an_older_term_never_outranks() {
+    let pledges = [("b", at(3, 2, 900)), ("c", at(4, 3, 100))];
+    assert!(takes(&ballot("b", &pledges)).is_none());
+    assert!(takes(&ballot("c", &pledges)).is_some());
+}
+
+#[test]
+fn pledges_of_strangers_dead_members_and_other_fences_do_not_count() {
+    let mut b = ballot("b", &[("b", at(4, 3, 100)), ("d", at(4, 3, 500))]);
+    assert!(matches!(next_move(&b), Move::Wait(_)), "d is no voter");
+    b = ballot("b", &[("b", at(4, 3, 100)), ("c", at(4, 3, 90))]);
+    b.alive.remove(&MemberName::from("c"));
+    assert!(matches!(next_move(&b), Move::Wait(_)), "c is dead");
+    b = ballot("b", &[("b", at(4, 3, 100)), ("c", at(4, 3, 90))]);
+    let c = b.pledges.get_mut(&MemberName::from("c")).expect("there");
+    c.0.fence = "older".to_owned();
+    assert!(matches!(next_move(&b), Move::Wait(_)), "c pledged to another fence");
+}
+
+#[test]
+fn a_member_outside_the_set_abstains() {
+    let b = ballot("d", &[]);
+    assert_eq!(next_move(&b), Move::Abstain(Abstention::NotAVoter));
+}
+
+#[test]
+fn a_fence_from_another_set_is_voided() {
+    let mut b = ballot("b", &[]);
+    b.sync.as_mut().expect("there").1 = Revision(8);
+    assert!(matches!(next_move(&b), Move::Void { stuck: false, .. }));
+}
+
+#[test]
+fn a_pledge_is_durable_before_it_is_published() {
+    let mut b = ballot("b", &[]);
+    assert_eq!(next_move(&b), Move::StopReceiving);
+    b.own = Some(DurablePledge { fence: "older".to_owned(), position: at(4, 3, 1) });
+    assert_eq!(next_move(&b), Move::StopReceiving, "a pledge to another fence does not count");
+    b.own = Some(DurablePledge { fence: "f".to_owned(), position: at(4, 3, 100) });
+    assert!(matches!(next_move(&b), Move::WritePledge(_)));
+}
+
+#[test]
+fn a_named_candidate_wins_a_tie_and_is_waited_for() {
+    let pledges = [("b", at(4, 3, 100)), ("c", at(4, 3, 100))];
+    assert!(takes(&ballot("b", &pledges)).is_some(), "by name");
+    let mut b = ballot("b", &pledges);
+    b.preferred = Some("c".into());
+    b.request_pending = true;
+    assert_eq!(next_move(&b), Move::Wait(Waiting::Winner("c".into())));
+    let mut waiting = ballot("a", &[("a", at(4, 3, 100))]);
+    waiting.preferred = Some("c".into());
+    assert!(matches!(next_move(&waiting), Move::Wait(Waiting::Pledges { .. })));
+    waiting.waited = true;
+    assert!(takes(&waiting).is_some());
+}
+
+#[test]
+fn whoever_stepped_down_leads_again_only_if_nobody_else_can() {
+    let pledges = [("a", at(4, 3, 100)), ("b", at(4, 3, 100)), ("c", at(4, 3, 90))];
+    let mut a = ballot("a", &pledges);
+    a.stepping_down = Some("a".into());
+    assert_eq!(next_move(&a), Move::Wait(Waiting::Winner("b".into())));
+    let mut alone = ballot("a", &[("a", at(4, 3, 100))]);
+    alone.stepping_down = Some("a".into());
+    assert!(takes(&alone).is_some());
+}
+
+#[test]
+fn without_synchronous_replication_everybody_alive_is_heard() {
+    let pledges = [("b", at(4, 3, 100)), ("c", at(4, 3, 120))];
+    let mut c = ballot("c", &pledges);
+    c.sync = None;
+    c.fence.as_mut().expect("open").value.sync_revision = Revision(0);
+    c.synchronous = false;
+    assert!(matches!(next_move(&c), Move::Wait(Waiting::Pledges { .. })), "a and d are missing");
+    c.waited = true;
+    assert_eq!(takes(&c).expect("c holds most").winner.sync, None);
+}
+
+#[test]
+fn a_winner_that_does_not_act_is_given_up() {
+    let pledges = [("b", at(4, 3, 100)), ("c", at(4, 3, 120))];
+    let mut b = ballot("b", &pledges);
+    b.stuck = true;
+    let waiting_for = Some("c".into());
+    assert_eq!(next_move(&b), Move::Void { stuck: true, waiting_for });
+}
+
+#[test]
+fn a_tag_keeps_the_newest_from_leading_and_nobody_overtakes_it() {
+    let pledges = [("b", at(4, 3, 100)), ("c", at(4, 3, 120))];
+    let mut b = ballot("b", &pledges);
+    b.alive.insert("c".into(), Candidate { may_lead: false, priority: 1 });
+    assert_eq!(next_move(&b), Move::Wait(Waiting::NobodyMayLead));
+}

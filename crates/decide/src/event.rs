@@ -1,0 +1,32 @@
+//! What the brain is told.
+
+use std::sync::Arc;
+
+use types::{ClusterView, LocalPostgres, Millis};
+
+use crate::action::{ActionId, Outcome};
+
+/// One piece of news. Each is followed by a complete evaluation.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// Nothing new; time has passed ([`Brain::next_wake`](crate::Brain::next_wake) or `loop_wait`).
+    Tick,
+    /// What the DCS holds. Never older than one delivered before.
+    View(Arc<ClusterView>),
+    /// The time to live of the lease that our keys hang on, as the DCS granted it.
+    Lease {
+        /// Granted time to live.
+        ttl: Millis,
+    },
+    /// What the local instance looks like.
+    Local(Box<LocalPostgres>),
+    /// An action has ended.
+    Finished {
+        /// Which.
+        id: ActionId,
+        /// How.
+        outcome: Outcome,
+    },
+    /// The agent was asked to end (SIGTERM): PostgreSQL stops, the leader hands over.
+    Shutdown,
+}

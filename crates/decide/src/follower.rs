@@ -1,0 +1,216 @@
+//! What a member does while somebody else leads: follow, rewind, or copy anew.
+
+use types::{
+    ClusterView, Compared, Control, DataDir, InProgress, LocalPostgres, MemberName, Millis,
+    Process, Rejoin, Role, Standby, Term, Timeline, Upstream, compare_with_leader,
+};
+
+use crate::action::{Act, StartAs, StopMode};
+use crate::brain::{Brain, control_of, upstream_of};
+use crate::reason::Reason;
+
+/// After so many failed rewinds a new copy is made.
+const REWIND_ATTEMPTS: u32 = 2;
+
+/// The leader, as somebody to follow.
+struct Leader {
+    name: MemberName,
+    term: Term,
+    address: Upstream,
+    /// Published as primary: it accepts connections and can be compared with.
+    published: bool,
+    /// Its checkpoint after the promotion is done, so that pg_rewind may use it.
+    checkpointed: bool,
+}
+
+impl Brain {
+    /// One evaluation under another member's leadership.
+    pub(crate) fn follow(
+        &mut self,
+        now: Millis,
+        view: &ClusterView,
+        local: &LocalPostgres,
+        name: &MemberName,
+        term: Term,
+    ) {
+        if self.may_be_primary(local) {
+            self.stop_now(now, local, Reason::PrimaryWithoutLeaderKey);
+            return;
+        }
+        let (Some(address), Some(member)) = (upstream_of(view, name), view.member(name)) else {
+            return;
+        };
+        let leader = Leader {
+            name: name.clone(),
+            term,
+            address,
+            published: member.role == "primary" && member.state == "running",
+            checkpointed: member.checkpoint_after_promote != Some(false),
+        };
+        match &local.process {
+            Process::Orphaned | Process::NotReady { .. } | Process::Silent { .. } => {}
+            Process::Stopped => self.rejoin_stopped(now, local, &leader),
+            Process::Running(running) => match &running.role {
+                Role::Primary(_) => {}
+                Role::Standby(standby) => {
+                    self.rejoin_standby(now, view, local, standby, &leader);
+                }
+            },
+        }
+    }
+
+    fn rejoin_stopped(&mut self, now: Millis, local: &LocalPostgres, leader: &Leader) {
+        if !leader.published {
+            return;
+        }
+        let control = match &local.data_dir {
+            DataDir::Empty => {
+                self.clone_from(now, leader, false);
+                return;
+            }
+            DataDir::Unusable { .. } if local.durable.in_progress == Some(InProgress::Rebuild) => {
+                self.clone_from(now, leader, true);
+                return;
+            }
+            DataDir::Unusable { .. } => return,
+            DataDir::Present(control) => control,
+        };
+        match local.durable.in_progress {
+            Some(InProgress::Rewind) => self.rewind(now, control, leader, Reason::Unfinished),
+            Some(InProgress::Rebuild) => self.clone_from(now, leader, true),
+            None => match compared_with(local, leader) {
+                None => self.compare(now, leader),
+                Some(compared) => {
+                    let end = (control.end_timeline, control.end);
+                    let certain = control.state.end_is_certain();
+                    match compare_with_leader(end, certain, compared.timeline, &compared.history) {
+                        Rejoin::Follow => self.start_under(now, leader),
+                        Rejoin::Rewind => {
+                            let why = diverged(control.end_timeline, compared.timeline);
+                            self.rewind(now, control, leader, why);
+                        }
+                    }
+                }
+            },
+        }
+    }
+
+    fn rejoin_standby(
+        &mut self,
+        now: Millis,
+        view: &ClusterView,
+        local: &LocalPostgres,
+        standby: &Standby,
+        leader: &Leader,
+    ) {
+        // A pledge binds until a leader of a higher term is there, over restarts too. A Patroni
+        // leader has no term; then nobody pledged.
+        let pledge = local.durable.pledge.as_ref();
+        if pledge.is_some_and(|p| leader.term != Term(0) && p.position.term >= leader.term) {
+            return;
+        }
+        if leader.term < local.durable.term && leader.term != Term(0) {
+            return;
+        }
+        let upstream = self.upstream(view, leader);
+        let term_known = local.durable.term == leader.term || leader.term == Term(0);
+        if standby.upstream != upstream || !term_known || pledge.is_some() {
+            let why = leader_is(leader);
+            self.issue(now, Act::Follow { upstream, term: leader.term }, why);
+            return;
+        }
+        let streams = standby.receiver.as_ref().is_some_and(|r| r.streaming);
+        if streams || !leader.published || upstream.is_none() {
+            return;
+        }
+        // It should stream and does not: is it ahead of where the leader's timeline began?
+        match compared_with(local, leader) {
+            None => self.compare(now, leader),
+            Some(compared) => {
+                let end = (standby.timeline, standby.received);
+                if compare_with_leader(end, true, compared.timeline, &compared.history)
+                    == Rejoin::Rewind
+                {
+                    let why = diverged(standby.timeline, compared.timeline);
+                    self.issue(now, Act::Stop { mode: StopMode::Fast }, why);
+                }
+            }
+        }
+    }
+
+    /// Whom our tags let us stream from.
+    fn upstream(&self, view: &ClusterView, leader: &Leader) -> Option<Upstream> {
+        if self.node.tags.nostream {
+            return None;
+        }
+        let cascade = self.node.tags.replicatefrom.as_ref().filter(|from| {
+            **from != self.node.name && view.member(from).is_some_and(|m| m.state == "running")
+        });
+        match cascade.and_then(|from| upstream_of(view, from)) {
+            Some(upstream) => Some(upstream),
+            None => Some(leader.address.clone()),
+        }
+    }
+
+    fn start_under(&mut self, now: Millis, leader: &Leader) {
+        let start_as = StartAs::Standby(Some(leader.address.clone()));
+        let act = Act::Start { start_as, term: Some(leader.term), sync: None };
+        self.issue(now, act, leader_is(leader));
+    }
+
+    fn compare(&mut self, now: Millis, leader: &Leader) {
+        let act = Act::Compare { leader: leader.address.clone(), term: leader.term };
+        self.issue(now, act, leader_is(leader));
+    }
+
+    /// pg_rewind if it can work; otherwise, and after failures, a new copy where the settings allow
+    /// it. The leader's term is newer than anything we hold, so ours is not the newest copy (I3).
+    fn rewind(&mut self, now: Millis, control: &Control, leader: &Leader, why: Reason) {
+        let settings = &self.dynamic.postgresql;
+        let possible = settings.use_pg_rewind && control.can_rewind;
+        if possible && self.rewind_failures < REWIND_ATTEMPTS {
+            if leader.checkpointed {
+                let act = Act::Rewind { source: leader.address.clone(), term: leader.term };
+                self.issue(now, act, why);
+            }
+            return;
+        }
+        let failed = possible && settings.remove_data_directory_on_rewind_failure;
+        if failed || settings.remove_data_directory_on_diverged_timelines {
+            let why = Reason::RewindFailed { times: self.rewind_failures };
+            let act = clone_act(leader, true);
+            self.issue(now, act, why);
+        }
+    }
+
+    fn clone_from(&mut self, now: Millis, leader: &Leader, replace: bool) {
+        let why = if replace {
+            Reason::Unfinished
+        } else {
+            Reason::NoData { leader: leader.name.clone() }
+        };
+        self.issue(now, clone_act(leader, replace), why);
+    }
+}
+
+fn clone_act(leader: &Leader, replace: bool) -> Act {
+    Act::Clone { source: leader.address.clone(), term: leader.term, replace }
+}
+
+/// The last comparison, if it was made with this leader in this term.
+fn compared_with<'a>(local: &'a LocalPostgres, leader: &Leader) -> Option<&'a Compared> {
+    local.compared.as_ref().filter(|c| c.leader == leader.name && c.term == leader.term)
+}
+
+fn leader_is(leader: &Leader) -> Reason {
+    Reason::LeaderIs { leader: leader.name.clone(), term: leader.term }
+}
+
+fn diverged(timeline: Timeline, leader_timeline: Timeline) -> Reason {
+    Reason::Diverged { timeline, leader_timeline }
+}
+
+/// Whether this copy may take part in an election at all.
+pub(crate) fn may_take_part(local: &LocalPostgres) -> bool {
+    control_of(local).is_some() && local.durable.in_progress.is_none() && !local.durable.fresh_copy
+}

@@ -1,0 +1,543 @@
+//! What the holder of the leader key does.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use types::{
+    ClusterView, ControlState, DataDir, LocalPostgres, Lsn, MemberName, Millis, Primary, Process,
+    Revision, Role, Standby, Status, SyncNames, Term, Timeline, slot_name,
+};
+
+use crate::action::{Act, Lane, Outcome, StartAs, SyncRule};
+use crate::brain::{Brain, Leadership, control_of};
+use crate::claim::UnderWay;
+use crate::reason::Reason;
+use crate::sync_set::{self, SyncPicture, SyncStep};
+
+/// What the leader remembers during its term; forgotten when the leader key is not ours.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct LeaderMemory {
+    /// When the last renewal was issued.
+    pub(crate) renewed_at: Option<Millis>,
+    /// The last renewal did not succeed.
+    pub(crate) renew_failed: bool,
+    /// The term in which a write was acknowledged under the rule in force.
+    pub(crate) confirmed: Option<Term>,
+    /// The last rule that PostgreSQL was seen to have taken over, and its position then.
+    pub(crate) taken_over: Option<(SyncNames, Lsn)>,
+    /// When each standby was last seen streaming.
+    pub(crate) streaming_at: BTreeMap<MemberName, Millis>,
+    /// Since when PostgreSQL has been trying to come up.
+    pub(crate) starting_since: Option<Millis>,
+    /// The timeline whose history was published.
+    pub(crate) history_of: Option<Timeline>,
+    /// A stop for a successor was begun; the leader key goes when it has ended.
+    pub(crate) handing_over: Option<HandOver>,
+    /// When each member's slot was last wanted.
+    pub(crate) slot_seen: BTreeMap<String, Millis>,
+    /// initdb failed; the bootstrap race is given back.
+    pub(crate) initdb_failed: bool,
+}
+
+/// A hand-over under way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HandOver {
+    pub(crate) candidate: Option<MemberName>,
+    pub(crate) checkpointed: bool,
+    pub(crate) stopping: bool,
+}
+
+impl Brain {
+    /// Takes the end of a leader's action into its memory.
+    pub(crate) fn absorb_leader_end(&mut self, now: Millis, ended: &UnderWay, outcome: Outcome) {
+        let done = outcome == Outcome::Done;
+        match &ended.act {
+            Act::ConfirmWrite if done => {
+                if let Some(Leadership::Mine { term, .. }) = self.leadership() {
+                    self.leader.confirmed = Some(term);
+                }
+            }
+            Act::SetSync { sync } => {
+                self.leader.taken_over = None;
+                if done && let Some(flush) = self.primary_flush() {
+                    self.leader.taken_over = Some((names_of(sync), flush));
+                }
+            }
+            Act::Promote { sync, .. } if done => {
+                self.leader.taken_over = None;
+                // Standbys get time to come back before anything goes on without them.
+                for name in names_of(sync).names {
+                    self.leader.streaming_at.insert(name, now);
+                }
+            }
+            Act::Start { .. } | Act::Stop { .. } => {
+                self.leader.confirmed = None;
+                self.leader.taken_over = None;
+            }
+            Act::PublishHistory { timeline, .. } if done => {
+                self.leader.history_of = Some(*timeline);
+            }
+            // A checkpoint that failed is not worth keeping clients waiting for.
+            Act::Checkpoint => {
+                if let Some(hand_over) = &mut self.leader.handing_over {
+                    hand_over.checkpointed = true;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn primary_flush(&self) -> Option<Lsn> {
+        match &self.local.as_ref()?.process {
+            Process::Running(running) => match &running.role {
+                Role::Primary(primary) => Some(primary.flush),
+                Role::Standby(_) => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// Keeps track of who streams, from each observation.
+    pub(crate) fn note_local(&mut self, now: Millis, local: &LocalPostgres) {
+        if let Process::Running(running) = &local.process {
+            self.leader.starting_since = None;
+            if let Role::Primary(primary) = &running.role {
+                for replica in primary.replicas.iter().filter(|r| r.streaming) {
+                    let name = MemberName::from(replica.name.as_str());
+                    self.leader.streaming_at.insert(name, now);
+                }
+            }
+        }
+    }
+
+    /// One evaluation with the leader key in our hands.
+    pub(crate) fn lead(
+        &mut self,
+        now: Millis,
+        view: &ClusterView,
+        local: &LocalPostgres,
+        created: Revision,
+        term: Term,
+    ) {
+        let mine = Leadership::Mine { created, term };
+        let status = match &local.process {
+            Process::Running(running) => match &running.role {
+                Role::Primary(primary) => Some(self.status(view, local, primary)),
+                Role::Standby(_) => None,
+            },
+            _ => None,
+        };
+        self.renew_if_due(now, &mine, status);
+        if self.leader.handing_over.is_some() {
+            let candidate = self.leader.handing_over.as_ref().and_then(|h| h.candidate.clone());
+            self.hand_over_and_release(now, view, local, created, term, candidate);
+            return;
+        }
+        match &local.process {
+            Process::Orphaned => {}
+            Process::Stopped => self.lead_stopped(now, view, local, created, term),
+            Process::NotReady { .. } | Process::Silent { .. } => {
+                self.lead_starting(now, view, local, created);
+            }
+            Process::Running(running) => match &running.role {
+                Role::Standby(standby) => self.promote(now, view, local, standby, created, term),
+                Role::Primary(primary) => {
+                    self.duties(now, view, local, primary, created, term);
+                }
+            },
+        }
+    }
+
+    /// Renews each `loop_wait`, and at once without a claim.
+    pub(crate) fn renew_if_due(
+        &mut self,
+        now: Millis,
+        leadership: &Leadership,
+        status: Option<Status>,
+    ) {
+        let Leadership::Mine { created, .. } = leadership else {
+            return;
+        };
+        let due = self.leader.renewed_at.map(|at| at.plus(self.dynamic.loop_wait));
+        let due = if self.leader.renew_failed { None } else { due };
+        if let Some(due) = due
+            && now < due
+        {
+            self.wake_at(due);
+            return;
+        }
+        let why =
+            if self.claim.until().is_some() { Reason::RenewalDue } else { Reason::NoClaimYet };
+        if self.issue_if_free(now, Act::Renew { leader_created: *created, status }, why) {
+            self.leader.renewed_at = Some(now);
+            self.leader.renew_failed = false;
+        }
+    }
+
+    /// Whether we hold a claim, and the guard would end PostgreSQL before it ends. Only then may
+    /// anything become writable here (I1).
+    pub(crate) fn may_write(&self, now: Millis) -> bool {
+        self.claim.holds(now, self.node.stop_margin) && self.guard.is_some_and(|kill| now < kill)
+    }
+
+    /// Our PostgreSQL is down while the leader key is ours.
+    fn lead_stopped(
+        &mut self,
+        now: Millis,
+        view: &ClusterView,
+        local: &LocalPostgres,
+        created: Revision,
+        term: Term,
+    ) {
+        let DataDir::Present(control) = &local.data_dir else {
+            self.release(now, created, None, Reason::CannotLead);
+            return;
+        };
+        if local.durable.in_progress.is_some() {
+            self.release(now, created, None, Reason::CannotLead);
+            return;
+        }
+        let candidates = self.successors(view);
+        let crashed = self.leader.starting_since.is_none() && self.lanes.free(Lane::Data, now);
+        if crashed && !candidates.is_empty() {
+            let status = view.status.as_ref().map(|s| s.value.clone());
+            self.release(now, created, status, Reason::PostgresDied { candidates });
+            return;
+        }
+        if self.start_timed_out(now, view) {
+            self.release(now, created, None, Reason::StartTimedOut);
+            return;
+        }
+        let start_as =
+            if control.standby_signal { StartAs::Standby(None) } else { StartAs::Primary };
+        let writable = start_as == StartAs::Primary;
+        if writable && !self.may_write(now) {
+            return;
+        }
+        let act = Act::Start { start_as, term: writable.then_some(term), sync: None };
+        if self.issue_if_free(now, act, Reason::NoCandidate) {
+            self.leader.starting_since.get_or_insert(now);
+        }
+    }
+
+    /// Our PostgreSQL comes up, or does not answer.
+    fn lead_starting(
+        &mut self,
+        now: Millis,
+        view: &ClusterView,
+        local: &LocalPostgres,
+        created: Revision,
+    ) {
+        self.leader.starting_since.get_or_insert(now);
+        if self.start_timed_out(now, view) {
+            self.stop_now(now, local, Reason::StartTimedOut);
+            if local.process == Process::Stopped {
+                self.release(now, created, None, Reason::StartTimedOut);
+            }
+        }
+    }
+
+    fn start_timed_out(&self, now: Millis, view: &ClusterView) -> bool {
+        let others = view.members.iter().any(|(name, member)| {
+            *name != self.node.name
+                && member.value.tags.may_lead()
+                && self.may_be_chosen(view, name)
+        });
+        let limit = self.dynamic.primary_start_timeout;
+        others && self.leader.starting_since.is_some_and(|since| now.since(since) > limit)
+    }
+
+    /// With an active `/sync` only its voters can be elected (I2).
+    fn may_be_chosen(&self, view: &ClusterView, name: &MemberName) -> bool {
+        view.active_sync().is_none_or(|sync| sync.value.voters.contains(name))
+    }
+
+    /// The synchronous standbys that can take over at once without loss; empty if there are too few
+    /// for an election.
+    fn successors(&self, view: &ClusterView) -> BTreeSet<MemberName> {
+        let Some(sync) = view.active_sync() else {
+            return BTreeSet::new();
+        };
+        let alive = |name: &&MemberName| {
+            view.member(name).is_some_and(|m| m.pgherd.is_some() && m.state == "running")
+        };
+        let voters: BTreeSet<MemberName> =
+            sync.value.voters.iter().filter(alive).cloned().collect();
+        let leads = |name: &MemberName| view.member(name).is_some_and(|m| m.tags.may_lead());
+        if voters.len() > sync.value.quorum && voters.iter().any(leads) {
+            voters
+        } else {
+            BTreeSet::new()
+        }
+    }
+
+    /// We won (or took over) and PostgreSQL is in recovery.
+    fn promote(
+        &mut self,
+        now: Millis,
+        view: &ClusterView,
+        local: &LocalPostgres,
+        standby: &Standby,
+        created: Revision,
+        term: Term,
+    ) {
+        let Some(record) = view.term.as_ref().filter(|t| t.value.term == term) else {
+            self.release(now, created, None, Reason::CannotLead);
+            return;
+        };
+        // A copy that replaced the one that won must not lead in its place.
+        if local.durable.fresh_copy || record.value.timeline <= standby.timeline {
+            self.release(now, created, None, Reason::CannotLead);
+            return;
+        }
+        if !self.may_write(now) {
+            return;
+        }
+        let sync = self.rule_before_promotion(view);
+        let act = Act::Promote { term, timeline: record.value.timeline, sync };
+        self.issue(now, act, Reason::HoldsLeaderKey { term });
+    }
+
+    /// The rule in force from the first commit on. `/sync` has no voters in a new term, so only we
+    /// may lead again, and any set of members is safe.
+    fn rule_before_promotion(&self, view: &ClusterView) -> SyncRule {
+        if !self.synchronous() {
+            return SyncRule::Off;
+        }
+        let names: BTreeSet<MemberName> = view
+            .members
+            .iter()
+            .filter(|(name, m)| **name != self.node.name && m.value.tags.may_sync())
+            .map(|(name, _)| name.clone())
+            .collect();
+        let number = self.dynamic.synchronous_node_count.max(1).min(names.len());
+        // In mode `on` everybody listed is waited for, and nobody knows yet who comes back; any
+        // `number` of them is as safe while there are no voters.
+        sync_set::rule(config::SynchronousMode::Quorum, SyncNames { number, names })
+    }
+
+    /// What a running primary does.
+    fn duties(
+        &mut self,
+        now: Millis,
+        view: &ClusterView,
+        local: &LocalPostgres,
+        primary: &Primary,
+        created: Revision,
+        term: Term,
+    ) {
+        if self.operator_request(now, view, local, created, term) {
+            return;
+        }
+        self.reconcile_sync(now, view, primary, created);
+        self.confirm(now, term);
+        if self.leader.confirmed != Some(term) {
+            return;
+        }
+        if !primary.checkpoint_done {
+            self.issue(now, Act::Checkpoint, Reason::CheckpointAfterPromotion);
+        }
+        let published = self.leader.history_of == Some(primary.timeline);
+        if primary.timeline > Timeline(1) && !published {
+            let act = Act::PublishHistory { leader_created: created, timeline: primary.timeline };
+            self.issue(now, act, Reason::TimelineChanged);
+        }
+    }
+
+    /// Publishes a new or restarted primary only after a write that the rule in force acknowledged:
+    /// what it recovered is then on a quorum, and nothing that a client reads can vanish (I2).
+    pub(crate) fn confirm(&mut self, now: Millis, term: Term) {
+        if self.leader.confirmed != Some(term) {
+            self.issue(now, Act::ConfirmWrite, Reason::FirstWrite);
+        }
+    }
+
+    /// One step of the synchronous set towards what streams.
+    pub(crate) fn reconcile_sync(
+        &mut self,
+        now: Millis,
+        view: &ClusterView,
+        primary: &Primary,
+        created: Revision,
+    ) {
+        let expected = view.sync.as_ref().map(|s| s.mod_revision);
+        if !self.synchronous() {
+            if view.active_sync().is_some() {
+                let act = Act::WriteSync { leader_created: created, expected, sync: None };
+                self.issue(now, act, Reason::SyncOff);
+            } else if !primary.sync.names.is_empty() {
+                self.issue(now, Act::SetSync { sync: SyncRule::Off }, Reason::SyncOff);
+            }
+            return;
+        }
+        let picture = self.sync_picture(now, view, primary);
+        let why = Reason::SyncSet { active: picture.active.iter().cloned().collect() };
+        match sync_set::next_step(&picture) {
+            SyncStep::Settled | SyncStep::Wait => {}
+            SyncStep::Write(sync) => {
+                // `/sync` and the names never move at the same time: the order is the safety.
+                if self.lanes.running(Lane::Sync).is_none() {
+                    let sync = Some(sync);
+                    self.issue(
+                        now,
+                        Act::WriteSync { leader_created: created, expected, sync },
+                        why,
+                    );
+                }
+            }
+            SyncStep::Set(sync) => {
+                let writing = matches!(self.lanes.running(Lane::Dcs), Some(Act::WriteSync { .. }));
+                if !writing {
+                    self.issue(now, Act::SetSync { sync }, why);
+                }
+            }
+        }
+    }
+
+    fn sync_picture(&mut self, now: Millis, view: &ClusterView, primary: &Primary) -> SyncPicture {
+        let taken = self.leader.taken_over.clone().filter(|(names, _)| *names == primary.sync);
+        let confirmed = match &taken {
+            Some((_, changed)) => primary
+                .replicas
+                .iter()
+                .filter(|r| r.streaming && r.listed && r.flush >= *changed)
+                .map(|r| MemberName::from(r.name.as_str()))
+                .collect(),
+            None => BTreeSet::new(),
+        };
+        SyncPicture {
+            me: self.node.name.clone(),
+            mode: self.dynamic.synchronous_mode,
+            strict: self.dynamic.synchronous_mode_strict,
+            wanted: self.dynamic.synchronous_node_count,
+            sync: view.sync.as_ref().map(|s| s.value.clone()),
+            names: primary.sync.clone(),
+            taken_over: taken.is_some(),
+            active: self.active_standbys(now, view, primary),
+            confirmed,
+        }
+    }
+
+    /// Standbys that may be synchronous, best first: those that stream, and for a `loop_wait` more
+    /// those that just stopped, if they vote or are needed.
+    fn active_standbys(
+        &mut self,
+        now: Millis,
+        view: &ClusterView,
+        primary: &Primary,
+    ) -> Vec<MemberName> {
+        let mut ranked = Vec::new();
+        let mut pausing = Vec::new();
+        for (name, member) in &view.members {
+            if *name == self.node.name || !member.value.tags.may_sync() {
+                continue;
+            }
+            let priority = member.value.tags.sync_priority.unwrap_or(1);
+            let leads = member.value.tags.may_lead();
+            let streams = primary.replicas.iter().any(|r| r.streaming && r.name == name.0);
+            let rank = (!leads, -priority, name.clone());
+            if streams {
+                ranked.push(rank);
+            } else if let Some(seen) = self.leader.streaming_at.get(name).copied() {
+                let until = seen.plus(self.dynamic.loop_wait);
+                if now < until && primary.sync.names.contains(name) {
+                    pausing.push((rank, until));
+                }
+            }
+        }
+        let voters = view.active_sync().map(|s| s.value.voters.clone()).unwrap_or_default();
+        let too_few = ranked.len() < self.dynamic.synchronous_node_count.max(1);
+        for (rank, until) in pausing {
+            if too_few || voters.contains(&rank.2) {
+                self.wake_at(until);
+                ranked.push(rank);
+            }
+        }
+        ranked.sort();
+        ranked.into_iter().map(|(_, _, name)| name).collect()
+    }
+
+    /// The `status` key's value.
+    pub(crate) fn status(
+        &mut self,
+        view: &ClusterView,
+        local: &LocalPostgres,
+        primary: &Primary,
+    ) -> Status {
+        let mut status = Status { optime: primary.flush, ..Status::default() };
+        if let Process::Running(running) = &local.process {
+            for slot in &running.server.slots {
+                if let Some(restart) = slot.restart {
+                    status.slots.insert(slot.name.clone(), restart);
+                }
+            }
+        }
+        status.slots.insert(slot_name(&self.node.name), primary.flush);
+        status.retain_slots = self.retained_slots(local.at, view);
+        status
+    }
+
+    /// Deletes the leader key.
+    pub(crate) fn release(
+        &mut self,
+        now: Millis,
+        created: Revision,
+        status: Option<Status>,
+        why: Reason,
+    ) {
+        self.issue(now, Act::ReleaseLeader { leader_created: created, status }, why);
+    }
+
+    /// Stops for a successor, then gives the leader key away. Also the end of a leader's agent.
+    pub(crate) fn hand_over_and_release(
+        &mut self,
+        now: Millis,
+        view: &ClusterView,
+        local: &LocalPostgres,
+        created: Revision,
+        term: Term,
+        candidate: Option<MemberName>,
+    ) {
+        let why = Reason::Requested { candidate: candidate.clone() };
+        if local.process == Process::Stopped {
+            let clean = control_of(local).filter(|c| c.state == ControlState::ShutDown);
+            let optime = clean.map(|c| Status {
+                optime: c.checkpoint,
+                ..view.status.as_ref().map(|s| s.value.clone()).unwrap_or_default()
+            });
+            if self.lanes.running(Lane::Data).is_none() {
+                self.release(now, created, optime, why);
+            }
+            return;
+        }
+        let candidate = candidate.or_else(|| self.best_candidate(view, local));
+        let hand_over = self.leader.handing_over.get_or_insert_with(|| HandOver {
+            candidate: candidate.clone(),
+            checkpointed: false,
+            stopping: false,
+        });
+        let (checkpointed, stopping) = (hand_over.checkpointed, hand_over.stopping);
+        // A new primary that was never published has nothing worth a checkpoint first.
+        let running = matches!(local.process, Process::Running(_));
+        if running && !checkpointed && self.leader.confirmed == Some(term) {
+            self.issue(now, Act::Checkpoint, Reason::CheckpointBeforeStop);
+        } else if !stopping {
+            let act = Act::StopForHandOver { candidate };
+            if self.issue_if_free(now, act, why)
+                && let Some(hand_over) = &mut self.leader.handing_over
+            {
+                hand_over.stopping = true;
+            }
+        } else if self.lanes.running(Lane::Data).is_none() {
+            // The orderly stop did not end: what is acknowledged is with the standbys already.
+            self.stop_now(now, local, why);
+        }
+    }
+}
+
+/// The set and number of a rule.
+pub(crate) fn names_of(rule: &SyncRule) -> SyncNames {
+    match rule {
+        SyncRule::Off => SyncNames::default(),
+        SyncRule::First(names) | SyncRule::Any(names) => names.clone(),
+    }
+}

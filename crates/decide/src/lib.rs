@@ -1,0 +1,28 @@
+//! The brain: from what is observed to what is done, and why.
+//!
+//! `Brain::step(now, event) -> Vec<Action>` is the whole interface. It is a pure function of the
+//! events so far: no clock, no randomness, no I/O. Production, the test scripts, the simulator and
+//! the model checker run this same code.
+//!
+//! Where to look: who becomes leader is in [`election`]; what the leader does in `leader`, everybody
+//! else in `follower` and `unlocked`; which standbys are waited for in [`sync_set`]; the lease
+//! arithmetic in `claim`.
+#![forbid(unsafe_code)]
+
+mod action;
+mod brain;
+mod claim;
+pub mod election;
+mod event;
+mod follower;
+mod leader;
+mod member_key;
+mod reason;
+mod switchover;
+pub mod sync_set;
+mod unlocked;
+
+pub use action::{Act, Action, ActionId, Lane, Outcome, StartAs, StopMode, SyncRule, Winner};
+pub use brain::{Brain, Node};
+pub use event::Event;
+pub use reason::Reason;

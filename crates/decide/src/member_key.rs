@@ -1,0 +1,192 @@
+//! Our member key and the member slots: what others read of us, and what we keep for them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use types::{ClusterView, DataDir, LocalPostgres, Lsn, Member, Millis, Process, Role, slot_name};
+
+use crate::action::{Act, Lane};
+use crate::brain::{Brain, Leadership};
+use crate::reason::Reason;
+
+/// When the member key was last written, and with what.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct MemberClock {
+    written: Option<(Member, Millis)>,
+}
+
+impl MemberClock {
+    pub(crate) fn last(&self) -> Option<&Member> {
+        self.written.as_ref().map(|(member, _)| member)
+    }
+}
+
+impl Brain {
+    /// Writes the member key when anything but positions changed, else once per `loop_wait`; the
+    /// lease is kept alive by the same action.
+    pub(crate) fn touch_member(
+        &mut self,
+        now: Millis,
+        view: &ClusterView,
+        local: &LocalPostgres,
+        leadership: &Leadership,
+    ) {
+        let member = self.member_value(local, leadership);
+        let there = view.members.contains_key(&self.node.name);
+        if let Some((last, at)) = &self.member_clock.written {
+            let due = at.plus(self.dynamic.loop_wait);
+            let same = without_positions(last) == without_positions(&member);
+            if there && same && now < due {
+                self.wake_at(due);
+                return;
+            }
+        }
+        let act = Act::TouchMember { member: Box::new(member.clone()) };
+        if self.issue_if_free(now, act, Reason::MemberChanged) {
+            self.member_clock.written = Some((member, now));
+        }
+    }
+
+    fn member_value(&self, local: &LocalPostgres, leadership: &Leadership) -> Member {
+        let mut member = self.node.member.clone();
+        member.tags = self.node.tags.clone();
+        member.pause = self.dynamic.pause;
+        member.state = self.state_text(local).to_owned();
+        "replica".clone_into(&mut member.role);
+        if local.data_dir == DataDir::Empty {
+            "uninitialized".clone_into(&mut member.role);
+        }
+        member.term = (local.durable.term.0 > 0).then_some(local.durable.term);
+        let Process::Running(running) = &local.process else {
+            return member;
+        };
+        member.pending_restart = running.server.pending_restart;
+        match &running.role {
+            Role::Primary(primary) => {
+                let published = match leadership {
+                    Leadership::Mine { term, .. } => {
+                        member.term = Some(*term);
+                        self.leader.confirmed == Some(*term)
+                    }
+                    Leadership::Other { .. } | Leadership::Vacant => false,
+                };
+                let role = if published { "primary" } else { "promoted" };
+                role.clone_into(&mut member.role);
+                member.xlog_location = Some(primary.flush);
+                member.timeline = Some(primary.timeline);
+                member.checkpoint_after_promote = (!primary.checkpoint_done).then_some(false);
+            }
+            Role::Standby(standby) => {
+                member.xlog_location = Some(standby.received.max(standby.replayed));
+                member.receive_lsn = Some(standby.received);
+                member.replay_lsn = Some(standby.replayed);
+                member.timeline = (standby.timeline.0 > 0).then_some(standby.timeline);
+                let streams = standby.receiver.as_ref().is_some_and(|r| r.streaming);
+                member.replication_state = streams.then(|| "streaming".to_owned());
+                member.replay_lag_seconds = standby.replay_lag.map(|lag| lag.0 / 1000);
+            }
+        }
+        member
+    }
+
+    /// The state text of `patroni-compat.md`, 4.1.
+    fn state_text(&self, local: &LocalPostgres) -> &'static str {
+        match self.lanes.running(Lane::Data) {
+            Some(Act::Initdb) => return "initializing new cluster",
+            Some(Act::Clone { .. }) => return "creating replica",
+            Some(Act::Stop { .. } | Act::StopForHandOver { .. }) => return "stopping",
+            _ => {}
+        }
+        match &local.process {
+            Process::Running(_) => "running",
+            Process::NotReady { .. } => "starting",
+            Process::Silent { .. } => "unknown",
+            Process::Orphaned => "crashed",
+            Process::Stopped => "stopped",
+        }
+    }
+
+    /// Slots of every other member on every member, advanced to where the leader's are, so that a
+    /// new primary has them before it is one (`patroni-compat.md`, 4.8).
+    pub(crate) fn member_slots(&mut self, now: Millis, view: &ClusterView, local: &LocalPostgres) {
+        let Process::Running(running) = &local.process else {
+            return;
+        };
+        let due = self.slots_at.plus(self.dynamic.loop_wait);
+        let present: BTreeMap<&str, (Option<Lsn>, bool)> =
+            running.server.slots.iter().map(|s| (s.name.as_str(), (s.restart, s.active))).collect();
+        let replayed = match &running.role {
+            Role::Primary(_) => None,
+            Role::Standby(standby) => Some(standby.replayed),
+        };
+        let status = view.status.as_ref().map(|s| &s.value);
+        let mut wanted = BTreeMap::new();
+        let mut missing = false;
+        let mut behind = false;
+        for name in self.wanted_slots(view) {
+            let to = replayed.and_then(|replayed| {
+                status.and_then(|s| s.slots.get(&name)).map(|lsn| (*lsn).min(replayed))
+            });
+            match present.get(name.as_str()) {
+                None => missing = true,
+                Some((restart, active)) => behind |= !active && to > *restart,
+            }
+            wanted.insert(name, to);
+        }
+        // Only slots that were once wanted here are ours to drop; a user's own slots are not.
+        let names: BTreeSet<String> = wanted.keys().cloned().collect();
+        let gone = self.slots_known.difference(&names);
+        let expired: BTreeSet<String> = gone
+            .filter(|name| present.get(name.as_str()).is_some_and(|(_, a)| !a))
+            .cloned()
+            .collect();
+        self.slots_known.extend(names);
+        if !missing && expired.is_empty() && !(behind && now >= due) {
+            return;
+        }
+        self.issue(now, Act::SyncSlots { wanted, expired }, Reason::SlotsDiffer);
+    }
+
+    fn wanted_slots(&self, view: &ClusterView) -> BTreeSet<String> {
+        if !self.dynamic.postgresql.use_slots {
+            return BTreeSet::new();
+        }
+        let mut wanted: BTreeSet<String> = view
+            .members
+            .iter()
+            .filter(|(_, m)| !m.value.tags.nostream)
+            .map(|(name, _)| slot_name(name))
+            .collect();
+        if let Some(status) = &view.status {
+            wanted.extend(status.value.retain_slots.iter().cloned());
+        }
+        wanted.remove(&slot_name(&self.node.name));
+        wanted
+    }
+
+    /// The leader's list of slots to keep: members present, and absent ones for `member_slots_ttl`.
+    pub(crate) fn retained_slots(&mut self, now: Millis, view: &ClusterView) -> Vec<String> {
+        if let Some(status) = &view.status {
+            for name in &status.value.retain_slots {
+                self.leader.slot_seen.entry(name.clone()).or_insert(now);
+            }
+        }
+        for (name, member) in &view.members {
+            if !member.value.tags.nostream {
+                self.leader.slot_seen.insert(slot_name(name), now);
+            }
+        }
+        let ttl = self.dynamic.member_slots_ttl;
+        self.leader.slot_seen.retain(|_, seen| now.since(*seen) <= ttl);
+        self.leader.slot_seen.keys().cloned().collect()
+    }
+}
+
+fn without_positions(member: &Member) -> Member {
+    Member {
+        xlog_location: None,
+        receive_lsn: None,
+        replay_lsn: None,
+        replay_lag_seconds: None,
+        ..member.clone()
+    }
+}

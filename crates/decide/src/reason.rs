@@ -1,0 +1,144 @@
+//! Why something is done: data, so that journal, log, test and operator see the same.
+
+use std::collections::BTreeSet;
+
+use serde::Serialize;
+use types::{MemberName, Millis, Position, Term, Timeline};
+
+/// Why an action was chosen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "reason")]
+pub enum Reason {
+    /// The member key has to say what is so now.
+    MemberChanged,
+    /// The lease is renewed each `loop_wait`.
+    RenewalDue,
+    /// We hold the leader key but have no valid claim yet.
+    NoClaimYet,
+    /// The claim moved, and the guard with it.
+    ClaimExtended,
+    /// No primary runs here (or the cluster is paused).
+    NothingToGuard,
+    /// Nobody has initialised the cluster.
+    NoCluster,
+    /// We won the bootstrap race.
+    WonBootstrap,
+    /// Our bootstrap failed, another member may try.
+    BootstrapFailed,
+    /// The data directory is empty and a leader is there.
+    NoData {
+        /// The leader.
+        leader: MemberName,
+    },
+    /// A rewind or rebuild was begun and not finished (I3).
+    Unfinished,
+    /// The leader key is gone.
+    NoLeader,
+    /// The open election names another leader or another set than the present one.
+    StaleFence,
+    /// The election that is open makes no progress.
+    StuckFence {
+        /// Who should have won.
+        waiting_for: Option<MemberName>,
+    },
+    /// An election is open and we take part.
+    ElectionOpen {
+        /// The fence's id.
+        fence: String,
+    },
+    /// Enough pledges, and ours is the newest position.
+    WonElection {
+        /// The new term.
+        term: Term,
+        /// Our position.
+        position: Position,
+        /// Who pledged.
+        pledged: BTreeSet<MemberName>,
+    },
+    /// We hold the leader key and PostgreSQL is in recovery.
+    HoldsLeaderKey {
+        /// Our term.
+        term: Term,
+    },
+    /// Another member leads.
+    LeaderIs {
+        /// Who.
+        leader: MemberName,
+        /// In which term.
+        term: Term,
+    },
+    /// Our copy holds records that the leader's history does not.
+    Diverged {
+        /// Our timeline.
+        timeline: Timeline,
+        /// The leader's timeline.
+        leader_timeline: Timeline,
+    },
+    /// pg_rewind failed too often.
+    RewindFailed {
+        /// How often.
+        times: u32,
+    },
+    /// We are not the leader, but PostgreSQL accepts writes here.
+    PrimaryWithoutLeaderKey,
+    /// The claim ends soon and was not renewed (I1).
+    LeaseRunsOut {
+        /// When the claim ends.
+        claim_until: Millis,
+    },
+    /// PostgreSQL died; processes of it are left.
+    Orphans,
+    /// PostgreSQL died and a synchronous standby can take over.
+    PostgresDied {
+        /// The candidates.
+        candidates: BTreeSet<MemberName>,
+    },
+    /// PostgreSQL died and nobody can take over without loss.
+    NoCandidate,
+    /// PostgreSQL did not come up within `primary_start_timeout`.
+    StartTimedOut,
+    /// We hold the leader key but our data directory cannot lead.
+    CannotLead,
+    /// An operator asked for it.
+    Requested {
+        /// The candidate, if one was named or chosen.
+        candidate: Option<MemberName>,
+    },
+    /// An operator's request cannot be fulfilled.
+    RequestRefused {
+        /// Why.
+        because: String,
+    },
+    /// The synchronous set moves towards what streams.
+    SyncSet {
+        /// Who streams and may be synchronous.
+        active: BTreeSet<MemberName>,
+    },
+    /// Synchronous mode was turned off.
+    SyncOff,
+    /// A new primary is published after its first acknowledged write.
+    FirstWrite,
+    /// pg_rewind needs a checkpoint on the new timeline.
+    CheckpointAfterPromotion,
+    /// A checkpoint now makes the stop shorter.
+    CheckpointBeforeStop,
+    /// A timeline ended.
+    TimelineChanged,
+    /// Member slots are missing or lag behind.
+    SlotsDiffer,
+    /// The data directory belongs to another cluster.
+    WrongCluster {
+        /// The cluster's system identifier.
+        cluster: String,
+        /// Ours.
+        ours: String,
+    },
+    /// The agent was asked to end.
+    ShuttingDown,
+}
+
+impl std::fmt::Display for Reason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&serde_json::to_string(self).unwrap_or_default())
+    }
+}

@@ -1,0 +1,129 @@
+//! Operators' requests, as the leader sees them (`patroni-compat.md`, 3.10).
+
+use std::collections::BTreeSet;
+
+use types::{
+    ClusterView, FailoverRequest, LocalPostgres, MemberName, Millis, Process, Revision, Role, Term,
+};
+
+use crate::action::Act;
+use crate::brain::Brain;
+use crate::reason::Reason;
+
+impl Brain {
+    /// Looks at the `failover` key. True if a hand-over goes on, and nothing else should.
+    pub(crate) fn operator_request(
+        &mut self,
+        now: Millis,
+        view: &ClusterView,
+        local: &LocalPostgres,
+        created: Revision,
+        term: Term,
+    ) -> bool {
+        let Some(key) = &view.failover else {
+            return false;
+        };
+        let Some(request) = key.value.clone() else {
+            return false;
+        };
+        match self.accept(view, local, &request) {
+            Ok(candidate) => {
+                // A primary that is not published yet first proves that it holds a quorum.
+                if self.leader.confirmed != Some(term) {
+                    return false;
+                }
+                self.hand_over_and_release(now, view, local, created, term, Some(candidate));
+                true
+            }
+            Err(because) => {
+                let act = Act::ClearFailover { expected: key.mod_revision, request };
+                self.issue(now, act, Reason::RequestRefused { because });
+                false
+            }
+        }
+    }
+
+    /// The candidate that the request leads to, or why it cannot be fulfilled.
+    fn accept(
+        &self,
+        view: &ClusterView,
+        local: &LocalPostgres,
+        request: &FailoverRequest,
+    ) -> Result<MemberName, String> {
+        if request.scheduled_at.is_some() {
+            return Err("scheduled requests are not supported".to_owned());
+        }
+        if let Some(leader) = &request.leader
+            && *leader != self.node.name
+        {
+            return Err(format!("leader name does not match: {leader} != {}", self.node.name));
+        }
+        if request.member.as_ref() == Some(&self.node.name) {
+            return Err("the candidate is the leader already".to_owned());
+        }
+        let good = self.candidates(view, local);
+        match &request.member {
+            Some(name) if good.contains(name) => Ok(name.clone()),
+            Some(name) => Err(format!("{name} is no healthy candidate (of {good:?})")),
+            None => {
+                self.best_candidate(view, local).ok_or_else(|| "no healthy candidate".to_owned())
+            }
+        }
+    }
+
+    /// Members that could take over now without loss.
+    fn candidates(&self, view: &ClusterView, local: &LocalPostgres) -> BTreeSet<MemberName> {
+        let mut good = BTreeSet::new();
+        let Some(streaming) = streaming_from(local) else {
+            return good;
+        };
+        for (name, member) in &view.members {
+            let votes = view.active_sync().is_none_or(|s| s.value.voters.contains(name));
+            let pledges = member.value.pgherd.is_some();
+            if *name != self.node.name
+                && member.value.tags.may_lead()
+                && votes
+                && pledges
+                && streaming.iter().any(|(n, _)| n == name)
+            {
+                good.insert(name.clone());
+            }
+        }
+        good
+    }
+
+    /// The candidate with the newest position, then priority, then name.
+    pub(crate) fn best_candidate(
+        &self,
+        view: &ClusterView,
+        local: &LocalPostgres,
+    ) -> Option<MemberName> {
+        let good = self.candidates(view, local);
+        let streaming = streaming_from(local)?;
+        streaming
+            .into_iter()
+            .filter(|(name, _)| good.contains(name))
+            .max_by_key(|(name, flush)| {
+                let priority = view.member(name).map_or(0, |m| m.tags.priority());
+                (*flush, priority, std::cmp::Reverse(name.clone()))
+            })
+            .map(|(name, _)| name)
+    }
+}
+
+fn streaming_from(local: &LocalPostgres) -> Option<Vec<(MemberName, types::Lsn)>> {
+    let Process::Running(running) = &local.process else {
+        return None;
+    };
+    match &running.role {
+        Role::Primary(primary) => Some(
+            primary
+                .replicas
+                .iter()
+                .filter(|r| r.streaming)
+                .map(|r| (MemberName::from(r.name.as_str()), r.flush))
+                .collect(),
+        ),
+        Role::Standby(_) => None,
+    }
+}

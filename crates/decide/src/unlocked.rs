@@ -1,0 +1,234 @@
+//! What a member does while nobody leads: bootstrap, come up in recovery, take part in the election.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use types::{
+    ClusterView, DataDir, LocalPostgres, MemberName, Millis, Process, Revision, Role, SyncState,
+    Term, TermRecord, Timeline,
+};
+
+use crate::action::{Act, StartAs};
+use crate::brain::{Brain, control_of};
+use crate::election::{self, Ballot, Candidate, Move, Waiting};
+use crate::follower::may_take_part;
+use crate::reason::Reason;
+
+/// How long the open election has been waiting for the same thing. The clock stays outside of the
+/// election itself, which is told only that somebody waited long enough.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ElectionClock {
+    /// The fence, and since when it has been open.
+    fence: Option<(Revision, Millis)>,
+    /// Whom everybody waits for, and since when.
+    waiting: Option<(Waiting, Millis)>,
+}
+
+impl Brain {
+    /// One evaluation without a leader key.
+    pub(crate) fn unlocked(&mut self, now: Millis, view: &ClusterView, local: &LocalPostgres) {
+        if self.may_be_primary(local) {
+            self.stop_now(now, local, Reason::PrimaryWithoutLeaderKey);
+            return;
+        }
+        match &local.process {
+            Process::Orphaned | Process::NotReady { .. } | Process::Silent { .. } => {}
+            Process::Stopped => self.unlocked_stopped(now, view, local),
+            Process::Running(running) => match &running.role {
+                Role::Primary(_) => {}
+                Role::Standby(_) => self.elect(now, view, local),
+            },
+        }
+    }
+
+    fn unlocked_stopped(&mut self, now: Millis, view: &ClusterView, local: &LocalPostgres) {
+        match &local.data_dir {
+            DataDir::Empty => self.bootstrap(now, view),
+            DataDir::Unusable { .. } => {}
+            DataDir::Present(_) if local.durable.in_progress.is_some() => {}
+            DataDir::Present(control) => {
+                if self.bootstrap_is_ours(view) {
+                    self.finish_bootstrap(now, control.system_identifier.clone());
+                    return;
+                }
+                // In recovery and following nobody: so even a former primary learns where its log
+                // ends, and takes part in the election without any privilege.
+                let start_as = StartAs::Standby(None);
+                let act = Act::Start { start_as, term: None, sync: None };
+                self.issue(now, act, Reason::NoLeader);
+            }
+        }
+    }
+
+    fn bootstrap(&mut self, now: Millis, view: &ClusterView) {
+        if self.bootstrap_is_ours(view) {
+            if self.leader.initdb_failed {
+                self.leader.initdb_failed = false;
+                self.issue(now, Act::CancelInitialize, Reason::BootstrapFailed);
+            } else {
+                self.issue(now, Act::Initdb, Reason::WonBootstrap);
+            }
+        } else if view.initialize.is_none() && self.node.may_bootstrap && self.node.tags.may_lead()
+        {
+            self.issue(now, Act::TakeInitialize, Reason::NoCluster);
+        }
+    }
+
+    /// The empty `initialize` key hangs on the lease of whoever bootstraps.
+    fn bootstrap_is_ours(&self, view: &ClusterView) -> bool {
+        let own = view.members.get(&self.node.name).map_or(0, |m| m.lease);
+        view.initialize
+            .as_ref()
+            .is_some_and(|key| key.value.is_empty() && key.lease != 0 && key.lease == own)
+    }
+
+    fn finish_bootstrap(&mut self, now: Millis, system_identifier: String) {
+        let term =
+            TermRecord { term: Term(1), leader: self.node.name.clone(), timeline: Timeline(1) };
+        let sync = self.synchronous().then(|| SyncState {
+            leader: Some(self.node.name.clone()),
+            quorum: 0,
+            voters: BTreeSet::new(),
+        });
+        let act = Act::FinishBootstrap { system_identifier, term, sync };
+        self.issue(now, act, Reason::WonBootstrap);
+    }
+
+    /// Makes the next move of the election.
+    fn elect(&mut self, now: Millis, view: &ClusterView, local: &LocalPostgres) {
+        if !may_take_part(local) || view.system_identifier().is_none() {
+            return;
+        }
+        let ballot = self.ballot(now, view, local);
+        let fence = ballot.fence.as_ref().map(|f| f.mod_revision);
+        let fence_id = ballot.fence.as_ref().map(|f| f.value.id.clone()).unwrap_or_default();
+        let next = election::next_move(&ballot);
+        self.note_waiting(now, &next);
+        match (next, fence) {
+            (Move::Abstain(_) | Move::Wait(_), _) => {}
+            (Move::Open(fence), _) => {
+                let sync_revision = ballot.sync.as_ref().map(|(_, revision)| *revision);
+                self.issue(now, Act::OpenFence { fence, sync_revision }, Reason::NoLeader);
+            }
+            (Move::Void { stuck, waiting_for }, Some(fence)) => {
+                let why =
+                    if stuck { Reason::StuckFence { waiting_for } } else { Reason::StaleFence };
+                self.issue(now, Act::VoidFence { fence }, why);
+            }
+            (Move::StopReceiving, Some(_)) => {
+                let act = Act::StopReceiving { fence: fence_id.clone() };
+                self.issue(now, act, Reason::ElectionOpen { fence: fence_id });
+            }
+            (Move::WritePledge(pledge), Some(fence)) => {
+                let act = Act::WritePledge { pledge, fence };
+                self.issue(now, act, Reason::ElectionOpen { fence: fence_id });
+            }
+            (Move::Take(plan), Some(_)) => {
+                let why = Reason::WonElection {
+                    term: plan.winner.term.term,
+                    position: plan.position,
+                    pledged: plan.winner.pledges.keys().cloned().collect(),
+                };
+                self.issue(now, Act::TakeLeadership(plan.winner), why);
+            }
+            (
+                Move::Void { .. } | Move::StopReceiving | Move::WritePledge(_) | Move::Take(_),
+                None,
+            ) => unreachable!("these moves exist only under an open fence"),
+        }
+    }
+
+    /// The election's input, with what has been waited for turned into facts.
+    fn ballot(&mut self, now: Millis, view: &ClusterView, local: &LocalPostgres) -> Ballot {
+        let opened = match (&view.fence, self.election.fence) {
+            (Some(fence), Some((known, since))) if known == fence.create_revision => since,
+            (Some(fence), _) => {
+                self.election.fence = Some((fence.create_revision, now));
+                now
+            }
+            (None, _) => {
+                self.election = ElectionClock::default();
+                now
+            }
+        };
+        let patience = self.dynamic.loop_wait;
+        let waited_at = opened.plus(patience);
+        let stuck_at = self.election.waiting.as_ref().map(|(_, since)| since.plus(patience));
+        for at in [Some(waited_at), stuck_at].into_iter().flatten() {
+            if now < at && view.fence.is_some() {
+                self.wake_at(at);
+            }
+        }
+        let request = view.failover_request();
+        let nonce = self.next_nonce();
+        Ballot {
+            me: self.node.name.clone(),
+            alive: self.alive(view),
+            sync: view.active_sync().map(|s| (s.value.clone(), s.mod_revision)),
+            term: view.term.as_ref().map(|t| (t.value.clone(), t.mod_revision)),
+            fence: view.fence.clone(),
+            pledges: view
+                .pledges
+                .iter()
+                .map(|(name, p)| (name.clone(), (p.value.clone(), p.mod_revision)))
+                .collect(),
+            own: local.durable.pledge.clone(),
+            new_fence_id: format!("{}-{nonce:016x}", self.node.name),
+            preferred: request.and_then(|r| r.member.clone()),
+            stepping_down: request.and_then(|r| r.leader.clone()),
+            request_pending: request.is_some(),
+            waited: now >= waited_at,
+            stuck: stuck_at.is_some_and(|at| now >= at),
+            synchronous: self.synchronous(),
+            timeline_seen: newest_timeline(view, local),
+        }
+    }
+
+    fn alive(&self, view: &ClusterView) -> BTreeMap<MemberName, Candidate> {
+        let mut alive: BTreeMap<MemberName, Candidate> = view
+            .members
+            .iter()
+            .filter(|(_, m)| m.value.pgherd.is_some())
+            .map(|(name, m)| {
+                let tags = &m.value.tags;
+                let may_lead = tags.may_lead();
+                (name.clone(), Candidate { may_lead, priority: tags.priority() })
+            })
+            .collect();
+        let tags = &self.node.tags;
+        let me = Candidate { may_lead: tags.may_lead(), priority: tags.priority() };
+        alive.insert(self.node.name.clone(), me);
+        alive
+    }
+
+    /// Starts a clock when everybody waits for one winner; any other move resets it.
+    fn note_waiting(&mut self, now: Millis, next: &Move) {
+        let waiting = match next {
+            Move::Wait(Waiting::Winner(name)) => Some(Waiting::Winner(name.clone())),
+            Move::Wait(Waiting::Pledges { .. } | Waiting::NobodyMayLead)
+            | Move::Abstain(_)
+            | Move::Open(_)
+            | Move::Void { .. }
+            | Move::StopReceiving
+            | Move::WritePledge(_)
+            | Move::Take(_) => None,
+        };
+        match (waiting, &self.election.waiting) {
+            (Some(new), Some((old, _))) if new == *old => {}
+            (Some(new), _) => {
+                self.election.waiting = Some((new, now));
+                self.wake_at(now.plus(self.dynamic.loop_wait));
+            }
+            (None, _) => self.election.waiting = None,
+        }
+    }
+}
+
+/// The highest timeline number that anything in sight has used.
+fn newest_timeline(view: &ClusterView, local: &LocalPostgres) -> Timeline {
+    let members = view.members.values().filter_map(|m| m.value.timeline);
+    let history = view.history.iter().flat_map(|h| h.value.iter().map(|e| e.timeline));
+    // The last entry of the history is the timeline before the present one.
+    let history = history.map(|t| Timeline(t.0 + 1));
+    let own = control_of(local).map(|c| c.timeline.max(c.end_timeline));
+    members.chain(history).chain(own).max().unwrap_or_default()
+}

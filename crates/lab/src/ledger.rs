@@ -1,0 +1,273 @@
+//! The ledger: every insert that a server acknowledged, and what must be true of them.
+//!
+//! Pure. Two questions are asked of it. Is anything acknowledged missing (I2)? Did two servers
+//! acknowledge at the same time (I1)? Times are spans since the drill began, on one monotonic
+//! clock of one process, so they can be compared.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// Identifiers of one writer start at `writer * IDS_PER_WRITER`.
+pub const IDS_PER_WRITER: i64 = 1_000_000_000_000;
+
+/// The writer on the read-write port; the others write straight to one node each.
+pub const PROXY_WRITER: u16 = 0;
+
+/// One acknowledged insert.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ack {
+    /// The row's identifier, unique over all writers.
+    pub id: i64,
+    /// Who wrote it.
+    pub writer: u16,
+    /// When it was sent.
+    pub sent: Duration,
+    /// When the acknowledgement was here.
+    pub acked: Duration,
+    /// The port of the server that inserted it.
+    pub port: u16,
+    /// The timeline it was inserted on.
+    pub timeline: u32,
+}
+
+/// An acknowledgement that must not be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Interleaved {
+    /// A server acknowledged an insert that was sent after a higher timeline had acknowledged one.
+    OlderTimeline {
+        /// The insert on the lower timeline.
+        ack: Ack,
+        /// The first one that a higher timeline acknowledged.
+        newer: Ack,
+    },
+    /// Two servers acknowledged on one timeline.
+    SharedTimeline {
+        /// The insert of the second server.
+        ack: Ack,
+        /// The first insert of the timeline.
+        first: Ack,
+    },
+}
+
+/// What the writers saw.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    acks: Vec<Ack>,
+    /// How many acknowledgements each writer counted by itself: the ledger is whole if it has as
+    /// many.
+    counted: BTreeMap<u16, u64>,
+    /// Inserts whose answer never came: they may be there or not.
+    unknown: u64,
+}
+
+impl Ledger {
+    /// Enters an acknowledged insert.
+    pub fn acknowledged(&mut self, ack: Ack) {
+        *self.counted.entry(ack.writer).or_default() += 1;
+        self.acks.push(ack);
+    }
+
+    /// Counts an insert whose answer never came.
+    pub fn unknown(&mut self) {
+        self.unknown += 1;
+    }
+
+    /// The acknowledged inserts, in the order in which they were entered.
+    #[must_use]
+    pub fn acks(&self) -> &[Ack] {
+        &self.acks
+    }
+
+    /// Inserts whose answer never came.
+    #[must_use]
+    pub fn unknown_count(&self) -> u64 {
+        self.unknown
+    }
+
+    /// Loses an entry, as a fault of the ledger itself; it must be noticed by [`Ledger::gaps`].
+    pub fn plant_lost_entry(&mut self) {
+        self.acks.pop();
+    }
+
+    /// Entries that the writers counted and the ledger does not have: not zero means that the books
+    /// cannot be trusted.
+    #[must_use]
+    pub fn gaps(&self) -> u64 {
+        let counted: u64 = self.counted.values().sum();
+        counted.abs_diff(self.acks.len() as u64)
+    }
+
+    /// The acknowledged inserts that `present`, the table's identifiers, does not hold.
+    #[must_use]
+    pub fn missing(&self, present: &BTreeSet<i64>) -> BTreeSet<i64> {
+        self.acks.iter().map(|ack| ack.id).filter(|id| !present.contains(id)).collect()
+    }
+
+    /// The acknowledgements that must not be, in the order of their time.
+    ///
+    /// An insert that was on its way when a higher timeline came may still be acknowledged late: it
+    /// was committed before. One that was *sent* afterwards may not.
+    #[must_use]
+    pub fn interleaved(&self) -> Vec<Interleaved> {
+        let mut by_time: Vec<Ack> = self.acks.clone();
+        by_time.sort_by_key(|ack| (ack.acked, ack.id));
+        let mut first: BTreeMap<u32, Ack> = BTreeMap::new();
+        for ack in &by_time {
+            first.entry(ack.timeline).or_insert(*ack);
+        }
+        by_time.iter().filter_map(|ack| violation(ack, &first)).collect()
+    }
+
+    /// When the first insert of `writer` that was sent at or after `after` was acknowledged.
+    #[must_use]
+    pub fn next_ack(&self, writer: u16, after: Duration) -> Option<Ack> {
+        self.acks
+            .iter()
+            .filter(|ack| ack.writer == writer && ack.sent >= after)
+            .min_by_key(|ack| ack.acked)
+            .copied()
+    }
+
+    /// The longest time between two acknowledgements of `writer` that touches `from..until`.
+    #[must_use]
+    pub fn longest_gap(&self, writer: u16, from: Duration, until: Duration) -> Duration {
+        let times = self.acks.iter().filter(|ack| ack.writer == writer).map(|ack| ack.acked);
+        let times: BTreeSet<Duration> = times.collect();
+        let before = times.range(..from).next_back().copied().unwrap_or(from);
+        let inside = times.range(from..until).copied();
+        let mut longest = Duration::ZERO;
+        let mut last = before;
+        for time in inside.chain([times.range(until..).next().copied().unwrap_or(until)]) {
+            longest = longest.max(time.saturating_sub(last));
+            last = time;
+        }
+        longest
+    }
+
+    /// The highest timeline that acknowledged anything.
+    #[must_use]
+    pub fn highest_timeline(&self) -> u32 {
+        self.acks.iter().map(|ack| ack.timeline).max().unwrap_or(0)
+    }
+}
+
+fn violation(ack: &Ack, first: &BTreeMap<u32, Ack>) -> Option<Interleaved> {
+    let newer = first.range(ack.timeline + 1..).map(|(_, newer)| newer).min_by_key(|a| a.acked);
+    if let Some(newer) = newer.filter(|newer| ack.sent > newer.acked) {
+        return Some(Interleaved::OlderTimeline { ack: *ack, newer: *newer });
+    }
+    let first = first.get(&ack.timeline)?;
+    (first.port != ack.port).then_some(Interleaved::SharedTimeline { ack: *ack, first: *first })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OLD: (u16, u32) = (15_010, 1);
+    const NEW: (u16, u32) = (15_020, 2);
+
+    fn ack(id: i64, sent: u64, acked: u64, (port, timeline): (u16, u32)) -> Ack {
+        Ack {
+            id,
+            writer: PROXY_WRITER,
+            sent: Duration::from_millis(sent),
+            acked: Duration::from_millis(acked),
+            port,
+            timeline,
+        }
+    }
+
+    fn ledger(acks: &[Ack]) -> Ledger {
+        let mut ledger = Ledger::default();
+        acks.iter().for_each(|ack| ledger.acknowledged(*ack));
+        ledger
+    }
+
+    fn failover() -> Vec<Ack> {
+        vec![
+            ack(1, 0, 5, OLD),
+            ack(2, 10, 15, OLD),
+            ack(3, 900, 950, NEW),
+            ack(4, 960, 965, NEW),
+        ]
+    }
+
+    #[test]
+    fn a_failover_without_overlap_is_clean() {
+        let ledger = ledger(&failover());
+        assert_eq!(ledger.interleaved(), vec![]);
+        assert_eq!(ledger.missing(&BTreeSet::from([1, 2, 3, 4, 5])), BTreeSet::new());
+        assert_eq!(ledger.gaps(), 0);
+        assert_eq!(ledger.highest_timeline(), 2);
+    }
+
+    #[test]
+    fn a_second_writer_is_seen() {
+        let mut acks = failover();
+        let second = Ack { writer: 1, ..ack(5, 955, 958, OLD) };
+        acks.push(second);
+        let found = ledger(&acks).interleaved();
+        let newer = acks[2];
+        assert_eq!(found, vec![Interleaved::OlderTimeline { ack: second, newer }]);
+    }
+
+    #[test]
+    fn a_late_answer_to_an_old_insert_is_no_second_writer() {
+        let mut acks = failover();
+        acks.push(ack(5, 20, 955, OLD));
+        assert_eq!(ledger(&acks).interleaved(), vec![]);
+    }
+
+    #[test]
+    fn two_servers_on_one_timeline_are_seen() {
+        let mut acks = failover();
+        let second = ack(5, 970, 975, (OLD.0, NEW.1));
+        acks.push(second);
+        let first = acks[2];
+        assert_eq!(
+            ledger(&acks).interleaved(),
+            vec![Interleaved::SharedTimeline { ack: second, first }]
+        );
+    }
+
+    #[test]
+    fn the_order_of_entry_does_not_matter() {
+        let mut acks = failover();
+        acks.push(ack(5, 955, 958, OLD));
+        acks.reverse();
+        assert_eq!(ledger(&acks).interleaved().len(), 1);
+    }
+
+    #[test]
+    fn a_missing_row_is_named() {
+        let ledger = ledger(&failover());
+        assert_eq!(ledger.missing(&BTreeSet::from([1, 3, 4])), BTreeSet::from([2]));
+    }
+
+    #[test]
+    fn a_lost_ledger_entry_is_noticed() {
+        let mut ledger = ledger(&failover());
+        ledger.plant_lost_entry();
+        assert_eq!(ledger.gaps(), 1);
+    }
+
+    #[test]
+    fn the_next_acknowledgement_is_of_an_insert_sent_after_the_fault() {
+        let ledger = ledger(&failover());
+        let at = |ms| Duration::from_millis(ms);
+        // Sent at 10, before the fault at 12, although acknowledged after it.
+        assert_eq!(ledger.next_ack(PROXY_WRITER, at(12)).map(|ack| ack.id), Some(3));
+        assert_eq!(ledger.next_ack(PROXY_WRITER, at(961)), None);
+        assert_eq!(ledger.next_ack(7, at(0)), None);
+    }
+
+    #[test]
+    fn the_longest_gap_begins_at_the_last_answer_before_the_fault() {
+        let ledger = ledger(&failover());
+        let at = |ms| Duration::from_millis(ms);
+        assert_eq!(ledger.longest_gap(PROXY_WRITER, at(20), at(2000)), at(1035));
+        assert_eq!(ledger.longest_gap(PROXY_WRITER, at(20), at(960)), at(935));
+        assert_eq!(ledger.longest_gap(9, at(20), at(960)), at(940));
+    }
+}

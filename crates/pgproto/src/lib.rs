@@ -1,0 +1,5 @@
+//! PostgreSQL's formats as pure functions: the wire protocol and pg_control.
+#![forbid(unsafe_code)]
+
+pub mod control;
+pub mod wire;

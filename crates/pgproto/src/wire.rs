@@ -1,0 +1,22 @@
+//! The wire protocol, versions 3.0 and 3.2, as far as a relay needs it.
+//!
+//! - [`parse_first_packet`]: what a client sends before anything else;
+//! - [`FrameScanner`]: message boundaries of a stream, fed in any split, without copying payloads;
+//! - [`Exchange`]: what one session's two streams say about each other: whether an answer is owed,
+//!   whether the client stands between two messages, the cancel key;
+//! - [`ErrorResponse`]: the errors that a relay itself tells a client.
+//!
+//! Not here: SQL. A relay of sessions does not need to know what a statement does.
+
+mod error_response;
+mod exchange;
+mod frame;
+mod startup;
+
+pub use error_response::{ErrorResponse, Severity, sqlstate_of};
+pub use exchange::{Exchange, TransactionStatus};
+pub use frame::{FrameError, FrameScanner, MESSAGE_BYTES_MAX, Step};
+pub use startup::{
+    CANCEL_KEY_BYTES_MAX, CancelKey, FirstPacket, REFUSED_ENCRYPTION, STARTUP_BYTES_MAX, Startup,
+    StartupError, parse_first_packet,
+};

@@ -1,0 +1,83 @@
+use std::collections::BTreeSet;
+
+use super::tests_support::sample;
+use super::*;
+use types::SyncNames;
+
+fn upstream() -> Upstream {
+    Upstream { name: "node-0".into(), host: "10.0.0.1".to_owned(), port: 5433 }
+}
+
+#[test]
+fn what_is_written_is_read_back() {
+    let names = BTreeSet::from(["node-0".into(), "node-2".into()]);
+    let sync = SyncRule::Any(SyncNames { number: 1, names });
+    for upstream in [Some(upstream()), None] {
+        let state = ConfState { upstream, sync: sync.clone() };
+        let text = render(&sample(), Path::new("/d/data"), &state);
+        assert_eq!(ConfState::read(&text), state);
+    }
+    assert_eq!(ConfState::read("garbage\n= =\n'"), ConfState::default());
+}
+
+#[test]
+fn the_file_has_patronis_shape() {
+    let state = ConfState { upstream: Some(upstream()), sync: SyncRule::Off };
+    let text = render(&sample(), Path::new("/d/data"), &state);
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines[2], "include 'postgresql.base.conf'");
+    assert!(lines.contains(&"work_mem = '8MB'"));
+    assert!(lines.contains(&"search_path = 'a''b\\\\c'"));
+    assert!(lines.contains(&"synchronous_standby_names = ''"));
+    assert!(lines.contains(&"hba_file = '/d/data/pg_hba.conf'"));
+    assert!(lines.contains(&"primary_slot_name = 'node_1'"));
+    assert!(lines.contains(&"recovery_target_timeline = 'latest'"));
+    assert!(lines.contains(&"restore_command = 'cp ''/a/%f'' \"%p\"'"));
+    let conninfo = lines.iter().find(|l| l.starts_with("primary_conninfo"));
+    let expected = "dbname=postgres user=replicator passfile=/s/pg\\\\ pass host=10.0.0.1 port=5433 \
+                    sslmode=prefer application_name=node-1 connect_timeout=5";
+    assert!(conninfo.expect("written").contains(expected), "{text}");
+    assert!(!text.contains("it's") && !text.contains("it''s"), "I6");
+}
+
+#[test]
+fn cleared_means_no_stream_and_no_archive() {
+    let text = render(&sample(), Path::new("/d"), &ConfState::default());
+    for name in ["primary_conninfo", "primary_slot_name", "restore_command"] {
+        assert!(text.contains(&format!("{name} = ''\n")), "{name}");
+    }
+}
+
+#[test]
+fn patronis_file_can_be_read() {
+    let text = "primary_conninfo = 'user=r host=''h 1'' port=77'\nsynchronous_standby_names=a";
+    let state = ConfState::read(text);
+    let upstream = state.upstream.expect("there is one");
+    assert_eq!((upstream.host.as_str(), upstream.port), ("h 1", 77));
+    assert_eq!(state.sync.to_setting(), "a");
+}
+
+#[test]
+fn passwords_are_escaped_in_the_password_file() {
+    let text = pgpass(&sample(), &upstream());
+    assert_eq!(
+        text,
+        "10.0.0.1:5433:*:replicator:it's\n10.0.0.1:5433:*:rewinder:r\\\\1\n\
+         10.0.0.1:5433:*:postgres:s\\:1\n"
+    );
+}
+
+#[test]
+fn settings_that_would_override_ours_leave_auto_conf() {
+    assert_eq!(clean_auto_conf("# x\nwork_mem = '1MB'\n"), None);
+    let text = "# x\nprimary_conninfo = 'host=x'\nwork_mem = '1MB'\nrestore_command='y'\n";
+    assert_eq!(clean_auto_conf(text).as_deref(), Some("# x\nwork_mem = '1MB'\n"));
+}
+
+#[test]
+fn arguments_respect_the_floor_of_a_standby() {
+    let arguments = server_arguments(&sample(), None);
+    assert!(arguments.contains(&"--max_connections=50".to_owned()));
+    assert!(arguments.contains(&"--restart_after_crash=off".to_owned()));
+    assert!(arguments.contains(&"--wal_level=replica".to_owned()));
+}

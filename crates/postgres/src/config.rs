@@ -1,0 +1,125 @@
+//! What the agent tells a local instance: where it lives, who it is, how it is to be configured.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use types::MemberName;
+
+/// A password. It never shows in debug output (I6).
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps a password.
+    #[must_use]
+    pub fn new(text: impl Into<String>) -> Secret {
+        Secret(text.into())
+    }
+
+    /// The password itself; only for the wire, a password file, or the bootstrap's statements.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// A role of the database and its password.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// The role's name.
+    pub username: String,
+    /// Its password, if it logs in with one.
+    pub password: Option<Secret>,
+}
+
+/// The operating-system user that PostgreSQL runs as when the agent is root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OsUser {
+    /// Its name.
+    pub name: String,
+    /// Its user id.
+    pub uid: u32,
+    /// Its group id.
+    pub gid: u32,
+}
+
+/// An option of a PostgreSQL program: `--name` or `--name=value`.
+pub type ProgramOption = (String, Option<String>);
+
+/// Everything a local instance needs to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InstanceConfig {
+    /// This member.
+    pub member: MemberName,
+    /// The cluster's name; becomes `cluster_name`.
+    pub scope: String,
+    /// The data directory.
+    pub data_dir: PathBuf,
+    /// Where PostgreSQL's programs are; `None` searches `PATH` and the usual places.
+    pub bin_dir: Option<PathBuf>,
+    /// `listen_addresses`.
+    pub listen: Vec<String>,
+    /// The port, for TCP and for the socket's name.
+    pub port: u16,
+    /// The directory of the unix socket; keep it short (107 bytes with the socket's name).
+    pub socket_dir: PathBuf,
+    /// Whom PostgreSQL runs as; needed when the agent is root, else `None`.
+    pub os_user: Option<OsUser>,
+    /// The superuser.
+    pub superuser: Credentials,
+    /// The role that standbys and pg_basebackup log in with.
+    pub replication: Credentials,
+    /// The role that pg_rewind logs in with; an empty name means the superuser.
+    pub rewind: Credentials,
+    /// The database that probes connect to.
+    pub database: String,
+    /// The password file that this crate writes for libpq; mode 0600.
+    pub pgpass: PathBuf,
+    /// The agent's state directory; `postgres.log` goes there.
+    pub state_dir: PathBuf,
+    /// Server parameters, merged from all sources.
+    pub parameters: BTreeMap<String, String>,
+    /// Lines of pg_hba.conf; empty leaves the file as it is.
+    pub pg_hba: Vec<String>,
+    /// Lines of pg_ident.conf; empty leaves the file as it is.
+    pub pg_ident: Vec<String>,
+    /// Further options of initdb.
+    pub initdb: Vec<ProgramOption>,
+    /// Further options of pg_basebackup.
+    pub basebackup: Vec<ProgramOption>,
+    /// Whether probes use the unix socket.
+    pub use_unix_socket: bool,
+}
+
+impl InstanceConfig {
+    /// Whom pg_rewind and the comparison with a leader log in as.
+    #[must_use]
+    pub fn rewind_role(&self) -> &Credentials {
+        if self.rewind.username.is_empty() { &self.superuser } else { &self.rewind }
+    }
+
+    /// A path beside the data directory: its name with `suffix` appended.
+    #[must_use]
+    pub fn beside(&self, suffix: &str) -> PathBuf {
+        let mut name = self.data_dir.clone().into_os_string();
+        name.push(suffix);
+        PathBuf::from(name)
+    }
+
+    /// The address that local TCP probes use.
+    #[must_use]
+    pub fn local_host(&self) -> String {
+        let first = self.listen.first().map_or("localhost", String::as_str);
+        match first.trim() {
+            "*" | "0.0.0.0" | "" => "127.0.0.1".to_owned(),
+            "::" => "::1".to_owned(),
+            other => other.to_owned(),
+        }
+    }
+}

@@ -1,0 +1,477 @@
+//! Making a data directory: anew, as a copy of another member, or brought back by pg_rewind.
+//!
+//! Everything new is made beside the data directory (`<data_dir>.new`) and put in place by a rename
+//! when it is complete; the copy that stood there before is set aside then, not earlier (I3).
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::process::Signal;
+use types::{ControlState, Millis, Upstream};
+
+use crate::command::{self, run_tool};
+use crate::conf;
+use crate::config::{Credentials, InstanceConfig, ProgramOption};
+use crate::error::Error;
+use crate::files::{self, blocking};
+use crate::instance::{LocalInstance, read_control, write_files};
+use crate::lifecycle::{kill_in, log_tail, open_log, write_signal};
+use crate::processes::{DirId, Watched};
+use crate::sql::{self, identifier, literal, pause, within};
+use crate::sync_rule::SyncRule;
+
+/// The limit for the private server of a bootstrap to start, and to stop.
+const PRIVATE_LIMIT: Millis = Millis(60_000);
+/// Between looks at the private server, in milliseconds.
+const PRIVATE_POLL_MS: u64 = 15;
+/// Options of initdb that are ours.
+const INITDB_REFUSED: [&str; 7] =
+    ["pgdata", "nosync", "no-sync", "pwfile", "sync-only", "version", "username"];
+/// Options of pg_basebackup that are ours.
+const BASEBACKUP_REFUSED: [&str; 13] = [
+    "pgdata",
+    "format",
+    "wal-method",
+    "xlog-method",
+    "gzip",
+    "version",
+    "dbname",
+    "host",
+    "port",
+    "username",
+    "password",
+    "checkpoint",
+    "progress",
+];
+/// What pg_rewind's role must be allowed to run (PostgreSQL's documentation of pg_rewind, "Notes").
+const REWIND_FUNCTIONS: [&str; 4] = [
+    "pg_ls_dir(text, boolean, boolean)",
+    "pg_stat_file(text, boolean)",
+    "pg_read_binary_file(text)",
+    "pg_read_binary_file(text, bigint, bigint, boolean)",
+];
+
+/// How far a copy has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CopyProgress {
+    /// Bytes copied.
+    pub done: u64,
+    /// Bytes in all, as the source estimates them.
+    pub total: u64,
+}
+
+pub(crate) async fn initdb(instance: &LocalInstance) -> Result<(), Error> {
+    let config = instance.config();
+    instance.require_stopped("create a cluster")?;
+    require_place(&config, true)?;
+    let new = fresh_directory(instance).await?;
+    // The socket and the password stand where only PostgreSQL's user may look.
+    let private = config.socket_dir.join("pgherd-init");
+    let prepared = (config.clone(), private.clone());
+    blocking(move || prepare_private(&prepared.0, &prepared.1)).await?;
+    let made = make_cluster(instance, &new, &private).await;
+    let left = private.clone();
+    blocking(move || files::remove_tree(&left)).await?;
+    made?;
+    blocking(move || {
+        let placed = fs::rename(&new, &config.data_dir);
+        let placed = placed.and_then(|()| files::sync_parent(&config.data_dir));
+        placed.map_err(Error::file("rename the new cluster to", &config.data_dir))
+    })
+    .await
+}
+
+fn prepare_private(config: &InstanceConfig, private: &Path) -> Result<(), Error> {
+    let owner = config.os_user.as_ref();
+    files::make_dir(&config.socket_dir, 0o755, owner)?;
+    files::make_dir(&config.state_dir, 0o700, None)?;
+    files::remove_tree(private)?;
+    files::make_dir(private, 0o700, owner)?;
+    files::write_durably(&private.join("hba.conf"), "local all all trust\n", 0o600, owner)?;
+    if let Some(password) = &config.superuser.password {
+        let text = format!("{}\n", password.expose());
+        files::write_durably(&private.join("password"), &text, 0o600, owner)?;
+    }
+    Ok(())
+}
+
+async fn make_cluster(instance: &LocalInstance, new: &Path, private: &Path) -> Result<(), Error> {
+    let config = instance.config();
+    let arguments = initdb_arguments(&config, new, private);
+    run_tool(&config, &instance.programs().path("initdb"), &arguments, |_| {}).await?;
+    let roles = role_statements(&config);
+    if roles.is_empty() {
+        return Ok(());
+    }
+    let log = config.state_dir.join("postgres.log");
+    let (file, offset) = open_log(&log)?;
+    let (new_text, private_text) = (new.to_string_lossy(), private.to_string_lossy());
+    let arguments = [
+        "-D".to_owned(),
+        new_text.into_owned(),
+        "--listen_addresses=".to_owned(),
+        format!("--unix_socket_directories={private_text}"),
+        format!("--hba_file={private_text}/hba.conf"),
+        format!("--port={}", config.port),
+        "--logging_collector=off".to_owned(),
+    ];
+    let program = instance.programs().path("postgres");
+    let pid = command::spawn_server(&config, &program, &arguments, file)?;
+    let server = Watched::open(pid).map_err(Error::file("watch", &program))?;
+    let server = server.expect("our own child cannot be gone unburied");
+    let created = within(PRIVATE_LIMIT, "the creation of roles", async {
+        let client = loop {
+            match sql::connect_private(&config, private).await {
+                Ok(client) => break client,
+                Err(_) if server.is_dead() => {
+                    let log = log_tail(&log, offset);
+                    return Err(Error::EndedWhileStarting { log });
+                }
+                Err(_) => pause(PRIVATE_POLL_MS).await,
+            }
+        };
+        sql::row_sets(&client, "create the roles", &roles).await
+    });
+    let created = created.await;
+    let stopped = async {
+        server.signal(Signal::INT).map_err(Error::file("stop", &program))?;
+        server.exited().await;
+        Ok(())
+    };
+    let stopped = within(PRIVATE_LIMIT, "the stop of the new cluster", stopped).await;
+    if let Some(id) = DirId::of(new) {
+        within(PRIVATE_LIMIT, "the end of the new cluster's processes", kill_in(id)).await?;
+    }
+    created?;
+    stopped?;
+    let control = read_control(new)?;
+    if control.state == ControlState::ShutDown {
+        return Ok(());
+    }
+    Err(Error::refused(format!("the new cluster was not stopped cleanly: {:?}", control.state)))
+}
+
+fn initdb_arguments(config: &InstanceConfig, new: &Path, private: &Path) -> Vec<OsString> {
+    let given = |name: &str| config.initdb.iter().any(|(n, _)| n.trim_start_matches('-') == name);
+    let mut arguments = vec![
+        OsString::from("--pgdata"),
+        new.into(),
+        format!("--username={}", config.superuser.username).into(),
+        "--data-checksums".into(),
+    ];
+    if config.superuser.password.is_some() {
+        arguments.push("--pwfile".into());
+        arguments.push(private.join("password").into());
+        if !given("auth") && !given("auth-local") {
+            arguments.push("--auth-local=scram-sha-256".into());
+        }
+    } else if !given("auth") && !given("auth-local") {
+        arguments.push("--auth-local=trust".into());
+    }
+    if !given("auth") && !given("auth-host") {
+        arguments.push("--auth-host=scram-sha-256".into());
+    }
+    if !given("encoding") && !given("E") {
+        arguments.push("--encoding=UTF8".into());
+    }
+    let locale = |(name, _): &ProgramOption| {
+        let name = name.trim_start_matches('-');
+        name == "no-locale" || name.starts_with("locale") || name.starts_with("lc-")
+    };
+    if !config.initdb.iter().any(locale) {
+        arguments.push("--locale=C.UTF-8".into());
+    }
+    arguments.extend(options(&config.initdb, &INITDB_REFUSED, "initdb"));
+    arguments
+}
+
+fn options(given: &[ProgramOption], refused: &[&str], program: &str) -> Vec<OsString> {
+    let mut arguments = Vec::new();
+    for (name, value) in given {
+        let name = name.trim_start_matches('-');
+        if refused.contains(&name) || name == "data-checksums" {
+            if name != "data-checksums" {
+                tracing::warn!(program, option = name, "this option is not for the configuration");
+            }
+            continue;
+        }
+        let dashes = if name.len() == 1 { "-" } else { "--" };
+        arguments.push(match value {
+            Some(value) if name.len() == 1 => format!("{dashes}{name}{value}").into(),
+            Some(value) => format!("{dashes}{name}={value}").into(),
+            None => format!("{dashes}{name}").into(),
+        });
+    }
+    arguments
+}
+
+/// The statements that create the replication and the rewind role; their passwords stay out of the
+/// server's log (I6).
+fn role_statements(config: &InstanceConfig) -> String {
+    let superuser = &config.superuser.username;
+    let password = |role: &Credentials| match &role.password {
+        Some(password) => format!(" PASSWORD {}", literal(password.expose())),
+        None => String::new(),
+    };
+    let mut text = String::new();
+    let replication = &config.replication;
+    if replication.username != *superuser {
+        let name = identifier(&replication.username);
+        text += &format!("CREATE ROLE {name} REPLICATION LOGIN{};", password(replication));
+    }
+    let rewind = config.rewind_role();
+    if rewind.username != *superuser {
+        let name = identifier(&rewind.username);
+        if rewind.username != replication.username {
+            text += &format!("CREATE ROLE {name} LOGIN{};", password(rewind));
+        }
+        for function in REWIND_FUNCTIONS {
+            text += &format!("GRANT EXECUTE ON FUNCTION pg_catalog.{function} TO {name};");
+        }
+    }
+    if text.is_empty() {
+        return text;
+    }
+    "SET log_statement = 'none'; SET log_min_duration_statement = -1; \
+     SET log_min_error_statement = 'panic'; SET password_encryption = 'scram-sha-256';"
+        .to_owned()
+        + &text
+}
+
+/// Refuses where a rename cannot put a new directory in place.
+fn require_place(config: &InstanceConfig, empty: bool) -> Result<(), Error> {
+    let dir = &config.data_dir;
+    if empty && !files::is_empty(dir).map_err(Error::file("read", dir))? {
+        let shown = dir.display();
+        return Err(Error::refused(format!(
+            "{shown} is not empty: will not create a cluster in it"
+        )));
+    }
+    let Some(parent) = dir.parent() else {
+        return Err(Error::refused("the root directory cannot be the data directory"));
+    };
+    files::make_dir(parent, 0o755, config.os_user.as_ref())?;
+    let device = |path: &Path| {
+        use std::os::unix::fs::MetadataExt;
+        fs::metadata(path).ok().map(|meta| meta.dev())
+    };
+    if device(dir).is_some_and(|own| Some(own) != device(parent)) {
+        return Err(Error::refused(format!(
+            "{} is a mount point, in place of which nothing can be renamed: use a directory below it",
+            dir.display()
+        )));
+    }
+    Ok(())
+}
+
+/// An empty `<data_dir>.new`; what an earlier try left there is ended and removed.
+async fn fresh_directory(instance: &LocalInstance) -> Result<PathBuf, Error> {
+    let config = instance.config();
+    let new = config.beside(".new");
+    if let Some(id) = DirId::of(&new) {
+        within(PRIVATE_LIMIT, "the end of an earlier try", kill_in(id)).await?;
+    }
+    let path = new.clone();
+    blocking(move || {
+        files::remove_tree(&path)?;
+        files::make_dir(&path, 0o700, config.os_user.as_ref())
+    })
+    .await?;
+    Ok(new)
+}
+
+pub(crate) async fn clone_from(
+    instance: &LocalInstance,
+    upstream: &Upstream,
+    progress: impl Fn(CopyProgress) + Send + Sync,
+) -> Result<(), Error> {
+    let config = instance.config();
+    instance.require_stopped("replace the data directory")?;
+    require_place(&config, false)?;
+    let new = fresh_directory(instance).await?;
+    write_pgpass(instance, upstream).await?;
+    let mut arguments = vec![
+        OsString::from("--pgdata"),
+        new.clone().into(),
+        "--wal-method=stream".into(),
+        "--checkpoint=fast".into(),
+        "--progress".into(),
+        "--no-password".into(),
+        "--dbname".into(),
+        conf::remote_conninfo(&config, upstream, &config.replication).into(),
+    ];
+    arguments.extend(options(&config.basebackup, &BASEBACKUP_REFUSED, "pg_basebackup"));
+    let program = instance.programs().path("pg_basebackup");
+    let line = |line: &str| {
+        if let Some(seen) = parse_progress(line) {
+            progress(seen);
+        }
+    };
+    run_tool(&config, &program, &arguments, line).await?;
+    instance.require_stopped("replace the data directory")?;
+    let upstream = upstream.clone();
+    blocking(move || {
+        complete(&config, &new, upstream)?;
+        put_in_place(&config, &new)
+    })
+    .await?;
+    instance.memory().began = None;
+    Ok(())
+}
+
+/// `  23456/23456 kB (100%), 1/1 tablespace`.
+fn parse_progress(line: &str) -> Option<CopyProgress> {
+    let (numbers, _) = line.split_once(" kB")?;
+    let (done, total) = numbers.trim().split_once('/')?;
+    let bytes = |text: &str| text.trim().parse::<u64>().ok()?.checked_mul(1024);
+    Some(CopyProgress { done: bytes(done)?, total: bytes(total)? })
+}
+
+/// Makes a copied or rewound directory a standby of `upstream` with our configuration; the files
+/// that came along are the source's.
+fn complete(config: &InstanceConfig, dir: &Path, upstream: Upstream) -> Result<(), Error> {
+    write_signal(config, &dir.join("standby.signal"))?;
+    files::remove_if_present(&dir.join("recovery.signal"))?;
+    write_files(config, dir, |state| {
+        state.upstream = Some(upstream);
+        state.sync = SyncRule::Off;
+    })?;
+    Ok(())
+}
+
+async fn write_pgpass(instance: &LocalInstance, upstream: &Upstream) -> Result<(), Error> {
+    let (config, upstream) = (instance.config(), upstream.clone());
+    blocking(move || crate::instance::write_pgpass(&config, &upstream)).await
+}
+
+/// Puts `new` in place of the data directory and keeps what stood there as the one set-aside copy.
+fn put_in_place(config: &InstanceConfig, new: &Path) -> Result<(), Error> {
+    let dir = &config.data_dir;
+    let renamed = |result: std::io::Result<()>| result.map_err(Error::file("rename", dir));
+    if files::is_empty(dir).map_err(Error::file("read", dir))? {
+        return renamed(fs::rename(new, dir).and_then(|()| files::sync_parent(dir)));
+    }
+    let older = set_aside(config)?;
+    let number = older.last().map_or(0, |(number, _)| *number) + 1;
+    let aside = config.beside(&format!(".old-{number}"));
+    // Exchanged in one step, so that a crash leaves one complete copy in place.
+    match renameat_with(CWD, new, CWD, dir, RenameFlags::EXCHANGE) {
+        Ok(()) => renamed(fs::rename(new, &aside))?,
+        Err(_) => renamed(fs::rename(dir, &aside).and_then(|()| fs::rename(new, dir)))?,
+    }
+    renamed(files::sync_parent(dir))?;
+    for (_, path) in older {
+        files::remove_tree(&path)?;
+    }
+    Ok(())
+}
+
+/// The copies that were set aside, oldest first.
+pub(crate) fn set_aside(config: &InstanceConfig) -> Result<Vec<(u64, PathBuf)>, Error> {
+    let prefix = config.beside(".old-");
+    let prefix = prefix.file_name().unwrap_or_default().to_string_lossy();
+    let parent = config.data_dir.parent().unwrap_or(Path::new("/"));
+    let mut found = Vec::new();
+    let Ok(entries) = fs::read_dir(parent) else {
+        return Ok(found);
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let number = name.to_str().and_then(|n| n.strip_prefix(prefix.as_ref()));
+        if let Some(number) = number.and_then(|n| n.parse().ok()) {
+            found.push((number, entry.path()));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+pub(crate) async fn rewind_from(
+    instance: &LocalInstance,
+    upstream: &Upstream,
+) -> Result<(), Error> {
+    let config = instance.config();
+    instance.require_stopped("rewind")?;
+    let _mark = instance.tool_mark();
+    write_pgpass(instance, upstream).await?;
+    let (prepared, source) = (config.clone(), upstream.clone());
+    blocking(move || prepare_rewind(&prepared, source)).await?;
+    let source = conf::remote_conninfo(&config, upstream, config.rewind_role());
+    let arguments = [
+        OsString::from("--target-pgdata"),
+        config.data_dir.clone().into(),
+        "--source-server".into(),
+        source.into(),
+    ];
+    let program = instance.programs().path("pg_rewind");
+    run_tool(&config, &program, &arguments, |_| {}).await?;
+    let upstream = upstream.clone();
+    blocking(move || complete(&config, &config.data_dir.clone(), upstream)).await?;
+    instance.memory().began = None;
+    Ok(())
+}
+
+fn prepare_rewind(config: &InstanceConfig, upstream: Upstream) -> Result<(), Error> {
+    let dir = &config.data_dir;
+    // An earlier pg_rewind may have left the source's files; ours must be loadable for the
+    // single-user server by which pg_rewind recovers a crashed copy.
+    write_files(config, dir, |state| state.upstream = Some(upstream))?;
+    files::remove_if_present(&dir.join("postmaster.pid"))?;
+    match read_control(dir)?.state {
+        ControlState::ShutDown | ControlState::ShutDownInRecovery => {}
+        ControlState::StartingUp
+        | ControlState::ShuttingDown
+        | ControlState::InCrashRecovery
+        | ControlState::InArchiveRecovery
+        | ControlState::InProduction => {
+            // That server refuses to start in standby mode.
+            files::remove_if_present(&dir.join("standby.signal"))?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn progress_is_read() {
+        let seen = parse_progress(" 2/10 kB (20%), 0/1 tablespace (x)").unwrap();
+        assert_eq!(seen, CopyProgress { done: 2048, total: 10240 });
+        assert_eq!(parse_progress("waiting for checkpoint"), None);
+    }
+
+    #[test]
+    fn one_copy_is_set_aside_and_the_older_one_goes() {
+        let base = tempfile::tempdir().unwrap();
+        let mut config = conf::tests_support::sample();
+        config.data_dir = base.path().join("data");
+        for content in ["a", "b", "c"] {
+            let new = config.beside(".new");
+            fs::create_dir(&new).unwrap();
+            fs::write(new.join("x"), content).unwrap();
+            put_in_place(&config, &new).unwrap();
+            assert!(!new.exists());
+        }
+        let read = |dir: &Path| fs::read_to_string(dir.join("x")).unwrap();
+        assert_eq!(read(&config.data_dir), "c");
+        let aside = set_aside(&config).unwrap();
+        assert_eq!(aside.len(), 1);
+        assert_eq!(read(&aside[0].1), "b");
+    }
+
+    #[test]
+    fn options_of_ours_are_refused() {
+        let given = [
+            ("pgdata".to_owned(), Some("/x".to_owned())),
+            ("locale".to_owned(), Some("C".to_owned())),
+            ("no-instructions".to_owned(), None),
+        ];
+        let taken = options(&given, &INITDB_REFUSED, "initdb");
+        assert_eq!(taken, ["--locale=C", "--no-instructions"]);
+    }
+}

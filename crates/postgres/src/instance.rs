@@ -1,0 +1,345 @@
+//! The one instance that an agent looks after: shared state of all operations.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use pgproto::control::ControlFile;
+use rustix::process::Signal;
+use tokio::sync::watch;
+use tokio_postgres::Client;
+use types::{Lsn, Millis, Timeline, Upstream};
+
+use crate::conf::{self, ConfState};
+use crate::config::InstanceConfig;
+use crate::error::{Error, SetupError};
+use crate::files::{self, blocking};
+use crate::processes::{DirId, Watched, find_postmaster, of_directory};
+use crate::setup::{self, Programs};
+use crate::sql;
+
+/// Reads of pg_control that may meet PostgreSQL writing it.
+const CONTROL_READS_MAX: u32 = 5;
+
+/// A PostgreSQL on this machine. Clones share it.
+#[derive(Clone)]
+pub struct LocalInstance {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    config: RwLock<Arc<InstanceConfig>>,
+    programs: Programs,
+    /// Held while configuration files are read, changed and written.
+    conf_files: Mutex<()>,
+    /// The kept superuser connection.
+    client: tokio::sync::Mutex<Option<Arc<Client>>>,
+    /// The postmaster that was seen or started last.
+    postmaster: watch::Sender<Option<Arc<Watched>>>,
+    memory: Mutex<Memory>,
+    /// pg_rewind and the like work in the data directory.
+    tool_runs: AtomicBool,
+}
+
+/// What observations remember from each other.
+#[derive(Default)]
+pub(crate) struct Memory {
+    /// Since when the postmaster has been not ready, or silent.
+    pub(crate) since: Option<(bool, Millis)>,
+    /// `pg_conf_load_time` and whether anything waited for a restart then.
+    pub(crate) pending: Option<(String, bool)>,
+    /// Where a timeline began.
+    pub(crate) began: Option<(Timeline, Lsn)>,
+}
+
+impl LocalInstance {
+    /// Takes on an instance. Nothing on disk is changed, nothing is started or stopped.
+    ///
+    /// # Errors
+    /// All problems with programs, users, paths and the data directory, one line each.
+    pub fn new(config: InstanceConfig) -> Result<LocalInstance, SetupError> {
+        let programs = setup::check(&config)?;
+        Ok(LocalInstance {
+            shared: Arc::new(Shared {
+                config: RwLock::new(Arc::new(config)),
+                programs,
+                conf_files: Mutex::new(()),
+                client: tokio::sync::Mutex::new(None),
+                postmaster: watch::Sender::new(None),
+                memory: Mutex::default(),
+                tool_runs: AtomicBool::new(false),
+            }),
+        })
+    }
+
+    /// The configuration in force.
+    #[must_use]
+    pub fn config(&self) -> Arc<InstanceConfig> {
+        let guard = self.shared.config.read();
+        guard.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// PostgreSQL's programs.
+    #[must_use]
+    pub fn programs(&self) -> &Programs {
+        &self.shared.programs
+    }
+
+    pub(crate) fn set_config(&self, config: InstanceConfig) {
+        let guard = self.shared.config.write();
+        *guard.unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
+    }
+
+    pub(crate) fn memory(&self) -> MutexGuard<'_, Memory> {
+        let guard = self.shared.memory.lock();
+        guard.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The pids of all processes of the instance (design, 5, "What an instance is").
+    ///
+    /// # Errors
+    /// `/proc` cannot be read.
+    pub fn processes(&self) -> Result<Vec<i32>, Error> {
+        let Some(id) = DirId::of(&self.config().data_dir) else {
+            return Ok(Vec::new());
+        };
+        of_directory(id).map_err(Error::file("read", Path::new("/proc")))
+    }
+
+    /// The postmaster, if one lives.
+    pub(crate) fn postmaster(&self) -> Result<Option<Arc<Watched>>, Error> {
+        let known = self.shared.postmaster.borrow().clone();
+        if let Some(known) = known.filter(|k| !k.is_dead()) {
+            return Ok(Some(known));
+        }
+        let dir = self.config().data_dir.clone();
+        let found = find_postmaster(&dir).map_err(Error::file("find the postmaster of", &dir))?;
+        Ok(found.map(|watched| self.adopt(watched)))
+    }
+
+    pub(crate) fn adopt(&self, watched: Watched) -> Arc<Watched> {
+        let watched = Arc::new(watched);
+        self.shared.postmaster.send_replace(Some(watched.clone()));
+        watched
+    }
+
+    /// Resolves when the postmaster that runs, or the next one that is seen to run, has ended.
+    pub(crate) async fn next_exit(&self) {
+        let mut known = self.shared.postmaster.subscribe();
+        loop {
+            let watched = known.borrow_and_update().clone();
+            if let Some(watched) = watched.filter(|w| !w.is_dead()) {
+                return watched.exited().await;
+            }
+            if known.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+    }
+
+    /// Refuses unless no process of the instance is left.
+    pub(crate) fn require_stopped(&self, what: &str) -> Result<(), Error> {
+        let pids = self.processes()?;
+        if self.postmaster()?.is_none() && pids.is_empty() {
+            return Ok(());
+        }
+        Err(Error::refused(format!(
+            "will not {what}: PostgreSQL runs in {} (pids {pids:?}); stop it first",
+            self.config().data_dir.display()
+        )))
+    }
+
+    /// Marks the data directory as worked on by a tool until the mark is dropped.
+    pub(crate) fn tool_mark(&self) -> ToolMark<'_> {
+        self.shared.tool_runs.store(true, Ordering::Relaxed);
+        ToolMark(&self.shared.tool_runs)
+    }
+
+    pub(crate) fn tool_runs(&self) -> bool {
+        self.shared.tool_runs.load(Ordering::Relaxed)
+    }
+
+    /// The kept superuser connection, made anew if it is gone. For short statements only.
+    pub(crate) async fn client(&self) -> Result<Arc<Client>, Error> {
+        let mut kept = self.shared.client.lock().await;
+        if let Some(client) = kept.as_ref().filter(|c| !c.is_closed()) {
+            return Ok(client.clone());
+        }
+        *kept = None;
+        let config = self.config();
+        let client = sql::connect_local(&config, "pgherd", sql::PROBE_LIMIT).await?;
+        let client = Arc::new(client);
+        *kept = Some(client.clone());
+        Ok(client)
+    }
+
+    /// Drops the kept connection.
+    pub(crate) async fn forget_client(&self) {
+        *self.shared.client.lock().await = None;
+    }
+
+    /// A new superuser connection with the short statement time-out.
+    pub(crate) async fn fresh_client(&self) -> Result<Client, Error> {
+        sql::connect_local(&self.config(), "pgherd", sql::PROBE_LIMIT).await
+    }
+
+    /// Reads pg_control of the data directory.
+    pub(crate) async fn control(&self) -> Result<ControlFile, Error> {
+        let dir = self.config().data_dir.clone();
+        blocking(move || read_control(&dir)).await
+    }
+
+    /// Changes the configuration files in place, durably. Returns whether any differed.
+    pub(crate) async fn write_conf(
+        &self,
+        change: impl FnOnce(&mut ConfState) + Send + 'static,
+    ) -> Result<bool, Error> {
+        let this = self.clone();
+        blocking(move || {
+            let guard = this.shared.conf_files.lock();
+            let _guard = guard.unwrap_or_else(PoisonError::into_inner);
+            let config = this.config();
+            write_files(&config, &config.data_dir, change)
+        })
+        .await
+    }
+
+    /// What the configuration on disk says.
+    pub(crate) fn conf_state(&self) -> ConfState {
+        let path = self.config().data_dir.join("postgresql.conf");
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        ConfState::read(&text)
+    }
+
+    /// Lets the server read its configuration again. Returns whether a server runs.
+    pub(crate) fn reload(&self) -> Result<bool, Error> {
+        let Some(postmaster) = self.postmaster()? else {
+            return Ok(false);
+        };
+        let dir = self.config().data_dir.clone();
+        let sent = postmaster.signal(Signal::HUP);
+        sent.map_err(Error::file("signal the postmaster of", &dir))?;
+        Ok(true)
+    }
+}
+
+/// See `LocalInstance::tool_mark`.
+pub(crate) struct ToolMark<'a>(&'a AtomicBool);
+
+impl Drop for ToolMark<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
+/// Reads `global/pg_control`; PostgreSQL may be writing it, so a wrong checksum is read again.
+pub(crate) fn read_control(dir: &Path) -> Result<ControlFile, Error> {
+    let path = dir.join("global/pg_control");
+    let mut reads = 0;
+    loop {
+        let bytes = std::fs::read(&path).map_err(Error::file("read", &path))?;
+        reads += 1;
+        match ControlFile::parse(&bytes) {
+            Ok(control) => return Ok(control),
+            Err(_) if reads < CONTROL_READS_MAX => {
+                std::thread::sleep(std::time::Duration::from_millis(2));
+            }
+            Err(source) => return Err(Error::Control { path, source }),
+        }
+    }
+}
+
+/// Writes all configuration files of `dir`, which may be a copy that is not yet in place.
+pub(crate) fn write_files(
+    config: &InstanceConfig,
+    dir: &Path,
+    change: impl FnOnce(&mut ConfState),
+) -> Result<bool, Error> {
+    let (owner, mode) = (config.os_user.as_ref(), files::mode_in(dir));
+    let main = dir.join("postgresql.conf");
+    let base = dir.join("postgresql.base.conf");
+    let text = std::fs::read_to_string(&main).unwrap_or_default();
+    let mut state = ConfState::read(&text);
+    change(&mut state);
+    if !base.exists() {
+        if main.exists() {
+            let renamed = std::fs::rename(&main, &base).and_then(|()| files::sync_parent(&base));
+            renamed.map_err(Error::file("rename", &main))?;
+        } else {
+            files::write_durably(&base, "", mode, owner)?;
+        }
+    }
+    let auto = dir.join("postgresql.auto.conf");
+    let text = std::fs::read_to_string(&auto).unwrap_or_default();
+    let mut changed = match conf::clean_auto_conf(&text) {
+        Some(clean) => files::write_durably(&auto, &clean, mode, owner)?,
+        None => false,
+    };
+    if let Some(upstream) = &state.upstream {
+        write_pgpass(config, upstream)?;
+    }
+    for (name, setting, lines) in [
+        ("pg_hba.conf", "hba_file", &config.pg_hba),
+        ("pg_ident.conf", "ident_file", &config.pg_ident),
+    ] {
+        if !lines.is_empty() && !config.parameters.contains_key(setting) {
+            let text = conf::render_lines(lines);
+            changed |= files::write_durably(&dir.join(name), &text, mode, owner)?;
+        }
+    }
+    // Where the server finds them is the final place, whatever `dir` is now.
+    let text = conf::render(config, &config.data_dir, &state);
+    changed |= files::write_durably(&main, &text, mode, owner)?;
+    Ok(changed)
+}
+
+/// Writes libpq's password file for one upstream.
+pub(crate) fn write_pgpass(config: &InstanceConfig, upstream: &Upstream) -> Result<(), Error> {
+    let owner = config.os_user.as_ref();
+    if let Some(parent) = config.pgpass.parent() {
+        files::make_dir(parent, 0o755, owner)?;
+    }
+    let lines = conf::pgpass(config, upstream);
+    files::write_durably(&config.pgpass, &lines, 0o600, owner)?;
+    Ok(())
+}
+
+/// The timeline of the record that ends at `end`, for a copy whose last checkpoint is on `least`.
+///
+/// PostgreSQL does not tell which timeline a standby replays. A WAL segment's name does: a newer
+/// timeline counts if there is a segment of it that holds `end`, and `end` lies past the point at
+/// which that timeline began.
+pub(crate) fn timeline_at(dir: &Path, control: &ControlFile, end: Lsn) -> Timeline {
+    let least = control.timeline.max(control.min_recovery_timeline);
+    let segment_size = u64::from(control.wal_segment_size);
+    let segment = end.0.saturating_sub(1) / segment_size;
+    let per_id = (1_u64 << 32) / segment_size;
+    let suffix = format!("{:08X}{:08X}", segment / per_id, segment % per_id);
+    let Ok(entries) = std::fs::read_dir(dir.join("pg_wal")) else {
+        return least;
+    };
+    let mut newest = least;
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let timeline = name.to_str().and_then(|n| n.strip_suffix(&suffix));
+        let timeline = timeline.and_then(|t| u32::from_str_radix(t, 16).ok());
+        let Some(timeline) = timeline.map(Timeline).filter(|t| *t > newest) else {
+            continue;
+        };
+        if began(dir, timeline).is_some_and(|switch| end > switch) {
+            newest = timeline;
+        }
+    }
+    newest
+}
+
+/// Where a timeline began, from its history file.
+pub(crate) fn began(dir: &Path, timeline: Timeline) -> Option<Lsn> {
+    let text = std::fs::read_to_string(history_path(dir, timeline)).ok()?;
+    Some(types::parse_history_file(&text).last()?.switch)
+}
+
+/// The path of a timeline's history file.
+pub(crate) fn history_path(dir: &Path, timeline: Timeline) -> PathBuf {
+    dir.join(format!("pg_wal/{:08X}.history", timeline.0))
+}

@@ -1,0 +1,358 @@
+//! What a leader does: being promoted, its synchronous set, its confirmed write, its slots.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use tokio_postgres::Client;
+use types::{Lsn, MemberName, Millis, SyncNames, Timeline};
+
+use crate::config::InstanceConfig;
+use crate::error::Error;
+use crate::files::{self, blocking};
+use crate::instance::{LocalInstance, history_path, timeline_at};
+use crate::sql::{self, Row, literal, lsn, pause, within};
+use crate::sync_rule::SyncRule;
+
+/// Between looks at a server that is being promoted, in milliseconds.
+const PROMOTE_POLL_MS: u64 = 3;
+/// Between looks at a change of the synchronous set or at confirmations, in milliseconds.
+const SYNC_POLL_MS: u64 = 5;
+/// More reserved numbers than this are a mistake somewhere.
+const RESERVED_NUMBERS_MAX: u32 = 10_000;
+/// The application name of sessions that wait for a confirmed write.
+const CONFIRM: &str = "pgherd confirm";
+
+/// How a standby becomes the leader.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PromotePlan {
+    /// The timeline number that the term reserved.
+    pub timeline: Timeline,
+    /// The winner's synchronous set, in force before the first commit.
+    pub sync: SyncRule,
+}
+
+pub(crate) async fn promote(
+    instance: &LocalInstance,
+    plan: PromotePlan,
+    limit: Millis,
+) -> Result<Timeline, Error> {
+    within(limit, "the promotion", async {
+        let client = instance.client().await?;
+        let statement = "SELECT pg_is_in_recovery(), pg_last_wal_receive_lsn(), \
+            pg_last_wal_replay_lsn()";
+        let row = sql::one_row(&client, "read the position", statement).await?;
+        if row.first().map(String::as_str) == Some("t") {
+            let position = |index: usize| lsn(row.get(index).map(String::as_str));
+            reserve(instance, plan.timeline, position(1).max(position(2))).await?;
+            take_over_rule(instance, &plan.sync).await?;
+            sql::rows(&client, "promote", "SELECT pg_promote(false)").await?;
+        }
+        wait_for_promotion(&client).await
+    })
+    .await
+}
+
+async fn wait_for_promotion(client: &Client) -> Result<Timeline, Error> {
+    let statement = "SELECT CASE WHEN NOT pg_is_in_recovery() \
+        THEN substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) END";
+    loop {
+        let row = sql::one_row(client, "read the timeline", statement).await?;
+        let digits = row.first().map_or("", String::as_str);
+        if let Ok(timeline) = u32::from_str_radix(digits, 16) {
+            return Ok(Timeline(timeline));
+        }
+        pause(PROMOTE_POLL_MS).await;
+    }
+}
+
+/// The rule on disk, and seen by a new backend: the postmaster has told every process of it before
+/// the first commit of the new timeline.
+async fn take_over_rule(instance: &LocalInstance, rule: &SyncRule) -> Result<(), Error> {
+    let wanted = rule.clone();
+    instance.write_conf(move |state| state.sync = wanted).await?;
+    instance.reload()?;
+    while shown_rule(&instance.fresh_client().await?).await? != rule.to_setting() {
+        pause(PROMOTE_POLL_MS).await;
+    }
+    Ok(())
+}
+
+async fn shown_rule(client: &Client) -> Result<String, Error> {
+    let statement = "SELECT current_setting('synchronous_standby_names')";
+    let row = sql::one_row(client, "read synchronous_standby_names", statement).await?;
+    Ok(row.into_iter().next().unwrap_or_default())
+}
+
+/// Puts a history file for every number below the reserved one, so that PostgreSQL, which takes the
+/// number after the last history file without a gap, takes the reserved one (D3.10).
+async fn reserve(instance: &LocalInstance, reserved: Timeline, end: Lsn) -> Result<(), Error> {
+    let control = instance.control().await?;
+    let config = instance.config();
+    blocking(move || {
+        let current = timeline_at(&config.data_dir, &control, end);
+        write_stubs(&config, current, reserved, end)
+    })
+    .await
+}
+
+fn write_stubs(
+    config: &InstanceConfig,
+    current: Timeline,
+    reserved: Timeline,
+    end: Lsn,
+) -> Result<(), Error> {
+    if reserved <= current || reserved.0 - current.0 > RESERVED_NUMBERS_MAX {
+        return Err(Error::refused(format!(
+            "cannot promote to timeline {reserved}: this copy is on timeline {current}"
+        )));
+    }
+    let dir: &Path = &config.data_dir;
+    let own = std::fs::read_to_string(history_path(dir, current)).unwrap_or_default();
+    let stub = format!("{own}{current}\t{end}\tpgherd: reserved number, never promoted\n");
+    for number in current.0 + 1..reserved.0 {
+        let path = history_path(dir, Timeline(number));
+        if !path.exists() {
+            files::write_durably(&path, &stub, files::mode_in(dir), config.os_user.as_ref())?;
+        }
+    }
+    Ok(())
+}
+
+/// One look at a change of the synchronous set.
+const SYNC_LOOK: &str = "\
+SELECT current_setting('synchronous_standby_names'),
+  (SELECT max(wait_event) FROM pg_stat_get_activity(NULL) WHERE backend_type = 'checkpointer');
+SELECT application_name, sync_priority FROM pg_stat_replication
+  WHERE state IN ('streaming', 'catchup')";
+
+pub(crate) async fn set_sync(
+    instance: &LocalInstance,
+    rule: &SyncRule,
+    limit: Millis,
+) -> Result<(), Error> {
+    let wanted = rule.clone();
+    instance.write_conf(move |state| state.sync = wanted).await?;
+    if !instance.reload()? {
+        return Ok(());
+    }
+    let what = "the take-over of synchronous_standby_names";
+    within(limit, what, async {
+        let mut looks = 0;
+        // Each look is a new backend: forked after the postmaster took the rule over.
+        while looks < 2 {
+            if taken_over(&instance.fresh_client().await?, rule).await? {
+                looks += 1;
+            } else {
+                looks = 0;
+                pause(SYNC_POLL_MS).await;
+            }
+        }
+        Ok(())
+    })
+    .await
+}
+
+async fn taken_over(client: &Client, rule: &SyncRule) -> Result<bool, Error> {
+    let sets = sql::row_sets(client, "look at the synchronous set", SYNC_LOOK).await?;
+    let [shown, senders] = sets.as_slice() else {
+        return Ok(false);
+    };
+    let shown = shown.first().map(Vec::as_slice).unwrap_or_default();
+    let text = |row: &[Option<String>], index: usize| row.get(index).cloned().flatten();
+    if text(shown, 0).unwrap_or_default() != rule.to_setting() {
+        return Ok(false);
+    }
+    // Whether commits wait at all is a flag that the checkpointer sets; one that sleeps here has
+    // handled its signals.
+    let checkpointer = text(shown, 1).unwrap_or_default();
+    if rule.waits() && !["CheckpointerMain", "CheckpointWriteDelay"].contains(&&*checkpointer) {
+        return Ok(false);
+    }
+    let names = rule.names();
+    Ok(senders.iter().all(|row| {
+        let name = text(row, 0).unwrap_or_default();
+        let listed = text(row, 1).is_some_and(|priority| priority != "0");
+        listed == is_member(&names, &name)
+    }))
+}
+
+/// PostgreSQL compares the names without regard to case.
+fn is_member(names: &SyncNames, name: &str) -> bool {
+    let same = |n: &MemberName| n.as_str().eq_ignore_ascii_case(name) || n.as_str() == "*";
+    names.names.iter().any(same)
+}
+
+pub(crate) async fn confirm_write(instance: &LocalInstance, limit: Millis) -> Result<(), Error> {
+    let confirmed = within(limit, "a confirmed write", write_and_look(instance)).await;
+    if confirmed.is_err() {
+        // The session may still wait for standbys, which closing its socket does not end. Ending
+        // it is good manners; if it fails, the next confirmed write does it.
+        let ending = async {
+            let client = instance.client().await?;
+            end_waiting(&client).await
+        };
+        within(sql::PROBE_LIMIT, "the end of a waiting session", ending).await.ok();
+    }
+    confirmed
+}
+
+async fn end_waiting(client: &Client) -> Result<(), Error> {
+    let statement = format!(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+         WHERE application_name = {} AND pid <> pg_backend_pid()",
+        literal(CONFIRM)
+    );
+    sql::rows(client, "end waiting sessions", &statement).await?;
+    Ok(())
+}
+
+async fn write_and_look(instance: &LocalInstance) -> Result<(), Error> {
+    // No statement time-out: a cancelled wait for standbys counts as a commit in PostgreSQL (D3.2).
+    let client = sql::connect_local(&instance.config(), CONFIRM, Millis::ZERO).await?;
+    end_waiting(&client).await?;
+    let write = "SELECT pg_logical_emit_message(true, 'pgherd', '')";
+    sql::rows(&client, "write", write).await?;
+    let row = sql::one_row(&client, "read the position", "SELECT pg_current_wal_flush_lsn()");
+    let end = row.await?.into_iter().next().unwrap_or_default();
+    // The wait may have been ended by somebody, or skipped by a server that has not yet taken the
+    // rule over; what the standbys have confirmed is what counts.
+    let needed = instance.conf_state().sync.names();
+    if needed.names.is_empty() {
+        return Ok(());
+    }
+    let statement = format!(
+        "SELECT application_name FROM pg_stat_replication \
+         WHERE state = 'streaming' AND flush_lsn >= {}",
+        literal(&end)
+    );
+    loop {
+        let rows = sql::rows(&client, "read confirmations", &statement).await?;
+        let listed = |row: &&Row| {
+            let name = row.first().and_then(Option::as_deref);
+            name.is_some_and(|name| is_member(&needed, name))
+        };
+        if rows.iter().filter(listed).count() >= needed.number {
+            return Ok(());
+        }
+        pause(SYNC_POLL_MS).await;
+    }
+}
+
+pub(crate) async fn checkpoint(instance: &LocalInstance) -> Result<(), Error> {
+    let config = instance.config();
+    let client = sql::connect_local(&config, "pgherd checkpoint", Millis::ZERO).await?;
+    sql::rows(&client, "checkpoint", "CHECKPOINT").await?;
+    Ok(())
+}
+
+pub(crate) async fn sync_slots(
+    instance: &LocalInstance,
+    wanted: &BTreeMap<String, Option<Lsn>>,
+    unwanted: &[String],
+) -> Result<(), Error> {
+    let client = instance.client().await?;
+    let statement = "SELECT slot_name, slot_type, active, restart_lsn, wal_status \
+        FROM pg_replication_slots";
+    let rows = sql::rows(&client, "list the slots", statement).await?;
+    let mut present = BTreeMap::new();
+    for row in &rows {
+        let field = |index: usize| row.get(index).and_then(Option::as_deref).unwrap_or("");
+        present.insert(field(0).to_owned(), row);
+    }
+    let mut first_error = None;
+    for statement in slot_statements(&present, wanted, unwanted) {
+        // One bad slot must not keep the others from being cared for.
+        if let Err(error) = sql::rows(&client, "change a slot", &statement).await {
+            first_error.get_or_insert(error);
+        }
+    }
+    first_error.map_or(Ok(()), Err)
+}
+
+/// The statements that bring the slots from `present` to `wanted`.
+fn slot_statements(
+    present: &BTreeMap<String, &Row>,
+    wanted: &BTreeMap<String, Option<Lsn>>,
+    unwanted: &[String],
+) -> Vec<String> {
+    let mut statements = Vec::new();
+    let drop = |name: &str| format!("SELECT pg_drop_replication_slot({})", literal(name));
+    let field = |row: &Row, index: usize| row.get(index).cloned().flatten().unwrap_or_default();
+    for name in unwanted {
+        let inactive = present.get(name).is_some_and(|row| field(row, 2) != "t");
+        if inactive && !wanted.contains_key(name) {
+            statements.push(drop(name));
+        }
+    }
+    for (name, target) in wanted {
+        let create = format!("SELECT pg_create_physical_replication_slot({}, true)", literal(name));
+        let Some(row) = present.get(name) else {
+            statements.push(create);
+            continue;
+        };
+        let (physical, inactive) = (field(row, 1) == "physical", field(row, 2) != "t");
+        if !physical || !inactive {
+            continue;
+        }
+        if field(row, 4) == "lost" {
+            statements.extend([drop(name), create]);
+            continue;
+        }
+        let restart = lsn(Some(&field(row, 3)));
+        // Never backwards, which PostgreSQL refuses; and not past what it has, which it cuts.
+        if let Some(target) = target.filter(|target| *target > restart && restart > Lsn(0)) {
+            statements.push(format!(
+                "SELECT pg_replication_slot_advance({}, {}::pg_lsn)",
+                literal(name),
+                literal(&target.to_string())
+            ));
+        }
+    }
+    statements
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(fields: [&str; 5]) -> Row {
+        fields.iter().map(|f| Some((*f).to_owned())).collect()
+    }
+
+    #[test]
+    fn slots_are_created_advanced_dropped_and_never_moved_back() {
+        let rows = [
+            row(["a", "physical", "f", "0/200", "reserved"]),
+            row(["b", "physical", "t", "0/100", "reserved"]),
+            row(["gone", "physical", "f", "0/100", "reserved"]),
+            row(["busy", "physical", "t", "0/100", "reserved"]),
+            row(["l", "physical", "f", "", "lost"]),
+        ];
+        let present = rows.iter().map(|r| (r[0].clone().unwrap_or_default(), r)).collect();
+        let wanted = |pairs: &[(&str, Option<u64>)]| {
+            pairs.iter().map(|(n, l)| ((*n).to_owned(), l.map(Lsn))).collect()
+        };
+        let unwanted = ["gone".to_owned(), "busy".to_owned(), "absent".to_owned()];
+        let all = wanted(&[("a", Some(0x300)), ("b", Some(0x300)), ("new", None), ("l", None)]);
+        let statements = slot_statements(&present, &all, &unwanted);
+        assert_eq!(
+            statements,
+            [
+                "SELECT pg_drop_replication_slot(E'gone')",
+                "SELECT pg_replication_slot_advance(E'a', E'0/300'::pg_lsn)",
+                "SELECT pg_drop_replication_slot(E'l')",
+                "SELECT pg_create_physical_replication_slot(E'l', true)",
+                "SELECT pg_create_physical_replication_slot(E'new', true)",
+            ]
+        );
+        let back = wanted(&[("a", Some(0x100))]);
+        assert!(slot_statements(&present, &back, &[]).is_empty());
+    }
+
+    #[test]
+    fn a_number_that_is_not_ahead_is_refused() {
+        let config = crate::conf::tests_support::sample();
+        let result = write_stubs(&config, Timeline(5), Timeline(5), Lsn(1));
+        assert!(matches!(result, Err(Error::Refused { .. })));
+    }
+}

@@ -1,0 +1,258 @@
+//! One local PostgreSQL: its processes, control file, configuration files, copies and SQL probes.
+//!
+//! Everything an agent does to its PostgreSQL goes through the trait [`Instance`], so that agents
+//! can run on a fake. [`LocalInstance`] is the real one. This crate decides nothing: it observes,
+//! and it does what it is told, each operation bounded and safe to repeat.
+//!
+//! It keeps I3 (a copy is replaced only by a complete one, and then set aside), I6 (passwords stand
+//! in a password file of mode 0600 and nowhere else) and I7 (the server survives the agent).
+
+mod command;
+mod conf;
+mod config;
+mod copy;
+mod error;
+mod files;
+mod instance;
+mod lead;
+mod lifecycle;
+mod observe;
+mod processes;
+mod receive;
+mod setup;
+mod sql;
+mod sync_rule;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use types::{HistoryLine, Lsn, Millis, Timeline, Upstream};
+
+pub use config::{Credentials, InstanceConfig, OsUser, ProgramOption, Secret};
+pub use copy::CopyProgress;
+pub use error::{Error, SetupError};
+pub use instance::LocalInstance;
+pub use lead::PromotePlan;
+pub use lifecycle::{HandOver, StartAs, Started, StopMode};
+pub use observe::{Observation, now};
+pub use setup::{MAJOR_MAX, MAJOR_MIN, Programs};
+pub use sync_rule::SyncRule;
+
+/// What an agent can do to a PostgreSQL. At most one operation that changes the data directory may
+/// run at a time; `observe` may run beside any of them.
+///
+/// Cancel safety: an operation that is dropped may have taken effect in part; it is safe to repeat.
+pub trait Instance: Send + Sync + 'static {
+    /// Observes data directory and processes, with at most one SQL round trip (two after a reload).
+    /// Never fails: what cannot be seen is reported as such. Bounded by about four seconds.
+    fn observe(&self) -> impl Future<Output = Observation> + Send;
+
+    /// Takes over changed settings and brings the files on disk and a running server in line with
+    /// them; what needs a restart shows as `pending_restart`. Returns whether any file changed.
+    fn apply(&self, config: InstanceConfig) -> impl Future<Output = Result<bool, Error>> + Send;
+
+    /// Creates a cluster: complete with roles, or not at all.
+    fn initdb(&self) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Replaces the data directory by a copy of the upstream's, made a standby of it; the old one is
+    /// set aside when the new one is complete (I3).
+    fn clone_from<F>(
+        &self,
+        upstream: &Upstream,
+        progress: F,
+    ) -> impl Future<Output = Result<(), Error>> + Send
+    where
+        F: Fn(CopyProgress) + Send + Sync;
+
+    /// Brings the stopped data directory back under the upstream by pg_rewind, and makes it a
+    /// standby of it. A failure may leave a directory that must not be started: the caller keeps the
+    /// in-progress marker, and repeats or clones.
+    fn rewind_from(&self, upstream: &Upstream) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Starts PostgreSQL, detached from the agent (I7).
+    fn start(
+        &self,
+        start_as: StartAs,
+        limit: Millis,
+    ) -> impl Future<Output = Result<Started, Error>> + Send;
+
+    /// Stops PostgreSQL; done when no process of it is left.
+    fn stop(&self, mode: StopMode, limit: Millis)
+    -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Stops a primary for a hand-over: as soon as the shutdown checkpoint is written and `received`
+    /// says of its end that the candidate holds it, whatever is left is killed.
+    fn stop_for_hand_over<F, W>(
+        &self,
+        received: F,
+        limit: Millis,
+    ) -> impl Future<Output = Result<HandOver, Error>> + Send
+    where
+        F: Fn(Lsn) -> W + Send + Sync,
+        W: Future<Output = bool> + Send;
+
+    /// Kills what a dead postmaster left, until nothing is left.
+    fn end_orphans(&self) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Sets whom this standby streams from, durably, and tells a running server. `None` clears
+    /// `primary_conninfo` and `restore_command`.
+    fn follow(&self, upstream: Option<&Upstream>)
+    -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// The pledge's step: clears the upstream durably, and returns when the WAL receiver is gone for
+    /// good and everything received is replayed: timeline and end of what this copy holds.
+    fn stop_receiving(
+        &self,
+        limit: Millis,
+    ) -> impl Future<Output = Result<(Timeline, Lsn), Error>> + Send;
+
+    /// Promotes this standby to the reserved timeline with the winner's synchronous set. Returns the
+    /// timeline that PostgreSQL took; a promotion that was done before is a success.
+    fn promote(
+        &self,
+        plan: PromotePlan,
+        limit: Millis,
+    ) -> impl Future<Output = Result<Timeline, Error>> + Send;
+
+    /// Sets `synchronous_standby_names`, durably, and returns when all sessions have taken it over;
+    /// on a stopped server when it is on disk.
+    fn set_sync(
+        &self,
+        rule: &SyncRule,
+        limit: Millis,
+    ) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Writes, and returns when as many members of the synchronous set as it asks for have flushed
+    /// the write. An error says nothing about whether it may still be confirmed later.
+    fn confirm_write(&self, limit: Millis) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Writes a checkpoint. May take minutes.
+    fn checkpoint(&self) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Creates missing physical slots, advances inactive ones (never backwards), and drops those of
+    /// `unwanted` that are inactive. The first error is returned after all were tried.
+    fn sync_slots(
+        &self,
+        wanted: &BTreeMap<String, Option<Lsn>>,
+        unwanted: &[String],
+    ) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// The leader's timeline and history, from the leader itself; refused if it is in recovery.
+    fn leader_history(
+        &self,
+        upstream: &Upstream,
+    ) -> impl Future<Output = Result<(Timeline, Vec<HistoryLine>), Error>> + Send;
+
+    /// Resolves when the postmaster that runs has ended; if none is known to run, the next one that
+    /// is started or observed is waited for.
+    ///
+    /// Cancel safety: safe, nothing is consumed.
+    fn postmaster_exit(&self) -> impl Future<Output = ()> + Send;
+}
+
+impl LocalInstance {
+    /// The copies of the data directory that were set aside by `clone_from`.
+    #[must_use]
+    pub fn set_aside(&self) -> Vec<PathBuf> {
+        let found = copy::set_aside(&self.config()).unwrap_or_default();
+        found.into_iter().map(|(_, path)| path).collect()
+    }
+}
+
+impl Instance for LocalInstance {
+    async fn observe(&self) -> Observation {
+        observe::observe(self).await
+    }
+
+    async fn apply(&self, config: InstanceConfig) -> Result<bool, Error> {
+        self.set_config(config);
+        self.memory().pending = None;
+        let dir = self.config().data_dir.clone();
+        if !dir.join("PG_VERSION").is_file() {
+            return Ok(false);
+        }
+        let changed = self.write_conf(|_| {}).await?;
+        if changed {
+            self.reload()?;
+        }
+        Ok(changed)
+    }
+
+    async fn initdb(&self) -> Result<(), Error> {
+        copy::initdb(self).await
+    }
+
+    async fn clone_from<F>(&self, upstream: &Upstream, progress: F) -> Result<(), Error>
+    where
+        F: Fn(CopyProgress) + Send + Sync,
+    {
+        copy::clone_from(self, upstream, progress).await
+    }
+
+    async fn rewind_from(&self, upstream: &Upstream) -> Result<(), Error> {
+        copy::rewind_from(self, upstream).await
+    }
+
+    async fn start(&self, start_as: StartAs, limit: Millis) -> Result<Started, Error> {
+        lifecycle::start(self, start_as, limit).await
+    }
+
+    async fn stop(&self, mode: StopMode, limit: Millis) -> Result<(), Error> {
+        lifecycle::stop(self, mode, limit).await
+    }
+
+    async fn stop_for_hand_over<F, W>(&self, received: F, limit: Millis) -> Result<HandOver, Error>
+    where
+        F: Fn(Lsn) -> W + Send + Sync,
+        W: Future<Output = bool> + Send,
+    {
+        lifecycle::stop_for_hand_over(self, received, limit).await
+    }
+
+    async fn end_orphans(&self) -> Result<(), Error> {
+        lifecycle::end_orphans(self).await
+    }
+
+    async fn follow(&self, upstream: Option<&Upstream>) -> Result<(), Error> {
+        receive::follow(self, upstream.cloned()).await
+    }
+
+    async fn stop_receiving(&self, limit: Millis) -> Result<(Timeline, Lsn), Error> {
+        receive::stop_receiving(self, limit).await
+    }
+
+    async fn promote(&self, plan: PromotePlan, limit: Millis) -> Result<Timeline, Error> {
+        lead::promote(self, plan, limit).await
+    }
+
+    async fn set_sync(&self, rule: &SyncRule, limit: Millis) -> Result<(), Error> {
+        lead::set_sync(self, rule, limit).await
+    }
+
+    async fn confirm_write(&self, limit: Millis) -> Result<(), Error> {
+        lead::confirm_write(self, limit).await
+    }
+
+    async fn checkpoint(&self) -> Result<(), Error> {
+        lead::checkpoint(self).await
+    }
+
+    async fn sync_slots(
+        &self,
+        wanted: &BTreeMap<String, Option<Lsn>>,
+        unwanted: &[String],
+    ) -> Result<(), Error> {
+        lead::sync_slots(self, wanted, unwanted).await
+    }
+
+    async fn leader_history(
+        &self,
+        upstream: &Upstream,
+    ) -> Result<(Timeline, Vec<HistoryLine>), Error> {
+        receive::leader_history(self, upstream).await
+    }
+
+    async fn postmaster_exit(&self) {
+        self.next_exit().await;
+    }
+}

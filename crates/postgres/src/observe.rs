@@ -1,0 +1,356 @@
+//! What is seen of the instance: pg_control, its processes, and one SQL round trip.
+
+use std::path::Path;
+
+use pgproto::control::ControlFile;
+use types::{
+    Control, ControlState, DataDir, Lsn, Millis, Primary, Process, Receiver, Replica, Role,
+    Running, Server, Slot, Standby, SyncNames, Timeline,
+};
+
+use crate::conf;
+use crate::error::Error;
+use crate::files::{self, blocking};
+use crate::instance::{LocalInstance, began, read_control, timeline_at};
+use crate::sql::{self, PROBE_LIMIT, Row, lsn};
+use crate::sync_rule::SyncRule;
+
+/// One observation of the local instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Observation {
+    /// What stands in the data directory.
+    pub data_dir: DataDir,
+    /// What runs.
+    pub process: Process,
+}
+
+/// Milliseconds on the boot-time clock, which every `Millis` instant of this crate is of.
+#[must_use]
+pub fn now() -> Millis {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let millis = now.tv_sec * 1000 + now.tv_nsec / 1_000_000;
+    Millis(u64::try_from(millis).unwrap_or_default())
+}
+
+/// One round trip: the server's facts, its walsenders, its slots, its WAL receiver.
+const PROBE: &str = "\
+SELECT pg_is_in_recovery(), current_setting('server_version_num'), pg_postmaster_start_time(),
+  pg_conf_load_time(), current_setting('synchronous_standby_names'),
+  CASE WHEN NOT pg_is_in_recovery() THEN substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) END,
+  CASE WHEN NOT pg_is_in_recovery() THEN pg_current_wal_flush_lsn() END,
+  pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn(),
+  CASE WHEN pg_is_in_recovery() AND pg_last_wal_replay_lsn() < pg_last_wal_receive_lsn() THEN
+    greatest(0, extract(epoch FROM now() - pg_last_xact_replay_timestamp()) * 1000)::bigint END;
+SELECT application_name, state, flush_lsn, replay_lsn, sync_priority FROM pg_stat_replication;
+SELECT slot_name, restart_lsn, active FROM pg_replication_slots
+  WHERE slot_type = 'physical' AND NOT temporary ORDER BY slot_name;
+SELECT status, received_tli, latest_end_lsn FROM pg_stat_wal_receiver;
+SELECT 1 FROM pg_stat_get_activity(NULL) WHERE backend_type = 'walreceiver'";
+
+/// What waits for a restart; asked only when the configuration was loaded anew, since it computes
+/// every parameter.
+const PENDING: &str = "SELECT name, setting, pending_restart FROM pg_settings \
+  WHERE pending_restart OR context = 'postmaster'";
+
+/// Observes the instance; every wait is bounded by `PROBE_LIMIT`.
+pub(crate) async fn observe(instance: &LocalInstance) -> Observation {
+    let dir = instance.config().data_dir.clone();
+    let looked = blocking(move || look(&dir));
+    let (data_dir, control) = match tokio::time::timeout(PROBE_LIMIT.as_duration(), looked).await {
+        Ok(seen) => seen,
+        Err(_) => {
+            let why = format!("the data directory could not be read within {PROBE_LIMIT}");
+            (DataDir::Unusable { why }, None)
+        }
+    };
+    let process = process(instance, control.as_ref()).await;
+    Observation { data_dir, process }
+}
+
+fn look(dir: &Path) -> (DataDir, Option<ControlFile>) {
+    let unusable = |why: String| (DataDir::Unusable { why }, None);
+    match files::is_empty(dir) {
+        Ok(true) => return (DataDir::Empty, None),
+        Ok(false) => {}
+        Err(e) => return unusable(format!("cannot list {}: {e}", dir.display())),
+    }
+    if !dir.join("PG_VERSION").is_file() {
+        let shown = dir.display();
+        return unusable(format!("{shown} is not empty and not a PostgreSQL data directory"));
+    }
+    match read_control(dir) {
+        Ok(file) => (DataDir::Present(control(dir, &file)), Some(file)),
+        Err(e) => unusable(e.to_string()),
+    }
+}
+
+fn control(dir: &Path, file: &ControlFile) -> Control {
+    let recovering = (file.min_recovery, file.min_recovery_timeline);
+    let latest = (file.checkpoint, file.timeline);
+    let (end, end_timeline) = match file.state {
+        ControlState::ShutDown => (file.checkpoint_end(), file.timeline),
+        ControlState::ShutDownInRecovery | ControlState::InArchiveRecovery => {
+            if file.min_recovery > file.checkpoint { recovering } else { latest }
+        }
+        ControlState::StartingUp
+        | ControlState::ShuttingDown
+        | ControlState::InCrashRecovery
+        | ControlState::InProduction => latest,
+    };
+    let signal = |name| dir.join(name).exists();
+    Control {
+        system_identifier: file.system_identifier.to_string(),
+        state: file.state,
+        timeline: file.timeline,
+        checkpoint: file.checkpoint,
+        end,
+        end_timeline,
+        can_rewind: file.can_rewind(),
+        standby_signal: signal("standby.signal") || signal("recovery.signal"),
+    }
+}
+
+async fn process(instance: &LocalInstance, control: Option<&ControlFile>) -> Process {
+    // While pg_rewind or its single-user server works there, PostgreSQL is stopped.
+    if instance.tool_runs() {
+        return Process::Stopped;
+    }
+    let postmaster = match instance.postmaster() {
+        Ok(Some(postmaster)) => postmaster,
+        Ok(None) => {
+            instance.memory().since = None;
+            return match instance.processes() {
+                Ok(pids) if pids.is_empty() => Process::Stopped,
+                // What cannot be seen may still write (I4).
+                Ok(_) | Err(_) => Process::Orphaned,
+            };
+        }
+        Err(error) => {
+            tracing::warn!(%error, "the postmaster cannot be looked for");
+            return unanswered(instance, true);
+        }
+    };
+    // An old backend would still answer while the postmaster takes no new client.
+    if postmaster.is_frozen() {
+        return unanswered(instance, true);
+    }
+    match tokio::time::timeout(PROBE_LIMIT.as_duration(), probe(instance, control)).await {
+        Ok(Ok(running)) => {
+            instance.memory().since = None;
+            Process::Running(running)
+        }
+        Ok(Err(error)) => {
+            instance.forget_client().await;
+            tracing::debug!(%error, "PostgreSQL does not answer");
+            unanswered(instance, !not_ready(&error))
+        }
+        Err(_) => {
+            instance.forget_client().await;
+            unanswered(instance, true)
+        }
+    }
+}
+
+/// Whether an error says that the server does not take connections yet, or no more.
+fn not_ready(error: &Error) -> bool {
+    match error {
+        Error::Connect { starting, message, .. } => {
+            // No socket, or nobody listens on it: the postmaster has not come that far.
+            *starting || message.contains("(os error 2)") || message.contains("(os error 111)")
+        }
+        // The connection that was kept has just been closed by a shutdown.
+        Error::Sql { message, .. } => message.contains("57P0"),
+        _ => false,
+    }
+}
+
+fn unanswered(instance: &LocalInstance, silent: bool) -> Process {
+    let mut memory = instance.memory();
+    let since = match memory.since {
+        Some((kind, since)) if kind == silent => since,
+        Some(_) | None => now(),
+    };
+    memory.since = Some((silent, since));
+    if silent { Process::Silent { since } } else { Process::NotReady { since } }
+}
+
+async fn probe(instance: &LocalInstance, control: Option<&ControlFile>) -> Result<Running, Error> {
+    let sets = match sql::row_sets(&*instance.client().await?, "observe", PROBE).await {
+        Ok(sets) => sets,
+        // The kept connection may have been closed since; a new one decides.
+        Err(_) => {
+            instance.forget_client().await;
+            sql::row_sets(&*instance.client().await?, "observe", PROBE).await?
+        }
+    };
+    let [facts, senders, slots, receivers, backends] = sets.as_slice() else {
+        let message = format!("{} result sets came back", sets.len());
+        let what = "observe";
+        return Err(Error::Sql { what, message });
+    };
+    let facts = facts.first().map(Vec::as_slice).unwrap_or_default();
+    let loaded = field(facts, 3).unwrap_or_default().to_owned();
+    let server = Server {
+        version: number(field(facts, 1)).unwrap_or_default(),
+        started: field(facts, 2).unwrap_or_default().to_owned(),
+        pending_restart: pending_restart(instance, loaded).await?,
+        slots: slots.iter().map(|row| slot(row)).collect(),
+    };
+    let role = if field(facts, 0) == Some("f") {
+        Role::Primary(primary(instance, control, facts, senders))
+    } else {
+        let receiver = receivers.first().map(Vec::as_slice);
+        let lives = receiver.is_some() || !backends.is_empty();
+        let config = instance.clone();
+        let facts: Row = facts.to_vec();
+        let receiver: Option<Row> = receiver.map(<[_]>::to_vec);
+        let control = control.cloned();
+        blocking(move || Role::Standby(standby(&config, control.as_ref(), &facts, receiver, lives)))
+            .await
+    };
+    Ok(Running { server, role })
+}
+
+fn field(row: &[Option<String>], index: usize) -> Option<&str> {
+    row.get(index)?.as_deref()
+}
+
+fn number<T: std::str::FromStr>(text: Option<&str>) -> Option<T> {
+    text?.parse().ok()
+}
+
+fn slot(row: &[Option<String>]) -> Slot {
+    Slot {
+        name: field(row, 0).unwrap_or_default().to_owned(),
+        restart: field(row, 1).and_then(Lsn::parse),
+        active: field(row, 2) == Some("t"),
+    }
+}
+
+fn primary(
+    instance: &LocalInstance,
+    control: Option<&ControlFile>,
+    facts: &[Option<String>],
+    senders: &[Row],
+) -> Primary {
+    let timeline = field(facts, 5).and_then(|t| u32::from_str_radix(t, 16).ok());
+    let timeline = Timeline(timeline.unwrap_or_default());
+    let rule = field(facts, 4).and_then(SyncRule::parse);
+    let sync = rule.map_or_else(SyncNames::default, |rule| rule.names());
+    let replica = |row: &Row| Replica {
+        name: field(row, 0).unwrap_or_default().to_owned(),
+        streaming: field(row, 1) == Some("streaming"),
+        flush: lsn(field(row, 2)),
+        replay: lsn(field(row, 3)),
+        listed: number(field(row, 4)).is_some_and(|priority: i32| priority > 0),
+    };
+    Primary {
+        timeline,
+        flush: lsn(field(facts, 6)),
+        promoted_at: promoted_at(instance, timeline),
+        checkpoint_done: control.is_some_and(|c| c.timeline == timeline),
+        sync,
+        replicas: senders.iter().map(replica).collect(),
+    }
+}
+
+fn promoted_at(instance: &LocalInstance, timeline: Timeline) -> Lsn {
+    if timeline <= Timeline(1) {
+        return Lsn(0);
+    }
+    if let Some((of, at)) = instance.memory().began
+        && of == timeline
+    {
+        return at;
+    }
+    let at = began(&instance.config().data_dir, timeline);
+    instance.memory().began = at.map(|at| (timeline, at));
+    // Without the file, past everything: nobody's confirmation counts (I4).
+    at.unwrap_or(Lsn(u64::MAX))
+}
+
+fn standby(
+    instance: &LocalInstance,
+    control: Option<&ControlFile>,
+    facts: &[Option<String>],
+    receiver: Option<Row>,
+    receiver_lives: bool,
+) -> Standby {
+    let replayed = lsn(field(facts, 8));
+    let received = lsn(field(facts, 7)).max(replayed);
+    let receiver = receiver.unwrap_or_default();
+    // `received_tli` is right once something was received.
+    let streamed = field(&receiver, 2).and_then(|_| number(field(&receiver, 1)));
+    let timeline = streamed.map(Timeline).unwrap_or_else(|| {
+        let dir = instance.config().data_dir.clone();
+        control.map_or(Timeline(0), |c| timeline_at(&dir, c, received))
+    });
+    Standby {
+        timeline,
+        received,
+        replayed,
+        receiver: receiver_lives
+            .then(|| Receiver { streaming: field(&receiver, 0) == Some("streaming") }),
+        upstream: instance.conf_state().upstream,
+        replay_lag: number(field(facts, 9)).map(Millis),
+    }
+}
+
+/// Whether a parameter waits for a restart: one that PostgreSQL knows of, or one that stands on the
+/// command line, of which PostgreSQL does not say it.
+async fn pending_restart(instance: &LocalInstance, loaded: String) -> Result<bool, Error> {
+    if let Some((at, pending)) = &instance.memory().pending
+        && *at == loaded
+    {
+        return Ok(*pending);
+    }
+    let client = instance.client().await?;
+    let rows = sql::rows(&client, "read the parameters", PENDING).await?;
+    let wanted = conf::controlled(&instance.config());
+    let waits = |row: &Row| {
+        let name = field(row, 0).unwrap_or_default();
+        let wants = wanted.iter().find(|(n, _)| *n == name);
+        let differs = wants.is_some_and(|(_, w)| !same_value(w, field(row, 1).unwrap_or_default()));
+        field(row, 2) == Some("t") || differs
+    };
+    let pending = rows.iter().any(waits);
+    instance.memory().pending = Some((loaded, pending));
+    Ok(pending)
+}
+
+/// Compares a wanted value with what pg_settings shows: `on` is `true` is `1`.
+fn same_value(wanted: &str, shown: &str) -> bool {
+    let normal = |text: &str| match text.trim().to_ascii_lowercase().as_str() {
+        "true" | "yes" | "1" | "on" => "on".to_owned(),
+        "false" | "no" | "0" | "off" => "off".to_owned(),
+        // An old name of `replica` that PostgreSQL still takes.
+        "hot_standby" | "archive" => "replica".to_owned(),
+        other => other.to_owned(),
+    };
+    normal(wanted) == normal(shown)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_compared_as_postgresql_means_them() {
+        assert!(same_value("true", "on"));
+        assert!(same_value("hot_standby", "replica"));
+        assert!(same_value("100", "100"));
+        assert!(!same_value("100", "101"));
+    }
+
+    #[test]
+    fn a_refused_connection_means_not_ready_and_a_wrong_password_means_silent() {
+        let error = |message: &str, starting| Error::Connect {
+            address: "x".to_owned(),
+            message: message.to_owned(),
+            starting,
+        };
+        assert!(not_ready(&error("x", true)));
+        assert!(not_ready(&error("error connecting: No such file (os error 2)", false)));
+        assert!(!not_ready(&error("password authentication failed", false)));
+    }
+}

@@ -1,0 +1,150 @@
+//! Whom a standby streams from, and how it stops for good: the first half of an election.
+
+use std::time::Instant;
+
+use types::{HistoryLine, Lsn, Millis, Timeline, Upstream, parse_history_file};
+
+use crate::error::Error;
+use crate::files::blocking;
+use crate::instance::{LocalInstance, timeline_at};
+use crate::sql::{self, lsn, pause, within};
+
+/// Between looks at a standby that stops receiving, in milliseconds; it is on the failover path.
+const POLL_MS: u64 = 2;
+/// A WAL receiver that has not left by then (it may be stuck in a connection attempt) is
+/// terminated, in milliseconds.
+const RECEIVER_PATIENCE_MS: u128 = 200;
+/// How long a standby must rest after one more reload before a partial record at the end of what
+/// was received is taken as the end, in milliseconds.
+const PARTIAL_RECORD_REST_MS: u128 = 50;
+/// Positive looks in a row that are needed.
+const LOOKS_MIN: u32 = 2;
+
+/// The startup process waits for WAL from anywhere. It takes note of a changed configuration right
+/// after this wait, before it would start a WAL receiver.
+const RESTING: &str = "RecoveryRetrieveRetryInterval";
+
+const LOOK: &str = "\
+SELECT pg_is_in_recovery(),
+  (SELECT count(*) FROM pg_stat_wal_receiver)
+  + (SELECT count(*) FROM pg_stat_get_activity(NULL) WHERE backend_type = 'walreceiver'),
+  (SELECT max(wait_event) FROM pg_stat_get_activity(NULL) WHERE backend_type = 'startup'),
+  pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()";
+
+const TERMINATE: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_get_activity(NULL) \
+  WHERE backend_type = 'walreceiver'";
+
+pub(crate) async fn follow(
+    instance: &LocalInstance,
+    upstream: Option<Upstream>,
+) -> Result<(), Error> {
+    instance.write_conf(move |state| state.upstream = upstream).await?;
+    instance.reload()?;
+    Ok(())
+}
+
+pub(crate) async fn stop_receiving(
+    instance: &LocalInstance,
+    limit: Millis,
+) -> Result<(Timeline, Lsn), Error> {
+    // On disk first: a restart must not bring the receiver back (D3.5).
+    instance.write_conf(|state| state.upstream = None).await?;
+    if !instance.reload()? {
+        return Err(Error::refused("PostgreSQL does not run: its position is not certain"));
+    }
+    let end = within(limit, "the end of receiving", rest(instance)).await?;
+    let control = instance.control().await?;
+    let dir = instance.config().data_dir.clone();
+    let timeline = blocking(move || timeline_at(&dir, &control, end)).await;
+    Ok((timeline, end))
+}
+
+/// Waits until nothing is received and all that was received is replayed; returns the end of it.
+async fn rest(instance: &LocalInstance) -> Result<Lsn, Error> {
+    let client = cleared_client(instance).await?;
+    let begun = Instant::now();
+    let (mut terminated, mut kicked) = (None::<Instant>, None::<Instant>);
+    let (mut looks, mut last) = (0, (Lsn(0), Lsn(0)));
+    loop {
+        let row = sql::one_row(&client, "look at the WAL receiver", LOOK).await?;
+        let text = |index: usize| row.get(index).map(String::as_str);
+        if text(0) == Some("f") {
+            return Err(Error::refused("this is a primary, it does not receive"));
+        }
+        let gone = text(1) == Some("0");
+        let (received, replayed) = (lsn(text(3)), lsn(text(4)));
+        if !gone {
+            let since = terminated.unwrap_or(begun).elapsed().as_millis();
+            if since > RECEIVER_PATIENCE_MS {
+                sql::rows(&client, "end the WAL receiver", TERMINATE).await?;
+                terminated = Some(Instant::now());
+            }
+        }
+        let resting = gone && text(2) == Some(RESTING);
+        // The last record may have come in part; then replay stays below what was received, and
+        // only rest after another round through all sources shows the end.
+        if resting && replayed < received && kicked.is_none() {
+            instance.reload()?;
+            kicked = Some(Instant::now());
+        }
+        let at_end = replayed >= received
+            || kicked.is_some_and(|at| at.elapsed().as_millis() > PARTIAL_RECORD_REST_MS);
+        if resting && at_end {
+            looks = if last == (received, replayed) { looks + 1 } else { 1 };
+            last = (received, replayed);
+            if looks >= LOOKS_MIN {
+                return Ok(received.max(replayed));
+            }
+        } else {
+            looks = 0;
+        }
+        pause(POLL_MS).await;
+    }
+}
+
+/// A new connection that shows cleared settings. The postmaster took them over before it forked
+/// that backend, and signalled the startup process when it did.
+async fn cleared_client(instance: &LocalInstance) -> Result<tokio_postgres::Client, Error> {
+    const SETTINGS: &str =
+        "SELECT current_setting('primary_conninfo') || current_setting('restore_command')";
+    loop {
+        let client = instance.fresh_client().await?;
+        let row = sql::one_row(&client, "read primary_conninfo", SETTINGS).await?;
+        if row.first().is_some_and(String::is_empty) {
+            return Ok(client);
+        }
+        pause(POLL_MS).await;
+    }
+}
+
+pub(crate) async fn leader_history(
+    instance: &LocalInstance,
+    upstream: &Upstream,
+) -> Result<(Timeline, Vec<HistoryLine>), Error> {
+    let client = sql::connect_upstream(&instance.config(), upstream).await?;
+    let statement = "SELECT pg_is_in_recovery(), CASE WHEN NOT pg_is_in_recovery() \
+        THEN substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) END";
+    let row = sql::one_row(&client, "read the leader's timeline", statement).await?;
+    if row.first().map(String::as_str) != Some("f") {
+        return Err(Error::refused(format!(
+            "{} is in recovery: it is no leader to compare with",
+            upstream.name
+        )));
+    }
+    let digits = row.get(1).map_or("", String::as_str);
+    let Ok(timeline) = u32::from_str_radix(digits, 16) else {
+        return Err(Error::Sql {
+            what: "read the leader's timeline",
+            message: format!("{digits:?} came back"),
+        });
+    };
+    if timeline <= 1 {
+        return Ok((Timeline(timeline), Vec::new()));
+    }
+    let statement = format!(
+        "SELECT convert_from(pg_read_binary_file('pg_wal/{timeline:08X}.history'), 'SQL_ASCII')"
+    );
+    let row = sql::one_row(&client, "read the leader's history", &statement).await?;
+    let text = row.first().map_or("", String::as_str);
+    Ok((Timeline(timeline), parse_history_file(text)))
+}

@@ -1,0 +1,205 @@
+//! Connections to this instance and to an upstream. Everything goes through the simple protocol:
+//! one round trip, and text that the caller reads.
+
+use std::time::Duration;
+
+use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
+use types::{Lsn, Millis, Upstream};
+
+use crate::config::{Credentials, InstanceConfig};
+use crate::error::Error;
+
+/// The limit of one probe, connection included.
+pub(crate) const PROBE_LIMIT: Millis = Millis(2000);
+/// The limit of a connection attempt to another host.
+pub(crate) const REMOTE_LIMIT: Millis = Millis(5000);
+
+/// One row as text.
+pub(crate) type Row = Vec<Option<String>>;
+
+/// Connects to this instance as superuser. `statement_timeout` is 0 for statements that may wait
+/// for synchronous standbys: a cancelled wait counts as a commit in PostgreSQL.
+pub(crate) async fn connect_local(
+    config: &InstanceConfig,
+    application: &str,
+    statement_timeout: Millis,
+) -> Result<Client, Error> {
+    let mut pg = tokio_postgres::Config::new();
+    let address = if config.use_unix_socket {
+        pg.host_path(&config.socket_dir);
+        format!("{}:{}", config.socket_dir.display(), config.port)
+    } else {
+        let host = config.local_host();
+        pg.host(&host);
+        format!("{host}:{}", config.port)
+    };
+    pg.port(config.port);
+    pg.options(format!(
+        "-c statement_timeout={} -c search_path=pg_catalog -c default_transaction_read_only=off \
+         -c idle_in_transaction_session_timeout=0 -c synchronous_commit=on",
+        statement_timeout.0
+    ));
+    connect(pg, config, &config.superuser, application, address, PROBE_LIMIT).await
+}
+
+/// Connects to a server that listens on a private socket only.
+pub(crate) async fn connect_private(
+    config: &InstanceConfig,
+    socket_dir: &std::path::Path,
+) -> Result<Client, Error> {
+    let mut pg = tokio_postgres::Config::new();
+    pg.host_path(socket_dir).port(config.port);
+    let mut plain = config.clone();
+    plain.database = "postgres".to_owned();
+    let address = socket_dir.display().to_string();
+    connect(pg, &plain, &config.superuser, "pgherd", address, PROBE_LIMIT).await
+}
+
+/// Connects to another member as the role that may read its history.
+pub(crate) async fn connect_upstream(
+    config: &InstanceConfig,
+    upstream: &Upstream,
+) -> Result<Client, Error> {
+    let mut pg = tokio_postgres::Config::new();
+    pg.host(&upstream.host).port(upstream.port);
+    pg.options("-c statement_timeout=5000 -c search_path=pg_catalog");
+    pg.tcp_user_timeout(REMOTE_LIMIT.as_duration());
+    let address = format!("{}:{}", upstream.host, upstream.port);
+    let role = config.rewind_role();
+    connect(pg, config, role, "pgherd compare", address, REMOTE_LIMIT).await
+}
+
+async fn connect(
+    mut pg: tokio_postgres::Config,
+    config: &InstanceConfig,
+    role: &Credentials,
+    application: &str,
+    address: String,
+    limit: Millis,
+) -> Result<Client, Error> {
+    pg.user(&role.username).dbname(&config.database);
+    pg.application_name(application);
+    if let Some(password) = &role.password {
+        pg.password(password.expose());
+    }
+    let failed =
+        |message: String, starting| Error::Connect { address: address.clone(), message, starting };
+    match tokio::time::timeout(limit.as_duration(), pg.connect(NoTls)).await {
+        Ok(Ok((client, connection))) => {
+            // Ends by itself when the client is dropped; its error shows at the client.
+            tokio::spawn(async move { connection.await.ok() });
+            Ok(client)
+        }
+        Ok(Err(e)) => {
+            let starting = e.code() == Some(&tokio_postgres::error::SqlState::CANNOT_CONNECT_NOW);
+            Err(failed(describe(&e), starting))
+        }
+        Err(_) => Err(failed(format!("no answer within {limit}"), false)),
+    }
+}
+
+/// The server's message with its code, or the client's with its causes.
+fn describe(error: &tokio_postgres::Error) -> String {
+    if let Some(db) = error.as_db_error() {
+        return format!("{} (SQLSTATE {})", db.message(), db.code().code());
+    }
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        text = format!("{text}: {inner}");
+        cause = inner.source();
+    }
+    text
+}
+
+/// Runs several statements in one round trip; one set of rows for each.
+pub(crate) async fn row_sets(
+    client: &Client,
+    what: &'static str,
+    statements: &str,
+) -> Result<Vec<Vec<Row>>, Error> {
+    let messages = client.simple_query(statements).await.map_err(|e| {
+        let message = describe(&e);
+        Error::Sql { what, message }
+    })?;
+    let (mut sets, mut rows) = (Vec::new(), Vec::new());
+    for message in messages {
+        match message {
+            SimpleQueryMessage::Row(row) => {
+                let fields = (0..row.len()).map(|i| row.get(i).map(str::to_owned));
+                rows.push(fields.collect());
+            }
+            SimpleQueryMessage::CommandComplete(_) => sets.push(std::mem::take(&mut rows)),
+            _ => {} // row descriptions; the enum is not exhaustive
+        }
+    }
+    Ok(sets)
+}
+
+/// Runs one statement.
+pub(crate) async fn rows(
+    client: &Client,
+    what: &'static str,
+    statement: &str,
+) -> Result<Vec<Row>, Error> {
+    let sets = row_sets(client, what, statement).await?;
+    Ok(sets.into_iter().next_back().unwrap_or_default())
+}
+
+/// Runs one statement that gives one row; absent fields are empty strings.
+pub(crate) async fn one_row(
+    client: &Client,
+    what: &'static str,
+    statement: &str,
+) -> Result<Vec<String>, Error> {
+    let rows = rows(client, what, statement).await?;
+    let Some(row) = rows.into_iter().next() else {
+        let message = "no row came back".to_owned();
+        return Err(Error::Sql { what, message });
+    };
+    Ok(row.into_iter().map(Option::unwrap_or_default).collect())
+}
+
+/// Bounds an operation.
+pub(crate) async fn within<T>(
+    limit: Millis,
+    what: &str,
+    work: impl Future<Output = Result<T, Error>> + Send,
+) -> Result<T, Error> {
+    match tokio::time::timeout(limit.as_duration(), work).await {
+        Ok(done) => done,
+        Err(_) => Err(Error::timed_out(what, limit)),
+    }
+}
+
+/// Sleeps between polls.
+pub(crate) async fn pause(millis: u64) {
+    tokio::time::sleep(Duration::from_millis(millis)).await;
+}
+
+/// A position, 0 if the field is absent.
+pub(crate) fn lsn(text: Option<&str>) -> Lsn {
+    text.and_then(Lsn::parse).unwrap_or_default()
+}
+
+/// A string literal, whatever `standard_conforming_strings` says.
+pub(crate) fn literal(text: &str) -> String {
+    let doubled = text.replace('\\', "\\\\").replace('\'', "''");
+    format!("E'{doubled}'")
+}
+
+/// A quoted identifier.
+pub(crate) fn identifier(text: &str) -> String {
+    format!("\"{}\"", text.replace('"', "\"\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn literals_and_identifiers_are_quoted() {
+        assert_eq!(literal("a'b\\c"), "E'a''b\\\\c'");
+        assert_eq!(identifier("a\"b"), "\"a\"\"b\"");
+    }
+}

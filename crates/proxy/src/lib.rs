@@ -1,0 +1,159 @@
+//! The proxy: listeners and sockets around [`route::Router`]. Session mode: every client has a
+//! server connection of its own, and bytes are relayed as they are, so that authentication passes
+//! end to end.
+//!
+//! Layers: [`Proxy`] binds and runs; one core task owns the router and tells each client's task
+//! what to do through a `watch` channel; a client's task reads the startup packet, connects, relays.
+//!
+//! Invariants:
+//! - after the router has cut a session, no byte goes to its server; what the kernel still holds
+//!   for it is discarded (the connection is reset);
+//! - an error of ours never lands inside a message of the server;
+//! - a client is told 57P01 only when no statement of its own can be in doubt, 08007 otherwise;
+//! - a client that has been told nothing may be moved to another server unseen.
+//!
+//! Not here: TLS, pooling, and where views of the cluster come from.
+#![forbid(unsafe_code)]
+
+mod cancel;
+mod client;
+mod config;
+mod core;
+mod relay;
+mod server;
+mod sockets;
+mod startup;
+mod words;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use serde::Serialize;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use types::ClusterView;
+
+pub use config::ProxyConfig;
+
+use self::core::Core;
+
+/// What the proxy knows about the cluster at one moment. The sender replaces it as a whole.
+pub trait ViewSource: Send + Sync + 'static {
+    /// The newest view, `None` before the first.
+    fn view(&self) -> Option<Arc<ClusterView>>;
+    /// Whether the view is known to be current.
+    fn fresh(&self) -> bool;
+}
+
+impl ViewSource for (Option<Arc<ClusterView>>, bool) {
+    fn view(&self) -> Option<Arc<ClusterView>> {
+        self.0.clone()
+    }
+
+    fn fresh(&self) -> bool {
+        self.1
+    }
+}
+
+/// The proxy at one moment, for operators.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct Status {
+    /// The proxy's name.
+    pub name: String,
+    /// Connections from clients, including those that have not said yet what they want.
+    pub clients: usize,
+    /// Clients whose task panicked. Each one is a bug.
+    pub panics: u64,
+    /// Routes, waiting clients, counters.
+    pub routes: route::Snapshot,
+}
+
+/// Why the proxy cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum ProxyError {
+    /// Nothing to do.
+    #[error("the proxy {name} has no address to listen on; set its read-write or read-only port")]
+    NoAddress {
+        /// The proxy's name.
+        name: String,
+    },
+    /// An address cannot be taken.
+    #[error("cannot listen on {address}; is another proxy or server using it?")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// A proxy that listens. Clients that connect before [`Proxy::run`] wait in the kernel's queue.
+#[derive(Debug)]
+pub struct Proxy {
+    config: ProxyConfig,
+    listeners: Vec<(route::Port, TcpListener)>,
+    status: watch::Sender<Status>,
+}
+
+impl Proxy {
+    /// Takes all addresses.
+    ///
+    /// # Errors
+    /// [`ProxyError`], naming the address.
+    pub async fn bind(config: ProxyConfig) -> Result<Proxy, ProxyError> {
+        let read_write = config.read_write.iter().map(|a| (route::Port::ReadWrite, *a));
+        let read_only = config.read_only.iter().map(|a| (route::Port::ReadOnly, *a));
+        let mut listeners = Vec::new();
+        for (port, address) in read_write.chain(read_only) {
+            let listener = TcpListener::bind(address)
+                .await
+                .map_err(|source| ProxyError::Listen { address, source })?;
+            listeners.push((port, listener));
+        }
+        if listeners.is_empty() {
+            return Err(ProxyError::NoAddress { name: config.name });
+        }
+        let status = watch::Sender::new(Status { name: config.name.clone(), ..Status::default() });
+        Ok(Proxy { config, listeners, status })
+    }
+
+    /// The addresses taken, in the order of the configuration, read-write ones first.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<(route::Port, SocketAddr)> {
+        let address = |(port, listener): &(route::Port, TcpListener)| {
+            Some((*port, listener.local_addr().ok()?))
+        };
+        self.listeners.iter().filter_map(address).collect()
+    }
+
+    /// Follows the proxy's status from now on.
+    #[must_use]
+    pub fn status(&self) -> watch::Receiver<Status> {
+        self.status.subscribe()
+    }
+
+    /// Serves clients until `shutdown` is cancelled; they are told so, and it returns within about
+    /// two seconds. When the sender of `views` goes away, open routes stay as they are.
+    pub async fn run<V: ViewSource>(
+        self,
+        views: watch::Receiver<V>,
+        shutdown: CancellationToken,
+    ) {
+        Core::new(self.config, self.status).run(self.listeners, views, shutdown).await;
+    }
+}
+
+/// [`Proxy::bind`] and [`Proxy::run`].
+///
+/// # Errors
+/// [`ProxyError`] if it cannot listen.
+pub async fn run<V: ViewSource>(
+    config: ProxyConfig,
+    views: watch::Receiver<V>,
+    shutdown: CancellationToken,
+) -> Result<(), ProxyError> {
+    Proxy::bind(config).await?.run(views, shutdown).await;
+    Ok(())
+}

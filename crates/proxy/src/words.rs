@@ -1,0 +1,49 @@
+//! What clients are told.
+
+use pgproto::wire::{ErrorResponse, Severity};
+use route::{CutReason, Refusal};
+
+const ADMIN_SHUTDOWN: &str = "57P01";
+const OUTCOME_UNKNOWN: &str = "08007";
+const PROTOCOL_VIOLATION: &str = "08P01";
+
+/// Why a session ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// The router cut it.
+    Cut(CutReason),
+    /// Its server closed the connection.
+    ServerLost,
+    /// The proxy stops.
+    Shutdown,
+}
+
+/// The last message of a session; `in_doubt` if a statement's outcome is not known.
+pub(crate) fn ending(ending: Ending, in_doubt: bool) -> Vec<u8> {
+    let why = match ending {
+        Ending::Cut(CutReason::Planned) => "the primary has stepped down",
+        Ending::Cut(CutReason::Unplanned) => "the primary has changed",
+        Ending::ServerLost => "the server closed the connection",
+        Ending::Shutdown => "the proxy is shutting down",
+    };
+    if in_doubt {
+        let message = format!("{why}; the outcome of the last statement is unknown");
+        return fatal(OUTCOME_UNKNOWN, &message, "Reconnect and look whether it took effect.");
+    }
+    let message = format!("terminating connection: {why}");
+    fatal(ADMIN_SHUTDOWN, &message, "Nothing was in progress; reconnect.")
+}
+
+/// The message for a client that is not served.
+pub(crate) fn refusal(refusal: &Refusal) -> Vec<u8> {
+    fatal(refusal.sqlstate, &refusal.message, &refusal.hint)
+}
+
+/// The message for a client whose bytes make no sense.
+pub(crate) fn violation(error: &dyn std::error::Error) -> Vec<u8> {
+    fatal(PROTOCOL_VIOLATION, &error.to_string(), "Reconnect; the connection is closed.")
+}
+
+fn fatal(sqlstate: &str, message: &str, hint: &str) -> Vec<u8> {
+    ErrorResponse { severity: Severity::Fatal, sqlstate, message, hint: Some(hint) }.to_bytes()
+}

@@ -1,0 +1,350 @@
+//! A fake PostgreSQL server, a client, and a proxy between them.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use pgproto::wire::{ErrorResponse, Severity, sqlstate_of};
+use proxy::{Proxy, ProxyConfig, Status};
+use route::Port;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use types::{ClusterView, KeyValue, Revision};
+
+/// Everything here happens within milliseconds; this only ends a test that hangs.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+pub type View = (Option<Arc<ClusterView>>, bool);
+
+/// A proxy that runs.
+pub struct Rig {
+    addresses: Vec<(Port, SocketAddr)>,
+    pub views: watch::Sender<View>,
+    pub status: watch::Receiver<Status>,
+    pub shutdown: CancellationToken,
+    pub running: JoinHandle<()>,
+}
+
+impl Rig {
+    pub async fn start(view: Arc<ClusterView>, change: impl FnOnce(&mut ProxyConfig)) -> Rig {
+        let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        let mut config = ProxyConfig::new("test", vec![any], vec![any]);
+        change(&mut config);
+        let proxy = Proxy::bind(config).await.unwrap();
+        let views = watch::Sender::new((Some(view), true));
+        let shutdown = CancellationToken::new();
+        Rig {
+            addresses: proxy.addresses(),
+            status: proxy.status(),
+            running: tokio::spawn(proxy.run(views.subscribe(), shutdown.clone())),
+            views,
+            shutdown,
+        }
+    }
+
+    pub fn address(&self, port: Port) -> SocketAddr {
+        self.addresses.iter().find(|(p, _)| *p == port).unwrap().1
+    }
+
+    pub async fn until(&self, condition: impl Fn(&Status) -> bool) {
+        let mut status = self.status.clone();
+        let met = timeout(PATIENCE, status.wait_for(|status| condition(status)));
+        met.await.expect("the status came in time").expect("the proxy runs");
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        self.running.abort();
+    }
+}
+
+/// A view with a leader key in `term`, the term record, and members by role and term.
+pub fn cluster(
+    leader: Option<&str>,
+    term: i64,
+    members: &[(&FakeServer, &str, u64)],
+) -> Arc<ClusterView> {
+    let kv = |key: String, value: String, revision: i64| KeyValue {
+        key,
+        value: value.into_bytes(),
+        create_revision: Revision(revision),
+        mod_revision: Revision(revision),
+        lease: 1,
+    };
+    let record = format!(r#"{{"term":{term},"leader":"x","timeline":1}}"#);
+    let mut keys = vec![kv("pgherd/term".to_owned(), record, 100 + term)];
+    keys.extend(leader.map(|name| kv("leader".to_owned(), name.to_owned(), 100 + term)));
+    for (server, role, term) in members {
+        let value = format!(
+            r#"{{"conn_url":"postgres://{}/postgres","role":"{role}","state":"running",
+            "replication_state":"streaming","term":{term}}}"#,
+            server.address
+        );
+        keys.push(kv(format!("members/{}", server.name), value, 1));
+    }
+    Arc::new(ClusterView::from_keys(Revision(term), &keys))
+}
+
+#[derive(Default)]
+struct State {
+    sessions: watch::Sender<i64>,
+    queries: watch::Sender<u64>,
+    cancelled: Mutex<Vec<Vec<u8>>>,
+    refusals: AtomicU32,
+    silent: AtomicBool,
+    killed: CancellationToken,
+}
+
+/// Answers the query `x` with `name:x`. `hang` is never answered, `half` with half a message,
+/// `fatal` with an error and the end.
+pub struct FakeServer {
+    pub name: &'static str,
+    pub address: SocketAddr,
+    state: Arc<State>,
+    listening: JoinHandle<()>,
+}
+
+impl FakeServer {
+    pub async fn start(name: &'static str) -> FakeServer {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let state = Arc::new(State::default());
+        let shared = state.clone();
+        let listening = tokio::spawn(async move {
+            let mut number = 0;
+            while let Ok((socket, _)) = listener.accept().await {
+                number += 1;
+                let state = shared.clone();
+                tokio::spawn(async move {
+                    state.sessions.send_modify(|count| *count += 1);
+                    tokio::select! {
+                        _ = serve(socket, name, number, &state) => {}
+                        () = state.killed.cancelled() => {}
+                    }
+                    state.sessions.send_modify(|count| *count -= 1);
+                });
+            }
+        });
+        FakeServer { name, address, state, listening }
+    }
+
+    pub fn refuse_sessions(&self, count: u32) {
+        self.state.refusals.store(count, Ordering::SeqCst);
+    }
+
+    pub fn be_silent(&self) {
+        self.state.silent.store(true, Ordering::SeqCst);
+    }
+
+    pub fn kill(&self) {
+        self.listening.abort();
+        self.state.killed.cancel();
+    }
+
+    pub fn cancelled(&self) -> Vec<Vec<u8>> {
+        self.state.cancelled.lock().unwrap().clone()
+    }
+
+    pub async fn until_queries(&self, count: u64) {
+        let mut queries = self.state.queries.subscribe();
+        timeout(PATIENCE, queries.wait_for(|seen| *seen >= count)).await.unwrap().unwrap();
+    }
+
+    pub async fn until_sessions(&self, count: i64) {
+        let mut sessions = self.state.sessions.subscribe();
+        timeout(PATIENCE, sessions.wait_for(|open| *open == count)).await.unwrap().unwrap();
+    }
+}
+
+impl Drop for FakeServer {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+async fn serve(
+    mut socket: TcpStream,
+    name: &str,
+    number: u32,
+    state: &State,
+) -> std::io::Result<()> {
+    let length = usize::try_from(socket.read_u32().await?).unwrap();
+    let mut packet = vec![0; length - 4];
+    socket.read_exact(&mut packet).await?;
+    if packet.starts_with(&80_877_102u32.to_be_bytes()) {
+        state.cancelled.lock().unwrap().push(packet[4..].to_vec());
+        return Ok(());
+    }
+    if state.silent.load(Ordering::SeqCst) {
+        std::future::pending::<()>().await;
+    }
+    let refused = state.refusals.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
+        left.checked_sub(1)
+    });
+    if refused.is_ok() {
+        return socket.write_all(&fatal("57P03")).await;
+    }
+    // As a server of protocol 3.2 does: a key of 36 bytes, unlike any other server's.
+    let key = [&number.to_be_bytes()[..], &[name.as_bytes()[0]; 32]].concat();
+    let hello = [message(b'R', &[0; 4]), message(b'K', &key), message(b'Z', b"I")].concat();
+    socket.write_all(&hello).await?;
+    loop {
+        let (tag, body) = read_message(&mut socket).await?;
+        if tag == b'X' {
+            return Ok(());
+        }
+        assert_eq!(tag, b'Q', "the client only sends queries");
+        let text = String::from_utf8(body[..body.len() - 1].to_vec()).unwrap();
+        let answer = message(b'C', format!("{name}:{text}\0").as_bytes());
+        match text.as_str() {
+            "hang" => {}
+            "half" => socket.write_all(&answer[..answer.len() / 2]).await?,
+            "fatal" => return socket.write_all(&fatal("XX000")).await,
+            _ => socket.write_all(&[answer, message(b'Z', b"I")].concat()).await?,
+        }
+        state.queries.send_modify(|count| *count += 1);
+    }
+}
+
+fn fatal(sqlstate: &str) -> Vec<u8> {
+    let severity = Severity::Fatal;
+    ErrorResponse { severity, sqlstate, message: "made up", hint: None }.to_bytes()
+}
+
+fn message(tag: u8, body: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(body.len() + 4).unwrap();
+    [&[tag], &length.to_be_bytes()[..], body].concat()
+}
+
+async fn read_message(socket: &mut TcpStream) -> std::io::Result<(u8, Vec<u8>)> {
+    let tag = socket.read_u8().await?;
+    let length = usize::try_from(socket.read_u32().await?).unwrap();
+    let mut body = vec![0; length - 4];
+    socket.read_exact(&mut body).await?;
+    Ok((tag, body))
+}
+
+/// What a client was told.
+#[derive(Debug)]
+pub struct Told {
+    pub sqlstate: String,
+    pub text: String,
+}
+
+/// A client that speaks the simple protocol.
+pub struct Client {
+    socket: TcpStream,
+    pub key: Vec<u8>,
+}
+
+impl Client {
+    pub async fn connect(address: SocketAddr) -> Client {
+        Client { socket: TcpStream::connect(address).await.unwrap(), key: Vec::new() }
+    }
+
+    pub async fn open(address: SocketAddr) -> Result<Client, Told> {
+        let mut client = Client::connect(address).await;
+        client.start().await?;
+        Ok(client)
+    }
+
+    pub async fn send(&mut self, bytes: &[u8]) {
+        self.socket.write_all(bytes).await.unwrap();
+    }
+
+    pub async fn ask_encryption(&mut self, code: u32) -> u8 {
+        self.send(&[8u32.to_be_bytes(), code.to_be_bytes()].concat()).await;
+        self.socket.read_u8().await.unwrap()
+    }
+
+    pub async fn send_startup(&mut self) {
+        let body = [&0x0003_0002u32.to_be_bytes()[..], b"user\0app\0\0"].concat();
+        let length = u32::try_from(body.len() + 4).unwrap();
+        self.send(&[&length.to_be_bytes()[..], &body].concat()).await;
+    }
+
+    pub async fn start(&mut self) -> Result<(), Told> {
+        self.send_startup().await;
+        loop {
+            match self.read().await {
+                (b'K', body) => self.key = body,
+                (b'Z', _) => return Ok(()),
+                (b'E', body) => return Err(told(&body)),
+                (_, _) => {}
+            }
+        }
+    }
+
+    pub async fn send_query(&mut self, text: &str) {
+        self.send(&message(b'Q', format!("{text}\0").as_bytes())).await;
+    }
+
+    pub async fn query(&mut self, text: &str) -> Result<String, Told> {
+        self.send_query(text).await;
+        let mut answer = String::new();
+        loop {
+            match self.read().await {
+                (b'C', body) => {
+                    answer = String::from_utf8(body[..body.len() - 1].to_vec()).unwrap();
+                }
+                (b'Z', _) => return Ok(answer),
+                (b'E', body) => return Err(told(&body)),
+                (_, _) => {}
+            }
+        }
+    }
+
+    pub async fn read_some(&mut self) {
+        assert!(self.socket.read(&mut [0; 1]).await.unwrap() > 0);
+    }
+
+    pub async fn read_error(&mut self) -> Told {
+        let (tag, body) = self.read().await;
+        assert_eq!(tag, b'E');
+        told(&body)
+    }
+
+    /// The SQLSTATE of the only error before the end, nothing if there is no whole message.
+    pub async fn last_word(&mut self) -> String {
+        let mut rest = Vec::new();
+        let read = timeout(PATIENCE, self.socket.read_to_end(&mut rest)).await;
+        read.expect("the connection is closed").expect("it is not reset");
+        if rest.first() != Some(&b'E') {
+            return String::new();
+        }
+        let length = u32::from_be_bytes([rest[1], rest[2], rest[3], rest[4]]);
+        assert_eq!(usize::try_from(length).unwrap() + 1, rest.len(), "one message");
+        sqlstate_of(&rest[5..]).unwrap().to_owned()
+    }
+
+    pub async fn goodbye(mut self) {
+        self.send(&message(b'X', b"")).await;
+    }
+
+    /// Sends a cancel request and waits until it has been taken.
+    pub async fn cancel(address: SocketAddr, key: &[u8]) {
+        let mut client = Client::connect(address).await;
+        let length = u32::try_from(8 + key.len()).unwrap();
+        let code = 80_877_102u32.to_be_bytes();
+        client.send(&[&length.to_be_bytes()[..], &code, key].concat()).await;
+        assert_eq!(client.last_word().await, "");
+    }
+
+    async fn read(&mut self) -> (u8, Vec<u8>) {
+        let read = timeout(PATIENCE, read_message(&mut self.socket)).await;
+        read.expect("an answer in time").expect("a whole message")
+    }
+}
+
+fn told(body: &[u8]) -> Told {
+    Told {
+        sqlstate: sqlstate_of(body).unwrap().to_owned(),
+        text: String::from_utf8_lossy(body).into_owned(),
+    }
+}

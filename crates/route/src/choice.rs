@@ -1,0 +1,144 @@
+//! What a view says about routes, without regard to clients.
+
+use types::{ClusterView, Lsn, Member, MemberName, Term};
+
+use crate::event::Target;
+
+/// Why there is no read-write route. It becomes the hint that a refused client reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Awaited {
+    /// Nothing has been read from the DCS yet.
+    View,
+    /// There is no leader key: an election is due.
+    Leader,
+    /// The leader's member key is missing.
+    Member {
+        /// The leader.
+        leader: MemberName,
+    },
+    /// The leader is not a primary (yet).
+    Primary {
+        /// The leader.
+        leader: MemberName,
+        /// What its member key says.
+        role: String,
+    },
+    /// The leader's member key speaks of another term than the leader key.
+    Term {
+        /// The leader.
+        leader: MemberName,
+        /// The leader key's term.
+        term: Term,
+    },
+    /// The leader's term is older than one seen before; such a primary is never used.
+    OldTerm {
+        /// The leader.
+        leader: MemberName,
+        /// The leader key's term.
+        term: Term,
+        /// The newest term seen.
+        newest: Term,
+    },
+    /// The leader's member key has no usable address.
+    Address {
+        /// The leader.
+        leader: MemberName,
+    },
+}
+
+impl std::fmt::Display for Awaited {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Awaited::View => write!(f, "the proxy has not reached the DCS yet"),
+            Awaited::Leader => write!(f, "no member holds the leader key; an election is awaited"),
+            Awaited::Member { leader } => {
+                write!(f, "{leader} holds the leader key, its member key is awaited")
+            }
+            Awaited::Primary { leader, role } => {
+                let role = if role.is_empty() { "nothing yet" } else { role };
+                write!(f, "{leader} leads and is awaited as primary; its role is {role}")
+            }
+            Awaited::Term { leader, term } => {
+                write!(f, "{leader} leads in term {term}, which its member key does not say yet")
+            }
+            Awaited::OldTerm { leader, term, newest } => write!(
+                f,
+                "{leader} leads in term {term}, but term {newest} was seen; \
+                 if the DCS was restored from a backup, restart the proxy"
+            ),
+            Awaited::Address { leader } => {
+                write!(f, "{leader} leads, but its conn_url cannot be read")
+            }
+        }
+    }
+}
+
+/// Whether the member says that it is the primary. `master` is what old Patroni versions say.
+pub(crate) fn is_primary(member: &Member) -> bool {
+    member.role == "primary" || member.role == "master"
+}
+
+/// The newest term that the view speaks of. The term record outlives the leader key.
+pub(crate) fn newest_term(view: &ClusterView) -> Term {
+    let recorded = view.term.as_ref().map_or(Term(0), |record| record.value.term);
+    recorded.max(view.leader_term().unwrap_or(Term(0)))
+}
+
+/// The read-write route, if it is open. `newest` is the newest term ever seen.
+pub(crate) fn primary_route(view: &ClusterView, newest: Term) -> Result<Target, Awaited> {
+    let (Some(leader), Some(term)) = (view.leader_name().cloned(), view.leader_term()) else {
+        return Err(Awaited::Leader);
+    };
+    // Term 0 is a Patroni leader: its term is unknown, and its role alone has to do.
+    let is_patroni = term == Term(0);
+    if !is_patroni && term < newest {
+        return Err(Awaited::OldTerm { leader, term, newest });
+    }
+    let Some(member) = view.member(&leader) else {
+        return Err(Awaited::Member { leader });
+    };
+    if !is_primary(member) {
+        return Err(Awaited::Primary { leader, role: member.role.clone() });
+    }
+    if !is_patroni && member.term != Some(term) {
+        return Err(Awaited::Term { leader, term });
+    }
+    let Some((host, port)) = member.postgres_address() else {
+        return Err(Awaited::Address { leader });
+    };
+    Ok(Target { member: leader, host, port, term: Some(term) })
+}
+
+/// The members that serve reads: streaming replicas that are not too far behind.
+pub(crate) fn replicas(view: &ClusterView, lag_bytes_max: Option<u64>) -> Vec<Target> {
+    let end = leader_position(view);
+    let members = view.members.iter().filter(|(name, _)| view.leader_name() != Some(name));
+    let serving = members.filter(|(_, member)| serves_reads(&member.value, end, lag_bytes_max));
+    let targets = serving.filter_map(|(name, member)| {
+        let (host, port) = member.value.postgres_address()?;
+        Some(Target { member: name.clone(), host, port, term: None })
+    });
+    targets.collect()
+}
+
+fn serves_reads(member: &Member, end: Lsn, lag_bytes_max: Option<u64>) -> bool {
+    let streams = member.replication_state.as_deref() == Some("streaming");
+    if member.role != "replica" || member.state != "running" || !streams {
+        return false;
+    }
+    if member.tags.noloadbalance {
+        return false;
+    }
+    let Some(most) = lag_bytes_max else {
+        return true;
+    };
+    // A replica whose position is unknown counts as too far behind (I4).
+    let replayed = member.replay_lsn.or(member.xlog_location);
+    replayed.is_some_and(|replayed| end.bytes_since(replayed) <= most)
+}
+
+fn leader_position(view: &ClusterView) -> Lsn {
+    let published = view.status.as_ref().map_or(Lsn(0), |status| status.value.optime);
+    let leader = view.leader_name().and_then(|name| view.member(name));
+    published.max(leader.and_then(|leader| leader.xlog_location).unwrap_or_default())
+}

@@ -1,0 +1,144 @@
+//! What the router is told and what it asks for.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+use types::{ClusterView, MemberName, Millis, Term};
+
+/// One client connection. Later ones have higher numbers; none is used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct ClientId(pub u64);
+
+impl std::fmt::Display for ClientId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Which of the proxy's ports a client came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Port {
+    /// To the primary.
+    ReadWrite,
+    /// To a replica, or to the primary if there is none.
+    ReadOnly,
+}
+
+/// A server that a client can be connected to.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct Target {
+    /// Its name.
+    pub member: MemberName,
+    /// Host name or address.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// Set if it is the primary: its term, `Term(0)` for a Patroni leader.
+    pub term: Option<Term>,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The DCS shows this now.
+    View(Arc<ClusterView>),
+    /// The view is no longer known to be current. Routes stay as they are: the primary's lease and
+    /// guard fence it (I1).
+    DcsLost,
+    /// The view is current again.
+    DcsBack,
+    /// A client has sent its startup packet.
+    ClientArrived {
+        /// Who.
+        client: ClientId,
+        /// Where.
+        port: Port,
+    },
+    /// A client's connection is over, for any reason.
+    ClientGone {
+        /// Who.
+        client: ClientId,
+    },
+    /// The server of the attempt accepted the connection.
+    ServerConnected {
+        /// For whom.
+        client: ClientId,
+        /// The number that came with [`Action::Connect`]; an outdated one is ignored.
+        attempt: u32,
+    },
+    /// The attempt failed, and the client has not been told anything.
+    ServerFailed {
+        /// For whom.
+        client: ClientId,
+        /// The number that came with [`Action::Connect`]; an outdated one is ignored.
+        attempt: u32,
+    },
+    /// The server ended an open session. The shell tells the client, and [`Event::ClientGone`]
+    /// follows.
+    ServerLost {
+        /// Whose.
+        client: ClientId,
+    },
+    /// The time of an [`Action::WakeAt`] has come.
+    Tick,
+}
+
+/// Why an open session is cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CutReason {
+    /// The old primary has stepped down by itself: a switchover, or an orderly demotion.
+    Planned,
+    /// Another leader or a newer term is there, and nothing is known of the old primary.
+    Unplanned,
+}
+
+/// An error for a client that is not served; it is FATAL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// SQLSTATE.
+    pub sqlstate: &'static str,
+    /// What happened.
+    pub message: String,
+    /// What is awaited, or what to do.
+    pub hint: String,
+}
+
+/// What the shell shall do. The latest action for a client replaces any earlier one that is not
+/// done yet. The shell must look for a [`Action::Cut`] or [`Action::Hold`] before each write to a
+/// server: after it no byte goes there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Connect the client, and answer `ServerConnected` or `ServerFailed`.
+    Connect {
+        /// Whom.
+        client: ClientId,
+        /// Number of this attempt among the client's.
+        attempt: u32,
+        /// To what.
+        target: Target,
+    },
+    /// Give up the attempt that goes on and keep the client waiting.
+    Hold {
+        /// Whom.
+        client: ClientId,
+    },
+    /// Tell the client why it is not served, and close. The router has forgotten it.
+    Refuse {
+        /// Whom.
+        client: ClientId,
+        /// What to say.
+        refusal: Refusal,
+    },
+    /// End an open session. The router has forgotten it.
+    Cut {
+        /// Whose.
+        client: ClientId,
+        /// Why.
+        reason: CutReason,
+    },
+    /// Send [`Event::Tick`] then, in place of any time asked for before.
+    WakeAt(Millis),
+}

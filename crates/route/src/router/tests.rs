@@ -1,0 +1,348 @@
+use std::sync::Arc;
+
+use types::{ClusterView, KeyValue, Millis, Revision};
+
+use super::*;
+
+const HOLD: Millis = Millis(10_000);
+
+/// A view in a few words: the leader with its term and a member line each, as JSON after the name.
+struct Story {
+    router: Router,
+    now: u64,
+}
+
+fn config() -> RouterConfig {
+    RouterConfig { hold_timeout: HOLD, hold_limit: 3, client_limit: 100, lag_bytes_max: None }
+}
+
+fn member(name: &str, role: &str, term: Option<u64>, more: &str) -> (String, String) {
+    let term = term.map(|term| format!(r#","term":{term}"#)).unwrap_or_default();
+    let url = format!("postgres://{name}.example:5432/postgres");
+    let text =
+        format!(r#"{{"conn_url":"{url}","role":"{role}","state":"running"{term}{more}}}"#);
+    (format!("members/{name}"), text)
+}
+
+fn primary(name: &str, term: u64) -> (String, String) {
+    member(name, "primary", Some(term), "")
+}
+
+fn replica(name: &str) -> (String, String) {
+    member(name, "replica", None, r#","replication_state":"streaming","replay_lsn":1000"#)
+}
+
+/// `leader` is the key's value; `term` is what the term record says, of that leader or an earlier.
+fn view(leader: Option<&str>, term: u64, members: &[(String, String)]) -> Event {
+    let revision = |number: u64| Revision(i64::try_from(number).unwrap());
+    let kv = |key: &str, value: &str, created: u64, modified: u64| KeyValue {
+        key: key.to_owned(),
+        value: value.as_bytes().to_vec(),
+        create_revision: revision(created),
+        mod_revision: revision(modified),
+        lease: 1,
+    };
+    let mut keys = Vec::new();
+    keys.extend(leader.map(|name| kv("leader", name, 100 + term, 100 + term)));
+    if term > 0 {
+        let record = format!(r#"{{"term":{term},"leader":"x","timeline":1}}"#);
+        keys.push(kv("pgherd/term", &record, 1, 100 + term));
+    }
+    keys.extend(members.iter().map(|(key, value)| kv(key, value, 1, 1)));
+    Event::View(Arc::new(ClusterView::from_keys(revision(term), &keys)))
+}
+
+impl Story {
+    fn new(config: RouterConfig) -> Story {
+        Story { router: Router::new(config), now: 1000 }
+    }
+
+    /// The actions in short: `connect 1 a`, `hold 1`, `refuse 1 57P03`, `cut 1 planned`.
+    fn step(&mut self, event: Event) -> Vec<String> {
+        let actions = self.router.step(Millis(self.now), event);
+        let told = actions.into_iter().filter_map(|action| match action {
+            Action::Connect { client, target, .. } => {
+                Some(format!("connect {client} {}", target.member))
+            }
+            Action::Hold { client } => Some(format!("hold {client}")),
+            Action::Refuse { client, refusal } => {
+                Some(format!("refuse {client} {}", refusal.sqlstate))
+            }
+            Action::Cut { client, reason: CutReason::Planned } => {
+                Some(format!("cut {client} planned"))
+            }
+            Action::Cut { client, reason: CutReason::Unplanned } => {
+                Some(format!("cut {client} unplanned"))
+            }
+            Action::WakeAt(_) => None,
+        });
+        told.collect()
+    }
+
+    fn arrive(&mut self, client: u64, port: Port) -> Vec<String> {
+        self.step(Event::ClientArrived { client: ClientId(client), port })
+    }
+
+    fn attempt(&self, client: u64) -> u32 {
+        self.router.clients[&ClientId(client)].attempts
+    }
+
+    fn connected(&mut self, client: u64) -> Vec<String> {
+        let attempt = self.attempt(client);
+        self.step(Event::ServerConnected { client: ClientId(client), attempt })
+    }
+
+    fn failed(&mut self, client: u64) -> Vec<String> {
+        let attempt = self.attempt(client);
+        self.step(Event::ServerFailed { client: ClientId(client), attempt })
+    }
+
+    fn open(&mut self, client: u64, port: Port, member: &str) {
+        assert_eq!(self.arrive(client, port), [format!("connect {client} {member}")]);
+        assert_eq!(self.connected(client), NOTHING);
+    }
+}
+
+const NOTHING: [&str; 0] = [];
+use Port::{ReadOnly, ReadWrite};
+
+#[test]
+fn a_failover_cuts_the_sessions_and_serves_the_next_by_the_new_primary() {
+    let mut story = Story::new(config());
+    story.step(view(Some("a"), 1, &[primary("a", 1), replica("b")]));
+    story.open(1, ReadWrite, "a");
+    // The leader key is gone: the session stays, a new client waits.
+    let gone = view(None, 1, &[primary("a", 1), replica("b")]);
+    assert_eq!(story.step(gone), NOTHING);
+    assert_eq!(story.arrive(2, ReadWrite), NOTHING);
+    // The new term is known: the old session ends before the new primary is ready.
+    let elected = view(Some("b"), 2, &[primary("a", 1), member("b", "promoted", Some(2), "")]);
+    assert_eq!(story.step(elected), ["cut 1 unplanned"]);
+    let ready = view(Some("b"), 2, &[primary("a", 1), primary("b", 2)]);
+    assert_eq!(story.step(ready), ["connect 2 b"]);
+    let snapshot = story.router.snapshot();
+    assert_eq!(snapshot.metrics.read_write.cut_unplanned, 1);
+    assert_eq!((snapshot.metrics.read_write.held, snapshot.term), (1, Term(2)));
+}
+
+#[test]
+fn a_step_down_is_a_planned_cut_also_without_a_leader_key() {
+    let mut story = Story::new(config());
+    story.step(view(Some("a"), 1, &[primary("a", 1)]));
+    story.open(1, ReadWrite, "a");
+    let down = view(None, 1, &[member("a", "demoted", None, "")]);
+    assert_eq!(story.step(down), ["cut 1 planned"]);
+    assert!(story.router.snapshot().connections.is_empty());
+}
+
+#[test]
+fn a_newer_term_is_known_from_its_record_alone() {
+    let mut story = Story::new(config());
+    story.step(view(Some("a"), 1, &[primary("a", 1)]));
+    story.open(1, ReadWrite, "a");
+    assert_eq!(story.step(view(None, 2, &[primary("a", 1)])), ["cut 1 unplanned"]);
+    // A view of the older term never opens the route again.
+    assert_eq!(story.step(view(Some("a"), 1, &[primary("a", 1)])), NOTHING);
+    assert_eq!(story.arrive(2, ReadWrite), NOTHING);
+    assert!(story.router.snapshot().awaiting.unwrap().contains("term 2 was seen"));
+}
+
+#[test]
+fn the_same_member_in_a_new_term_is_a_new_primary() {
+    let mut story = Story::new(config());
+    story.step(view(Some("a"), 1, &[primary("a", 1)]));
+    story.open(1, ReadWrite, "a");
+    assert_eq!(story.step(view(Some("a"), 2, &[primary("a", 1)])), ["cut 1 unplanned"]);
+    assert_eq!(story.arrive(2, ReadWrite), NOTHING, "its key still says term 1");
+    assert_eq!(story.step(view(Some("a"), 2, &[primary("a", 2)])), ["connect 2 a"]);
+}
+
+#[test]
+fn patroni_leaders_are_told_apart_by_name() {
+    let mut story = Story::new(config());
+    let old = member("p", "master", None, "");
+    story.step(view(Some("p"), 0, &[old.clone(), replica("q")]));
+    story.open(1, ReadWrite, "p");
+    let elected = view(Some("q"), 0, &[old, member("q", "primary", None, "")]);
+    assert_eq!(story.step(elected), ["cut 1 unplanned"]);
+    story.open(2, ReadWrite, "q");
+    // Then a pgherd member takes over.
+    let ours = view(Some("h"), 1, &[member("q", "primary", None, ""), primary("h", 1)]);
+    assert_eq!(story.step(ours), ["cut 2 unplanned"]);
+    story.open(3, ReadWrite, "h");
+}
+
+#[test]
+fn the_dcs_going_away_changes_no_route() {
+    let mut story = Story::new(config());
+    assert_eq!(story.arrive(1, ReadWrite), NOTHING, "nothing is known yet");
+    assert_eq!(story.step(Event::DcsBack), NOTHING);
+    assert_eq!(story.step(view(Some("a"), 1, &[primary("a", 1)])), ["connect 1 a"]);
+    story.connected(1);
+    assert_eq!(story.step(Event::DcsLost), NOTHING);
+    assert!(!story.router.snapshot().fresh);
+    story.open(2, ReadWrite, "a");
+}
+
+#[test]
+fn who_waits_too_long_is_told_what_for() {
+    let mut story = Story::new(config());
+    story.step(view(Some("a"), 1, &[member("a", "replica", None, "")]));
+    let actions = story.router.step(
+        Millis(1000),
+        Event::ClientArrived { client: ClientId(1), port: ReadWrite },
+    );
+    assert_eq!(actions, [Action::WakeAt(Millis(11_000))]);
+    story.now = 10_999;
+    assert_eq!(story.step(Event::Tick), NOTHING);
+    story.now = 11_000;
+    let actions = story.router.step(Millis(story.now), Event::Tick);
+    let [Action::Refuse { client: ClientId(1), refusal }] = actions.as_slice() else {
+        panic!("{actions:?}");
+    };
+    assert_eq!(refusal.sqlstate, "57P03");
+    assert!(refusal.hint.contains("a leads and is awaited as primary"), "{}", refusal.hint);
+    assert!(story.router.clients.is_empty() && story.router.deadlines.is_empty());
+}
+
+#[test]
+fn a_silent_server_does_not_stretch_the_wait() {
+    let mut story = Story::new(config());
+    story.step(view(Some("a"), 1, &[primary("a", 1)]));
+    assert_eq!(story.arrive(1, ReadWrite), ["connect 1 a"]);
+    story.now += HOLD.0;
+    assert_eq!(story.step(Event::Tick), ["refuse 1 57P03"]);
+    assert_eq!(story.step(Event::ClientGone { client: ClientId(1) }), NOTHING);
+    assert!(story.router.snapshot().connections.is_empty());
+}
+
+#[test]
+fn too_many_waiting_clients_lose_the_oldest() {
+    let mut story = Story::new(config());
+    for client in 1..=3 {
+        assert_eq!(story.arrive(client, ReadWrite), NOTHING);
+    }
+    assert_eq!(story.arrive(4, ReadOnly), ["refuse 1 57P03"]);
+    let mut story = Story::new(RouterConfig { client_limit: 1, ..config() });
+    story.arrive(1, ReadWrite);
+    assert_eq!(story.arrive(2, ReadWrite), ["refuse 2 53300"]);
+}
+
+#[test]
+fn a_primary_that_refuses_is_tried_by_one_client_at_a_time() {
+    let mut story = Story::new(config());
+    story.step(view(Some("a"), 1, &[primary("a", 1)]));
+    for client in 1..=3 {
+        assert_eq!(story.arrive(client, ReadWrite), [format!("connect {client} a")]);
+    }
+    for client in 1..=3 {
+        assert_eq!(story.failed(client), NOTHING);
+    }
+    story.now += PRIMARY_RETRY.0 - 1;
+    assert_eq!(story.step(Event::Tick), NOTHING);
+    story.now += 1;
+    assert_eq!(story.step(Event::Tick), ["connect 1 a"]);
+    // The one who tries leaves: another one tries at once.
+    assert_eq!(story.step(Event::ClientGone { client: ClientId(1) }), ["connect 2 a"]);
+    assert_eq!(story.connected(2), ["connect 3 a"]);
+    assert_eq!(story.router.snapshot().metrics.read_write.connect_failures, 3);
+}
+
+#[test]
+fn the_retry_is_asked_for_as_a_wake_up() {
+    let mut story = Story::new(config());
+    story.step(view(Some("a"), 1, &[primary("a", 1)]));
+    story.arrive(1, ReadWrite);
+    let event = Event::ServerFailed { client: ClientId(1), attempt: 1 };
+    assert_eq!(story.router.step(Millis(1000), event), [Action::WakeAt(Millis(1020))]);
+}
+
+#[test]
+fn an_attempt_to_a_deposed_primary_is_taken_back() {
+    let mut story = Story::new(config());
+    story.step(view(Some("a"), 1, &[primary("a", 1), replica("b")]));
+    assert_eq!(story.arrive(1, ReadWrite), ["connect 1 a"]);
+    let elected = view(Some("b"), 2, &[primary("a", 1), primary("b", 2)]);
+    assert_eq!(story.step(elected), ["hold 1", "connect 1 b"]);
+    // The old attempt's late answer changes nothing.
+    let late = Event::ServerConnected { client: ClientId(1), attempt: 1 };
+    assert_eq!(story.step(late), NOTHING);
+    assert_eq!(story.router.snapshot().metrics.read_write.connected, 0);
+    assert_eq!(story.connected(1), NOTHING);
+    assert_eq!(story.router.snapshot().metrics.read_write.connected, 1);
+}
+
+#[test]
+fn reads_go_to_the_replica_with_the_fewest_connections() {
+    let mut story = Story::new(config());
+    story.step(view(Some("a"), 1, &[primary("a", 1), replica("b"), replica("c")]));
+    story.open(1, ReadOnly, "b");
+    story.open(2, ReadOnly, "c");
+    story.step(Event::ClientGone { client: ClientId(1) });
+    story.open(3, ReadOnly, "b");
+    story.step(Event::ClientGone { client: ClientId(2) });
+    story.step(Event::ClientGone { client: ClientId(3) });
+    // Equal load goes round.
+    story.open(4, ReadOnly, "c");
+}
+
+#[test]
+fn unfit_replicas_get_no_reads_and_the_primary_stands_in() {
+    let mut story = Story::new(RouterConfig { lag_bytes_max: Some(500), ..config() });
+    let streaming = r#","replication_state":"streaming""#;
+    let tagged = format!(r#"{streaming},"replay_lsn":1000,"tags":{{"noloadbalance":true}}"#);
+    let unfit = [
+        member("a", "primary", Some(1), r#","xlog_location":1600"#),
+        member("behind", "replica", None, &format!(r#"{streaming},"replay_lsn":1000"#)),
+        member("lost", "replica", None, streaming),
+        member("tagged", "replica", None, &tagged),
+        member("still", "replica", None, r#","replay_lsn":1600"#),
+    ];
+    story.step(view(Some("a"), 1, &unfit));
+    story.open(1, ReadOnly, "a");
+    let mut fit = unfit.to_vec();
+    fit.push(member("fit", "replica", None, &format!(r#"{streaming},"replay_lsn":1100"#)));
+    story.step(view(Some("a"), 1, &fit));
+    story.open(2, ReadOnly, "fit");
+    // The stand-in is bound to its term like any session of the primary.
+    let elected = view(Some("fit"), 2, &[primary("a", 1), primary("fit", 2)]);
+    assert_eq!(story.step(elected), ["cut 1 unplanned"]);
+}
+
+#[test]
+fn a_replica_that_cannot_be_reached_is_left_out_for_a_while() {
+    let mut story = Story::new(config());
+    story.step(view(Some("a"), 1, &[primary("a", 1), replica("b"), replica("c")]));
+    assert_eq!(story.arrive(1, ReadOnly), ["connect 1 b"]);
+    assert_eq!(story.failed(1), ["connect 1 c"]);
+    assert_eq!(story.failed(1), ["connect 1 a"]);
+    assert_eq!(story.failed(1), NOTHING);
+    story.now += PRIMARY_RETRY.0;
+    assert_eq!(story.step(Event::Tick), ["connect 1 a"]);
+    assert_eq!(story.connected(1), NOTHING);
+    story.now += REPLICA_RETRY.0;
+    assert_eq!(story.arrive(2, ReadOnly), ["connect 2 b"]);
+}
+
+#[test]
+fn a_read_session_on_a_promoted_replica_is_cut_when_that_one_is_deposed() {
+    let mut story = Story::new(config());
+    story.step(view(Some("a"), 1, &[primary("a", 1), replica("b")]));
+    story.open(1, ReadOnly, "b");
+    let promoted = view(Some("b"), 2, &[primary("a", 1), primary("b", 2)]);
+    assert_eq!(story.step(promoted), NOTHING);
+    let deposed = view(Some("c"), 3, &[primary("b", 2), primary("c", 3)]);
+    assert_eq!(story.step(deposed), ["cut 1 unplanned"]);
+}
+
+#[test]
+fn a_lost_server_is_counted_once() {
+    let mut story = Story::new(config());
+    story.step(view(Some("a"), 1, &[primary("a", 1)]));
+    story.open(1, ReadWrite, "a");
+    assert_eq!(story.step(Event::ServerLost { client: ClientId(1) }), NOTHING);
+    assert_eq!(story.step(Event::ClientGone { client: ClientId(1) }), NOTHING);
+    let snapshot = story.router.snapshot();
+    assert_eq!(snapshot.metrics.read_write.server_lost, 1);
+    assert!(snapshot.connections.is_empty());
+}

@@ -1,0 +1,302 @@
+//! What goes wrong, and when: drawn from the seed before the run begins.
+
+use types::FailoverRequest;
+
+use crate::Mode;
+use crate::postgres::Disk;
+use crate::rng::Rng;
+use crate::world::{Event, World};
+
+/// One fault.
+#[derive(Debug, Clone)]
+pub(crate) struct Fault {
+    pub(crate) at: u64,
+    pub(crate) until: u64,
+    pub(crate) kind: Kind,
+    /// The host it strikes, if it strikes one; for [`Aim::Leader`] known once it begins.
+    pub(crate) node: usize,
+    pub(crate) aim: Aim,
+    pub(crate) other: usize,
+    begun: bool,
+}
+
+/// Whom a fault strikes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Aim {
+    /// Whoever leads then.
+    Leader,
+    /// The node named.
+    Node,
+}
+
+/// What goes wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    AgentKilled,
+    AgentTerminated,
+    PostmasterKilled,
+    PostgresKilled,
+    HostLost,
+    DiskLost,
+    HostFrozen,
+    AgentFrozen,
+    AgentAndPostmasterFrozen,
+    CutFromStore,
+    CutFromPeers,
+    CutFromAll,
+    OneWayCut,
+    StoreDown,
+    StoreLossy,
+    StoreLeaderChange,
+    ClockJump,
+    SlowDisk,
+    SlowReplay,
+    Switchover,
+    ModeChange,
+    LeaderKeyDeleted,
+}
+
+const KINDS: [Kind; 22] = [
+    Kind::AgentKilled,
+    Kind::AgentTerminated,
+    Kind::PostmasterKilled,
+    Kind::PostgresKilled,
+    Kind::HostLost,
+    Kind::DiskLost,
+    Kind::HostFrozen,
+    Kind::AgentFrozen,
+    Kind::AgentAndPostmasterFrozen,
+    Kind::CutFromStore,
+    Kind::CutFromPeers,
+    Kind::CutFromAll,
+    Kind::OneWayCut,
+    Kind::StoreDown,
+    Kind::StoreLossy,
+    Kind::StoreLeaderChange,
+    Kind::ClockJump,
+    Kind::SlowDisk,
+    Kind::SlowReplay,
+    Kind::Switchover,
+    Kind::ModeChange,
+    Kind::LeaderKeyDeleted,
+];
+
+/// A schedule: everything ends before `heal`.
+pub(crate) fn plan(rng: &mut Rng, members: usize, mode: Mode, heal: u64) -> Vec<Fault> {
+    let mut faults: Vec<Fault> = Vec::new();
+    let early = rng.chance(150);
+    let mut at = if early { rng.range(500, 6_000) } else { rng.range(10_000, 16_000) };
+    let number = rng.range(2, 12);
+    for _ in 0..number {
+        let kind = KINDS[rng.index(KINDS.len())];
+        let aim = if rng.chance(500) { Aim::Leader } else { Aim::Node };
+        let longest = if rng.chance(300) { 25_000 } else { 9_000 };
+        let until = (at + rng.range(50, longest)).min(heal);
+        let node = rng.index(members);
+        let other = rng.index(members);
+        let fault = Fault { at, until, kind, node, aim, other, begun: false };
+        let once = matches!(kind, Kind::DiskLost) && faults.iter().any(|f| f.kind == kind);
+        let synchronous = mode != Mode::Off;
+        let only_synchronous = matches!(kind, Kind::ModeChange | Kind::LeaderKeyDeleted);
+        if at < heal && !once && (synchronous || !only_synchronous) {
+            faults.push(fault);
+        }
+        at += if rng.chance(350) { rng.range(0, 1_500) } else { rng.range(1_000, 15_000) };
+    }
+    faults
+}
+
+impl World {
+    fn leader_node(&self) -> Option<usize> {
+        self.node_named(self.store.see().leader_name()?)
+    }
+
+    pub(crate) fn fault_begins(&mut self, index: usize) {
+        let leader = self.leader_node();
+        let fault = &mut self.faults[index];
+        if fault.aim == Aim::Leader
+            && let Some(leader) = leader
+        {
+            fault.node = leader;
+        }
+        fault.begun = true;
+        let Fault { kind, node, until, .. } = self.faults[index].clone();
+        if kind == Kind::DiskLost && !self.may_lose_disk(node) {
+            self.faults[index].begun = false;
+            return;
+        }
+        let seconds = (until - self.now) as f64 / 1000.0;
+        self.tell(node, || format!("FAULT {kind:?} for {seconds} s"));
+        self.strike(index, kind, node);
+        self.after(until - self.now, Event::FaultEnds { index });
+    }
+
+    /// Losing the disk of whoever may be the only one with an acknowledged commit is no fault that
+    /// anything could survive.
+    fn may_lose_disk(&self, node: usize) -> bool {
+        let name = &self.hosts[node].name;
+        let view = self.store.see();
+        let in_set = view.sync.as_ref().and_then(|s| s.value.leader.as_ref()) == Some(name);
+        let last = view.term.as_ref().is_none_or(|t| t.value.leader == *name);
+        !in_set && !last && view.leader_name() != Some(name)
+    }
+
+    fn strike(&mut self, index: usize, kind: Kind, node: usize) {
+        match kind {
+            Kind::AgentKilled => self.agent_dies(node),
+            Kind::AgentTerminated => self.terminate_agent(node),
+            Kind::PostmasterKilled => self.postmaster_killed(node),
+            Kind::PostgresKilled => {
+                if self.hosts[node].postgres.is_some() {
+                    self.instance_killed(node, "is killed");
+                }
+            }
+            Kind::HostLost => self.host_lost(node),
+            Kind::DiskLost => {
+                self.host_lost(node);
+                self.hosts[node].disk = Disk::default();
+            }
+            Kind::HostFrozen => self.hosts[node].frozen += 1,
+            Kind::AgentFrozen => self.hosts[node].agent_frozen += 1,
+            Kind::AgentAndPostmasterFrozen => {
+                let clock = self.hosts[node].clock(self.now).0;
+                let host = &mut self.hosts[node];
+                host.agent_frozen += 1;
+                host.postmaster_frozen += 1;
+                host.postmaster_silent_since = clock;
+            }
+            Kind::CutFromStore | Kind::CutFromPeers | Kind::CutFromAll | Kind::OneWayCut => {
+                self.cut(index, 1);
+            }
+            Kind::StoreDown => self.store_down += 1,
+            Kind::StoreLossy => self.store_loss += 200,
+            Kind::StoreLeaderChange => self.store.new_leader(self.now),
+            Kind::ClockJump => {
+                let jump = self.faults[index].until - self.now;
+                self.hosts[node].clock_offset += jump;
+                self.set_guard_timer(node);
+            }
+            Kind::SlowDisk => self.hosts[node].slow_disk += 1,
+            Kind::SlowReplay => self.hosts[node].slow_replay += 1,
+            Kind::Switchover => self.operator_switches(index),
+            Kind::ModeChange => self.operator_changes_mode(),
+            Kind::LeaderKeyDeleted => {
+                if self.store.see().leader.is_some() {
+                    self.checks.leader_key_deleted = true;
+                    self.store.delete_leader();
+                    self.publish();
+                    self.note_leadership();
+                }
+            }
+        }
+    }
+
+    pub(crate) fn fault_ends(&mut self, index: usize) {
+        let Fault { kind, node, begun, .. } = self.faults[index].clone();
+        if !begun {
+            return;
+        }
+        match kind {
+            Kind::AgentKilled => self.after(0, Event::AgentBoot { node }),
+            Kind::HostLost | Kind::DiskLost => self.after(0, Event::HostBoot { node }),
+            Kind::HostFrozen | Kind::AgentFrozen | Kind::AgentAndPostmasterFrozen => {
+                let host = &mut self.hosts[node];
+                match kind {
+                    Kind::HostFrozen => host.frozen -= 1,
+                    Kind::AgentFrozen => host.agent_frozen -= 1,
+                    _ => {
+                        host.agent_frozen -= 1;
+                        host.postmaster_frozen -= 1;
+                    }
+                }
+                self.tell(node, || format!("goes on after {kind:?}"));
+                self.release_deferred(node);
+                self.check_one_writer(node);
+            }
+            Kind::CutFromStore | Kind::CutFromPeers | Kind::CutFromAll | Kind::OneWayCut => {
+                self.cut(index, 0);
+                self.tell(node, || format!("is reached again after {kind:?}"));
+            }
+            Kind::StoreDown => {
+                self.store_down -= 1;
+                self.store.new_leader(self.now);
+                self.tell_all(|| "the store answers again".to_owned());
+                self.publish();
+            }
+            Kind::StoreLossy => self.store_loss -= 200,
+            Kind::SlowDisk => self.hosts[node].slow_disk -= 1,
+            Kind::SlowReplay => self.hosts[node].slow_replay -= 1,
+            Kind::AgentTerminated
+            | Kind::PostmasterKilled
+            | Kind::PostgresKilled
+            | Kind::StoreLeaderChange
+            | Kind::ClockJump
+            | Kind::Switchover
+            | Kind::ModeChange
+            | Kind::LeaderKeyDeleted => {}
+        }
+    }
+
+    /// Adds (1) or removes (0) the reasons for which messages of a host are lost.
+    fn cut(&mut self, index: usize, add: u32) {
+        let Fault { kind, node, other, .. } = self.faults[index].clone();
+        let change = |count: &mut u32| if add == 1 { *count += 1 } else { *count -= 1 };
+        if matches!(kind, Kind::CutFromStore | Kind::CutFromAll) {
+            change(&mut self.hosts[node].dcs_cut);
+        }
+        let mut links = Vec::new();
+        if matches!(kind, Kind::CutFromPeers | Kind::CutFromAll) {
+            for peer in 0..self.hosts.len() {
+                links.push((node, peer));
+                links.push((peer, node));
+            }
+        } else if kind == Kind::OneWayCut {
+            links.push((node, other));
+        }
+        for link in links {
+            change(self.cuts.entry(link).or_insert(0));
+        }
+    }
+
+    fn host_lost(&mut self, node: usize) {
+        self.agent_dies(node);
+        if self.hosts[node].postgres.is_some() {
+            self.instance_killed(node, "is lost with its host");
+        }
+        let host = &mut self.hosts[node];
+        host.up = false;
+        host.guard = None;
+    }
+
+    pub(crate) fn host_boots(&mut self, node: usize) {
+        if !self.hosts[node].up {
+            self.hosts[node].up = true;
+            self.tell(node, || "the host boots".to_owned());
+        }
+        self.agent_boots(node);
+    }
+
+    fn operator_switches(&mut self, index: usize) {
+        let view = self.store.see();
+        let Some(leader) = view.leader_name().cloned() else { return };
+        let other = self.hosts[self.faults[index].other].name.clone();
+        let named = self.rng.chance(500) && other != leader;
+        let member = named.then_some(other);
+        let request = FailoverRequest { leader: Some(leader), member, scheduled_at: None };
+        self.tell_all(|| format!("an operator asks: {request:?}"));
+        self.store.request_failover(request);
+        self.publish();
+    }
+
+    fn operator_changes_mode(&mut self) {
+        if self.store.see().config.is_none() {
+            return;
+        }
+        let mode = if self.rng.chance(500) { Mode::On } else { Mode::Quorum };
+        let count = self.rng.range(1, 2);
+        self.tell_all(|| format!("an operator sets mode {mode:?} with {count}"));
+        self.store.configure(crate::config_document(mode, count));
+        self.publish();
+    }
+
+}

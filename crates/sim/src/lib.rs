@@ -1,0 +1,211 @@
+//! Whole clusters in virtual time: the brains are the production code, everything around them is a
+//! model. A seed gives one story; the checkers of [`invariants`] judge it.
+//!
+//! Where to look: what is assumed of PostgreSQL is in `postgres`, of etcd in `store`; what goes
+//! wrong in `faults`; what must hold in `invariants`.
+//!
+//! What this deliberately does not do: simulate bytes, SQL, or the proxy's connections.
+#![forbid(unsafe_code)]
+
+mod commits;
+mod data;
+mod faults;
+mod instance;
+pub mod invariants;
+mod node;
+mod observe;
+mod postgres;
+mod replication;
+mod rng;
+pub mod seeds;
+mod shell;
+mod store;
+mod wal;
+mod world;
+
+use serde_json::{Value, json};
+use types::{MemberName, Tags};
+
+use crate::invariants::Violation;
+use crate::node::{DRIFT_ZERO, Host};
+use crate::rng::Rng;
+use crate::world::{Event, World};
+
+/// `synchronous_mode` of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Mode {
+    /// Asynchronous.
+    Off,
+    /// All of the listed standbys confirm.
+    On,
+    /// Any of the listed standbys confirm.
+    Quorum,
+}
+
+impl Mode {
+    /// As the command line names it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Mode::Off => "off",
+            Mode::On => "on",
+            Mode::Quorum => "quorum",
+        }
+    }
+
+    /// Reads [`Mode::name`].
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Mode> {
+        [Mode::Off, Mode::On, Mode::Quorum].into_iter().find(|mode| mode.name() == text)
+    }
+}
+
+/// A known mistake, planted between the brain and the world to see the checkers catch it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Mutation {
+    /// Whoever sees the leader key gone promotes, without the election and the lease.
+    PromoteWithoutLease,
+    /// Every member counts as a voter, and one pledge is enough.
+    IgnoreSyncSet,
+    /// The claim is counted from the renewal's answer instead of from before its request.
+    ClaimFromReply,
+    /// Positions are compared while the receivers still run.
+    CompareRunningReceivers,
+}
+
+/// What a run is made of. Equal setups give equal runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Setup {
+    /// The source of all chance.
+    pub seed: u64,
+    /// Number of members, 1 to 5.
+    pub members: usize,
+    /// `synchronous_mode`.
+    pub mode: Mode,
+    /// A planted mistake.
+    pub mutation: Option<Mutation>,
+    /// Whether to write the story.
+    pub story: bool,
+}
+
+impl Setup {
+    /// What a seed stands for: members and mode follow from it, most often three members.
+    #[must_use]
+    pub fn of_seed(seed: u64) -> Setup {
+        let mut rng = Rng::new(seed.wrapping_mul(31).wrapping_add(7));
+        let members = [3, 3, 3, 2, 4, 5, 3, 1][rng.index(8)];
+        let mode = [Mode::Quorum, Mode::On, Mode::Off, Mode::Quorum][rng.index(4)];
+        Setup { seed, members, mode, mutation: None, story: false }
+    }
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// The first invariant that was broken.
+    pub violation: Option<Violation>,
+    /// Every event with its time, node and reason, if asked for.
+    pub story: String,
+    /// Commits acknowledged.
+    pub acknowledged: usize,
+    /// Promotions seen.
+    pub promotions: usize,
+    /// Events that happened.
+    pub events: u64,
+}
+
+/// Virtual time after the last fault until the judgement, in milliseconds.
+const HEALING: u64 = 70_000;
+
+/// Runs one cluster through its faults and judges it.
+///
+/// # Panics
+/// If the setup has no member or more than five, or if the brain breaks its contract with the shell.
+#[must_use]
+pub fn run(setup: &Setup) -> Report {
+    assert!((1..=5).contains(&setup.members), "{} members", setup.members);
+    let mut rng = Rng::new(setup.seed);
+    let heal = rng.range(30_000, 110_000);
+    let faults = faults::plan(&mut rng, setup.members, setup.mode, heal);
+    let mut world = World::empty(setup.clone(), rng);
+    world.end = heal + HEALING;
+    for index in 0..setup.members {
+        let host = new_host(&mut world.rng, index, setup.members);
+        world.hosts.push(host);
+        let delay = world.rng.range(1, 2_000);
+        world.after(delay, Event::HostBoot { node: index });
+        world.after(delay, Event::NodeWriter { node: index });
+    }
+    world.after(1, Event::AppWriter);
+    for (index, fault) in faults.iter().enumerate() {
+        world.after(fault.at, Event::Fault { index });
+    }
+    world.faults = faults;
+    let end = world.end;
+    world.after(end, Event::Judge);
+    let (members, mode) = (setup.members, setup.mode.name());
+    world.tell_all(|| format!("{members} members, synchronous_mode {mode}"));
+    world.run();
+    conclude(world)
+}
+
+fn conclude(mut world: World) -> Report {
+    let violation = world.checks.violation.take();
+    let mut story = world.story.take().unwrap_or_default();
+    if world.setup.story {
+        match &violation {
+            Some(v) => story.push_str(&format!("VIOLATED {}: {} (at {} ms)\n", v.invariant, v.seen, v.at)),
+            None => story.push_str("everything held\n"),
+        }
+    }
+    Report {
+        violation,
+        story,
+        acknowledged: world.checks.acknowledged.len(),
+        promotions: world.checks.promotions.len(),
+        events: world.events,
+    }
+}
+
+fn new_host(rng: &mut Rng, index: usize, members: usize) -> Host {
+    let letter = char::from(b'a' + u8::try_from(index).unwrap_or(0));
+    // Now and then the last member is one that never leads, as of a second site.
+    let last = members >= 3 && index + 1 == members && rng.chance(150);
+    Host {
+        name: MemberName(letter.to_string()),
+        tags: Tags { nofailover: last, nosync: last, ..Tags::default() },
+        clock_offset: rng.range(1_000, 100_000),
+        clock_drift: DRIFT_ZERO - 200 + rng.range(0, 400),
+        up: false,
+        frozen: 0,
+        agent_frozen: 0,
+        postmaster_frozen: 0,
+        postmaster_silent_since: 0,
+        slow_disk: 0,
+        slow_replay: 0,
+        dcs_cut: 0,
+        agent: None,
+        agents: 0,
+        guard: None,
+        disk: postgres::Disk::default(),
+        postgres: None,
+        deferred: Vec::new(),
+    }
+}
+
+/// The dynamic configuration of a simulated cluster: what `pgherd init` recommends.
+pub(crate) fn config_document(mode: Mode, node_count: u64) -> Value {
+    json!({
+        "ttl": 10,
+        "loop_wait": 2,
+        "retry_timeout": 3,
+        "synchronous_mode": mode.name(),
+        "synchronous_node_count": node_count,
+        "postgresql": {
+            "use_pg_rewind": true,
+            "use_slots": true,
+            "remove_data_directory_on_rewind_failure": true,
+            "remove_data_directory_on_diverged_timelines": true,
+        },
+    })
+}

@@ -1,0 +1,117 @@
+//! `sim --seed N` prints the story of one seed; `sim --seeds N` or `A..B` runs many and prints those
+//! that fail, each with the line that replays it.
+#![allow(clippy::print_stdout, reason = "a command whose output is its result")]
+
+use std::process::ExitCode;
+
+use sim::{Mode, Mutation, Setup, run};
+
+const USAGE: &str = "\
+usage: sim --seed N | --seeds N | --seeds A..B [--members N] [--mode off|on|quorum]
+           [--mistake promote-without-lease|ignore-sync-set|claim-from-reply|running-receivers]
+           [--tail LINES]";
+
+/// What the command line says.
+#[derive(Default)]
+struct Options {
+    seed: Option<u64>,
+    seeds: Option<(u64, u64)>,
+    members: Option<usize>,
+    mode: Option<Mode>,
+    mistake: Option<Mutation>,
+    tail: Option<usize>,
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let Some(options) = parse(&arguments) else {
+        eprintln!("{USAGE}");
+        return ExitCode::from(2);
+    };
+    if let Some(seed) = options.seed {
+        tell(&options, seed)
+    } else if let Some((from, to)) = options.seeds {
+        many(&options, from, to)
+    } else {
+        eprintln!("{USAGE}");
+        ExitCode::from(2)
+    }
+}
+
+fn parse(arguments: &[String]) -> Option<Options> {
+    let mut options = Options::default();
+    for pair in arguments.chunks(2) {
+        let [name, value] = pair else { return None };
+        match name.as_str() {
+            "--seed" => options.seed = Some(value.parse().ok()?),
+            "--seeds" => options.seeds = Some(range(value)?),
+            "--members" => {
+                options.members = Some(value.parse().ok().filter(|n| (1..=5).contains(n))?);
+            }
+            "--mode" => options.mode = Some(Mode::parse(value)?),
+            "--mistake" => options.mistake = Some(mistake(value)?),
+            "--tail" => options.tail = Some(value.parse().ok()?),
+            _ => return None,
+        }
+    }
+    Some(options)
+}
+
+fn range(text: &str) -> Option<(u64, u64)> {
+    match text.split_once("..") {
+        Some((from, to)) => Some((from.parse().ok()?, to.parse().ok()?)),
+        None => Some((0, text.parse().ok()?)),
+    }
+}
+
+fn mistake(text: &str) -> Option<Mutation> {
+    match text {
+        "promote-without-lease" => Some(Mutation::PromoteWithoutLease),
+        "ignore-sync-set" => Some(Mutation::IgnoreSyncSet),
+        "claim-from-reply" => Some(Mutation::ClaimFromReply),
+        "running-receivers" => Some(Mutation::CompareRunningReceivers),
+        _ => None,
+    }
+}
+
+fn setup(options: &Options, seed: u64) -> Setup {
+    let of_seed = Setup::of_seed(seed);
+    Setup {
+        members: options.members.unwrap_or(of_seed.members),
+        mode: options.mode.unwrap_or(of_seed.mode),
+        mutation: options.mistake,
+        ..of_seed
+    }
+}
+
+fn tell(options: &Options, seed: u64) -> ExitCode {
+    let report = run(&Setup { story: true, ..setup(options, seed) });
+    let lines: Vec<&str> = report.story.lines().collect();
+    let skipped = options.tail.map_or(0, |tail| lines.len().saturating_sub(tail));
+    for line in &lines[skipped..] {
+        println!("{line}");
+    }
+    println!(
+        "seed {seed}: {} commits acknowledged, {} promotions, {} events",
+        report.acknowledged, report.promotions, report.events
+    );
+    if report.violation.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+fn many(options: &Options, from: u64, to: u64) -> ExitCode {
+    let mut failed = 0_u64;
+    for seed in from..to {
+        let setup = setup(options, seed);
+        let report = run(&setup);
+        if let Some(violation) = report.violation {
+            failed += 1;
+            println!("seed {seed}: {}: {}", violation.invariant, violation.seen);
+            let (members, mode) = (setup.members, setup.mode.name());
+            println!(
+                "  replay: cargo run -p sim -- --seed {seed} --members {members} --mode {mode}"
+            );
+        }
+    }
+    println!("{} seeds, {failed} failed", to.saturating_sub(from));
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

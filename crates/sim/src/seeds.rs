@@ -1,0 +1,19 @@
+//! Seeds that failed once. Each is a test for ever.
+
+use crate::Mode;
+
+/// A seed with what it showed.
+#[derive(Debug, Clone, Copy)]
+pub struct Regression {
+    /// What went wrong, in words.
+    pub name: &'static str,
+    /// The seed.
+    pub seed: u64,
+    /// Number of members.
+    pub members: usize,
+    /// `synchronous_mode`.
+    pub mode: Mode,
+}
+
+/// All of them.
+pub const REGRESSIONS: &[Regression] = &[];

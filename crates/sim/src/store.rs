@@ -1,0 +1,271 @@
+//! etcd: one linearizable store. Its state is the cluster's view itself; leases run in store time.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use decide::{Act, Winner};
+use serde_json::Value;
+use types::{
+    ClusterView, FailoverRequest, HistoryEntry, LeaderKey, MemberName, Revision, Status, SyncState,
+    TermRecord, Versioned,
+};
+
+/// A lease.
+#[derive(Debug, Clone)]
+struct Lease {
+    ttl: u64,
+    expires: u64,
+}
+
+/// Who asks, and what the shell adds to the request.
+#[derive(Debug, Clone)]
+pub(crate) struct Request {
+    pub(crate) who: MemberName,
+    pub(crate) lease: i64,
+    pub(crate) ttl: u64,
+    /// For [`Act::FinishBootstrap`].
+    pub(crate) config: Value,
+    /// For [`Act::PublishHistory`].
+    pub(crate) history: Vec<HistoryEntry>,
+}
+
+/// The store.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Store {
+    view: Arc<ClusterView>,
+    leases: BTreeMap<i64, Lease>,
+    last_lease: i64,
+}
+
+impl Store {
+    /// A snapshot.
+    pub(crate) fn view(&self) -> Arc<ClusterView> {
+        Arc::clone(&self.view)
+    }
+
+    pub(crate) fn see(&self) -> &ClusterView {
+        &self.view
+    }
+
+    pub(crate) fn lease_lives(&self, lease: i64) -> bool {
+        self.leases.contains_key(&lease)
+    }
+
+    /// When the next lease ends.
+    pub(crate) fn next_expiry(&self) -> Option<u64> {
+        self.leases.values().map(|l| l.expires).min()
+    }
+
+    /// Deletes every lease that has run out, with its keys. True if there was one.
+    pub(crate) fn expire(&mut self, now: u64) -> bool {
+        let dead: BTreeSet<i64> =
+            self.leases.iter().filter(|(_, l)| l.expires <= now).map(|(id, _)| *id).collect();
+        if dead.is_empty() {
+            return false;
+        }
+        self.leases.retain(|id, _| !dead.contains(id));
+        self.change(|view, _| {
+            view.members.retain(|_, m| !dead.contains(&m.lease));
+            view.leader.take_if(|l| dead.contains(&l.lease));
+            view.initialize.take_if(|i| dead.contains(&i.lease));
+        });
+        true
+    }
+
+    /// A new etcd leader restarts every lease in full.
+    pub(crate) fn new_leader(&mut self, now: u64) {
+        for lease in self.leases.values_mut() {
+            lease.expires = now + lease.ttl;
+        }
+    }
+
+    /// An operator's write to `failover`.
+    pub(crate) fn request_failover(&mut self, request: FailoverRequest) {
+        self.change(|view, revision| put(&mut view.failover, revision, 0, Some(request)));
+    }
+
+    /// An operator's write to `config`.
+    pub(crate) fn configure(&mut self, config: Value) {
+        self.change(|view, revision| put(&mut view.config, revision, 0, config));
+    }
+
+    /// An operator deletes the leader key by hand.
+    pub(crate) fn delete_leader(&mut self) {
+        self.change(|view, _| view.leader = None);
+    }
+
+    /// Keeps a lease alive; 0 and a dead one are replaced by a new one for [`Act::TouchMember`].
+    fn keep_alive(&mut self, now: u64, lease: i64) -> bool {
+        match self.leases.get_mut(&lease) {
+            Some(found) => {
+                found.expires = now + found.ttl;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// One transaction. `None` if a condition was not met, else the caller's lease.
+    pub(crate) fn apply(&mut self, now: u64, request: &Request, act: &Act) -> Option<i64> {
+        let view = Arc::clone(&self.view);
+        let mut lease = request.lease;
+        let owned = |created: Revision| {
+            view.leader.as_ref().is_some_and(|l| {
+                l.create_revision == created
+                    && l.value.name == request.who
+                    && l.lease == request.lease
+            })
+        };
+        let fence = view.fence.as_ref().map(|f| f.mod_revision);
+        let sync = view.sync.as_ref().map(|s| s.mod_revision);
+        let alive = self.lease_lives(lease);
+        let holds = match act {
+            Act::TouchMember { .. } => {
+                if !alive {
+                    self.last_lease += 1;
+                    lease = self.last_lease;
+                    let new = Lease { ttl: request.ttl, expires: now + request.ttl };
+                    self.leases.insert(lease, new);
+                }
+                true
+            }
+            Act::Renew { leader_created, .. } => self.keep_alive(now, lease) && owned(*leader_created),
+            Act::TakeInitialize => view.initialize.is_none() && alive,
+            Act::CancelInitialize => owns_initialize(&view, lease),
+            Act::FinishBootstrap { .. } => {
+                owns_initialize(&view, lease) && view.leader.is_none() && alive
+            }
+            Act::OpenFence { sync_revision, .. } => {
+                view.leader.is_none() && fence.is_none() && sync == *sync_revision
+            }
+            Act::WritePledge { fence: expected, .. } | Act::VoidFence { fence: expected } => {
+                fence == Some(*expected)
+            }
+            Act::TakeLeadership(winner) => alive && winner_may(&view, winner),
+            Act::ReleaseLeader { leader_created, .. }
+            | Act::PublishHistory { leader_created, .. } => owned(*leader_created),
+            Act::WriteSync { leader_created, expected, .. } => {
+                owned(*leader_created) && sync == *expected
+            }
+            Act::ClearFailover { expected, .. } => {
+                view.failover.as_ref().map(|f| f.mod_revision) == Some(*expected)
+            }
+            other => panic!("{other:?} is no transaction"),
+        };
+        if !holds {
+            return None;
+        }
+        self.keep_alive_for(now, lease, act);
+        drop(view);
+        if !matches!(act, Act::Renew { status: None, .. }) {
+            self.change(|view, revision| write(view, revision, lease, request, act));
+        }
+        Some(lease)
+    }
+
+    fn keep_alive_for(&mut self, now: u64, lease: i64, act: &Act) {
+        if matches!(act, Act::TouchMember { .. }) {
+            self.keep_alive(now, lease);
+        }
+    }
+
+    fn change(&mut self, change: impl FnOnce(&mut ClusterView, Revision)) {
+        let view = Arc::make_mut(&mut self.view);
+        let revision = Revision(view.revision.0 + 1);
+        view.revision = revision;
+        change(view, revision);
+    }
+}
+
+fn owns_initialize(view: &ClusterView, lease: i64) -> bool {
+    view.initialize.as_ref().is_some_and(|i| i.value.is_empty() && i.lease == lease)
+}
+
+fn winner_may(view: &ClusterView, winner: &Winner) -> bool {
+    let pledges = winner.pledges.iter().all(|(name, revision)| {
+        view.pledges.get(name).is_some_and(|p| p.mod_revision == *revision)
+    });
+    view.leader.is_none()
+        && view.fence.as_ref().is_some_and(|f| f.mod_revision == winner.fence)
+        && view.sync.as_ref().map(|s| s.mod_revision) == winner.sync_revision
+        && view.term.as_ref().map(|t| t.mod_revision) == winner.term_revision
+        && pledges
+}
+
+fn put<T>(slot: &mut Option<Versioned<T>>, revision: Revision, lease: i64, value: T) {
+    let created = slot.as_ref().map_or(revision, |old| old.create_revision);
+    *slot = Some(Versioned { value, create_revision: created, mod_revision: revision, lease });
+}
+
+/// What a transaction writes once its conditions hold.
+fn write(view: &mut ClusterView, at: Revision, lease: i64, request: &Request, act: &Act) {
+    match act {
+        Act::TouchMember { member } => {
+            let mut slot = view.members.remove(&request.who);
+            put(&mut slot, at, lease, (**member).clone());
+            if let Some(value) = slot {
+                view.members.insert(request.who.clone(), value);
+            }
+        }
+        Act::Renew { status, .. } => write_status(view, at, status.as_ref()),
+        Act::TakeInitialize => put(&mut view.initialize, at, lease, String::new()),
+        Act::CancelInitialize => view.initialize = None,
+        Act::FinishBootstrap { system_identifier, term, sync } => {
+            put(&mut view.initialize, at, 0, system_identifier.clone());
+            put(&mut view.config, at, 0, request.config.clone());
+            lead(view, at, lease, term, sync.as_ref());
+        }
+        Act::OpenFence { fence, .. } => put(&mut view.fence, at, 0, fence.clone()),
+        Act::WritePledge { pledge, .. } => {
+            let mut slot = view.pledges.remove(&request.who);
+            put(&mut slot, at, 0, pledge.clone());
+            if let Some(value) = slot {
+                view.pledges.insert(request.who.clone(), value);
+            }
+        }
+        Act::VoidFence { .. } => {
+            view.fence = None;
+            view.pledges.clear();
+        }
+        Act::TakeLeadership(winner) => {
+            lead(view, at, lease, &winner.term, winner.sync.as_ref());
+            view.fence = None;
+            view.pledges.clear();
+            if winner.clear_failover {
+                put(&mut view.failover, at, 0, None);
+            }
+        }
+        Act::ReleaseLeader { status, .. } => {
+            view.leader = None;
+            write_status(view, at, status.as_ref());
+        }
+        Act::WriteSync { sync, .. } => match sync {
+            Some(sync) => put(&mut view.sync, at, 0, sync.clone()),
+            None => view.sync = None,
+        },
+        Act::PublishHistory { .. } => put(&mut view.history, at, 0, request.history.clone()),
+        Act::ClearFailover { .. } => put(&mut view.failover, at, 0, None),
+        other => panic!("{other:?} is no transaction"),
+    }
+}
+
+fn write_status(view: &mut ClusterView, at: Revision, status: Option<&Status>) {
+    if let Some(status) = status {
+        put(&mut view.status, at, 0, status.clone());
+    }
+}
+
+fn lead(
+    view: &mut ClusterView,
+    at: Revision,
+    lease: i64,
+    term: &TermRecord,
+    sync: Option<&SyncState>,
+) {
+    put(&mut view.leader, at, lease, LeaderKey { name: term.leader.clone(), lease });
+    put(&mut view.term, at, 0, term.clone());
+    match sync {
+        Some(sync) => put(&mut view.sync, at, 0, sync.clone()),
+        None => view.sync = None,
+    }
+}

@@ -1,0 +1,29 @@
+//! Words that every other crate speaks: positions, terms, the DCS's JSON shapes, and what an agent
+//! can know about its own PostgreSQL.
+//!
+//! Pure: no I/O, no clock, no randomness. Everything here is data and arithmetic on data.
+#![forbid(unsafe_code)]
+
+pub mod keys;
+pub mod local;
+pub mod names;
+pub mod position;
+pub mod records;
+pub mod time;
+pub mod view;
+
+pub use local::{
+    Compared, Control, ControlState, DataDir, Durable, DurablePledge, InProgress, LocalPostgres,
+    Primary, Process, Receiver, Replica, Role, RoleState, Running, Server, Slot, Standby,
+    SyncNames, Upstream,
+};
+pub use names::{MemberName, slot_name};
+pub use position::{
+    HistoryLine, Lsn, Position, Rejoin, Timeline, compare_with_leader, parse_history_file,
+};
+pub use records::{
+    FailoverRequest, Fence, HistoryEntry, LeaderKey, Member, Pledge, Revision, Status, SyncState,
+    Tags, Term, TermRecord,
+};
+pub use time::Millis;
+pub use view::{ClusterView, KeyValue, Versioned};

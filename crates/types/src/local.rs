@@ -1,0 +1,293 @@
+//! What an agent can observe of its own PostgreSQL and of its own durable state. Probes write these,
+//! the core reads them; nothing here is a wish.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use crate::names::MemberName;
+use crate::position::{HistoryLine, Lsn, Position, Timeline};
+use crate::records::Term;
+use crate::time::Millis;
+
+/// One observation of the local instance, complete in itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalPostgres {
+    /// When it was taken (before the first probe went out).
+    pub at: Millis,
+    /// What stands in the data directory.
+    pub data_dir: DataDir,
+    /// What runs.
+    pub process: Process,
+    /// The agent's durable state.
+    pub durable: Durable,
+    /// The last comparison with a leader, if one was made since the data directory last changed.
+    pub compared: Option<Compared>,
+}
+
+/// What stands in the data directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DataDir {
+    /// Missing or empty.
+    Empty,
+    /// It cannot be read, or is not a PostgreSQL data directory.
+    Unusable {
+        /// What was tried and what came back.
+        why: String,
+    },
+    /// A data directory with a readable pg_control.
+    Present(Control),
+}
+
+/// The part of pg_control that decisions need.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Control {
+    /// Decimal system identifier.
+    pub system_identifier: String,
+    /// The cluster state.
+    pub state: ControlState,
+    /// Timeline of the latest checkpoint.
+    pub timeline: Timeline,
+    /// Position of the latest checkpoint record.
+    pub checkpoint: Lsn,
+    /// End of what the copy is known to hold: the end of the shutdown checkpoint after a clean stop,
+    /// the minimum recovery end of a standby; the latest checkpoint otherwise.
+    pub end: Lsn,
+    /// The timeline `end` belongs to.
+    pub end_timeline: Timeline,
+    /// Whether pg_rewind can work on it (checksums or wal_log_hints).
+    pub can_rewind: bool,
+    /// Whether standby.signal or recovery.signal stands in the directory.
+    pub standby_signal: bool,
+}
+
+/// pg_control's `Database cluster state`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ControlState {
+    /// `starting up`.
+    StartingUp,
+    /// `shut down`.
+    ShutDown,
+    /// `shut down in recovery`.
+    ShutDownInRecovery,
+    /// `shutting down`.
+    ShuttingDown,
+    /// `in crash recovery`.
+    InCrashRecovery,
+    /// `in archive recovery`.
+    InArchiveRecovery,
+    /// `in production`.
+    InProduction,
+}
+
+impl ControlState {
+    /// Whether pg_control alone says where the copy's log ends.
+    #[must_use]
+    pub const fn end_is_certain(self) -> bool {
+        match self {
+            ControlState::ShutDown
+            | ControlState::ShutDownInRecovery
+            | ControlState::InArchiveRecovery => true,
+            ControlState::StartingUp
+            | ControlState::ShuttingDown
+            | ControlState::InCrashRecovery
+            | ControlState::InProduction => false,
+        }
+    }
+}
+
+/// The instance's processes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Process {
+    /// No process of the instance is left.
+    Stopped,
+    /// The postmaster is gone but processes of the instance are left; they may still write.
+    Orphaned,
+    /// The postmaster lives, connections are not accepted yet (starting, recovering) or no more.
+    NotReady {
+        /// Since when it has been in this state.
+        since: Millis,
+    },
+    /// The postmaster lives but did not answer within the probe's limit.
+    Silent {
+        /// Since when it has not answered.
+        since: Millis,
+    },
+    /// It answered.
+    Running(Running),
+}
+
+/// What a running PostgreSQL said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Running {
+    /// Common to both roles.
+    pub server: Server,
+    /// In recovery or not.
+    pub role: Role,
+}
+
+/// Facts of a running server that do not depend on its role.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Server {
+    /// `server_version_num`.
+    pub version: u32,
+    /// Start time of the postmaster as PostgreSQL prints it.
+    pub started: String,
+    /// A parameter waits for a restart.
+    pub pending_restart: bool,
+    /// Physical replication slots: name, restart position, active.
+    pub slots: Vec<Slot>,
+}
+
+/// A physical replication slot.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Slot {
+    /// The slot's name.
+    pub name: String,
+    /// What it retains from; `None` if it reserves nothing yet.
+    pub restart: Option<Lsn>,
+    /// Somebody streams from it.
+    pub active: bool,
+}
+
+/// Alias that reads better at use sites.
+pub type Role = RoleState;
+
+/// In recovery or not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RoleState {
+    /// Accepts writes.
+    Primary(Primary),
+    /// In recovery.
+    Standby(Standby),
+}
+
+/// A server that accepts writes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Primary {
+    /// Its timeline.
+    pub timeline: Timeline,
+    /// Its flush position.
+    pub flush: Lsn,
+    /// The position at which its timeline began (end of recovery); 0 on timeline 1.
+    pub promoted_at: Lsn,
+    /// Whether a checkpoint on this timeline is complete (pg_rewind needs it).
+    pub checkpoint_done: bool,
+    /// What PostgreSQL has taken over as `synchronous_standby_names`, all sessions.
+    pub sync: SyncNames,
+    /// Its walsenders of known members.
+    pub replicas: Vec<Replica>,
+}
+
+/// `synchronous_standby_names` as a set with a number.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+pub struct SyncNames {
+    /// How many must confirm; 0 with an empty set.
+    pub number: usize,
+    /// Who may confirm.
+    pub names: BTreeSet<MemberName>,
+}
+
+/// One walsender.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Replica {
+    /// `application_name`.
+    pub name: MemberNameOrEmpty,
+    /// `streaming`, `catchup`, ….
+    pub streaming: bool,
+    /// The position it has confirmed as flushed.
+    pub flush: Lsn,
+    /// The position it has replayed.
+    pub replay: Lsn,
+    /// PostgreSQL counts it as synchronous candidate now (`sync_priority` above 0).
+    pub listed: bool,
+}
+
+/// A member's name; walsenders of strangers carry whatever they like.
+pub type MemberNameOrEmpty = String;
+
+/// A server in recovery.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Standby {
+    /// The timeline of what it received or replayed last.
+    pub timeline: Timeline,
+    /// End of what was received and flushed; never below `replayed`.
+    pub received: Lsn,
+    /// End of what was replayed.
+    pub replayed: Lsn,
+    /// Its WAL receiver, if one lives.
+    pub receiver: Option<Receiver>,
+    /// Whom its configuration on disk names as upstream; `None` if `primary_conninfo` is empty.
+    pub upstream: Option<Upstream>,
+    /// Milliseconds since the last replayed commit while anything is left to replay.
+    pub replay_lag: Option<Millis>,
+}
+
+/// A WAL receiver.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Receiver {
+    /// It streams (as opposed to starting, waiting, restarting).
+    pub streaming: bool,
+}
+
+/// Whom a standby's configuration names.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Upstream {
+    /// The member's name.
+    pub name: MemberName,
+    /// Its host.
+    pub host: String,
+    /// Its PostgreSQL port.
+    pub port: u16,
+}
+
+/// What the agent has written into its state directory.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Durable {
+    /// The newest term whose leader this copy has followed, or been.
+    #[serde(default)]
+    pub term: Term,
+    /// A pledge that still binds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pledge: Option<DurablePledge>,
+    /// A rewind or rebuild that was begun and not finished.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_progress: Option<InProgress>,
+    /// Whether this copy was cloned anew, or its identity was lost, since it last was a voter; then
+    /// it neither pledges nor leads until it is a voter again.
+    #[serde(default)]
+    pub fresh_copy: bool,
+}
+
+/// A pledge as it stands in the state directory.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct DurablePledge {
+    /// The fence's `id`.
+    pub fence: String,
+    /// What the copy held when its receiver was gone.
+    pub position: Position,
+}
+
+/// An operation on the data directory that must be finished before it is started again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum InProgress {
+    /// pg_rewind.
+    Rewind,
+    /// A new copy that replaces the old one.
+    Rebuild,
+}
+
+/// The outcome of a comparison with a leader.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Compared {
+    /// Whom it was compared with.
+    pub leader: MemberName,
+    /// In which term.
+    pub term: Term,
+    /// The leader's timeline.
+    pub timeline: Timeline,
+    /// The leader's history file.
+    pub history: Vec<HistoryLine>,
+}

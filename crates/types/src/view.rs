@@ -1,0 +1,205 @@
+//! The whole of what the DCS says about one cluster, at one revision.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use crate::keys;
+use crate::names::MemberName;
+use crate::records::{
+    FailoverRequest, Fence, HistoryEntry, LeaderKey, Member, Pledge, Revision, Status, SyncState,
+    Term, TermRecord,
+};
+
+/// One key as the store holds it. `key` is below the cluster's prefix.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyValue {
+    /// The key, below the prefix.
+    pub key: String,
+    /// The raw value.
+    pub value: Vec<u8>,
+    /// When the key was created.
+    pub create_revision: Revision,
+    /// When it was last written.
+    pub mod_revision: Revision,
+    /// The lease it hangs on; 0 for none.
+    pub lease: i64,
+}
+
+/// A decoded value with the revisions that compare-and-set needs.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Versioned<T> {
+    /// The decoded value.
+    pub value: T,
+    /// When the key was created.
+    pub create_revision: Revision,
+    /// When it was last written.
+    pub mod_revision: Revision,
+    /// The lease it hangs on; 0 for none.
+    pub lease: i64,
+}
+
+/// A consistent view of the cluster's keys.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ClusterView {
+    /// The store's revision at which the view is exact.
+    pub revision: Revision,
+    /// `leader`.
+    pub leader: Option<Versioned<LeaderKey>>,
+    /// `members/…`.
+    pub members: BTreeMap<MemberName, Versioned<Member>>,
+    /// `initialize`: empty while somebody bootstraps, then the system identifier.
+    pub initialize: Option<Versioned<String>>,
+    /// `config`, if it is a JSON object.
+    pub config: Option<Versioned<Value>>,
+    /// `status`.
+    pub status: Option<Versioned<Status>>,
+    /// `history`.
+    pub history: Option<Versioned<Vec<HistoryEntry>>>,
+    /// `failover`; `None` inside for an idle `{}`.
+    pub failover: Option<Versioned<Option<FailoverRequest>>>,
+    /// `sync`.
+    pub sync: Option<Versioned<SyncState>>,
+    /// `pgherd/term`.
+    pub term: Option<Versioned<TermRecord>>,
+    /// `pgherd/fence`.
+    pub fence: Option<Versioned<Fence>>,
+    /// `pgherd/pledges/…`.
+    pub pledges: BTreeMap<MemberName, Versioned<Pledge>>,
+}
+
+impl ClusterView {
+    /// Builds a view from every key below the prefix. Keys that nobody knows are ignored; values
+    /// that do not decode count as absent, so that one bad key cannot stop the cluster.
+    #[must_use]
+    pub fn from_keys<'a>(
+        revision: Revision,
+        keys: impl IntoIterator<Item = &'a KeyValue>,
+    ) -> ClusterView {
+        let mut view = ClusterView { revision, ..ClusterView::default() };
+        for key in keys {
+            view.insert(key);
+        }
+        view
+    }
+
+    fn insert(&mut self, kv: &KeyValue) {
+        let Ok(text) = std::str::from_utf8(&kv.value) else {
+            return;
+        };
+        match kv.key.as_str() {
+            keys::LEADER => {
+                let name = MemberName::from(text);
+                self.leader = Some(versioned(kv, LeaderKey { name, lease: kv.lease }));
+            }
+            keys::INITIALIZE => self.initialize = Some(versioned(kv, text.trim().to_owned())),
+            keys::CONFIG => {
+                let value = serde_json::from_str::<Value>(text).ok().filter(Value::is_object);
+                self.config = value.map(|v| versioned(kv, v));
+            }
+            keys::STATUS => self.status = Some(versioned(kv, Status::parse(text))),
+            keys::HISTORY => {
+                self.history = serde_json::from_str(text).ok().map(|v| versioned(kv, v));
+            }
+            keys::FAILOVER => self.failover = Some(versioned(kv, FailoverRequest::parse(text))),
+            keys::SYNC => self.sync = Some(versioned(kv, SyncState::parse(text))),
+            keys::TERM => self.term = serde_json::from_str(text).ok().map(|v| versioned(kv, v)),
+            keys::FENCE => self.fence = serde_json::from_str(text).ok().map(|v| versioned(kv, v)),
+            other => self.insert_named(other, kv, text),
+        }
+    }
+
+    fn insert_named(&mut self, key: &str, kv: &KeyValue, text: &str) {
+        if let Some(name) = key.strip_prefix(keys::MEMBERS) {
+            let member = versioned(kv, Member::parse(text));
+            self.members.insert(MemberName::from(name), member);
+        } else if let Some(name) = key.strip_prefix(keys::PLEDGES)
+            && let Ok(pledge) = serde_json::from_str::<Pledge>(text)
+        {
+            self.pledges.insert(MemberName::from(name), versioned(kv, pledge));
+        }
+    }
+
+    /// The leader's name, if there is a leader key.
+    #[must_use]
+    pub fn leader_name(&self) -> Option<&MemberName> {
+        self.leader.as_ref().map(|l| &l.value.name)
+    }
+
+    /// The term of the present leader key: `None` without one, `Term(0)` if a Patroni node holds it
+    /// (the term record was not written by the transaction that created the key).
+    #[must_use]
+    pub fn leader_term(&self) -> Option<Term> {
+        let leader = self.leader.as_ref()?;
+        let known = self.term.as_ref().filter(|t| t.mod_revision == leader.create_revision);
+        Some(known.map_or(Term(0), |t| t.value.term))
+    }
+
+    /// The synchronous state, if it is active (names a leader).
+    #[must_use]
+    pub fn active_sync(&self) -> Option<&Versioned<SyncState>> {
+        self.sync.as_ref().filter(|s| s.value.leader.is_some())
+    }
+
+    /// The pending request of an operator, if any.
+    #[must_use]
+    pub fn failover_request(&self) -> Option<&FailoverRequest> {
+        self.failover.as_ref()?.value.as_ref()
+    }
+
+    /// The cluster's system identifier, once a bootstrap has finished.
+    #[must_use]
+    pub fn system_identifier(&self) -> Option<&str> {
+        let text = self.initialize.as_ref()?.value.as_str();
+        let valid = text.len() >= 10 && text.bytes().all(|b| b.is_ascii_digit());
+        valid.then_some(text)
+    }
+
+    /// The member of that name.
+    #[must_use]
+    pub fn member(&self, name: &MemberName) -> Option<&Member> {
+        self.members.get(name).map(|m| &m.value)
+    }
+}
+
+fn versioned<T>(kv: &KeyValue, value: T) -> Versioned<T> {
+    Versioned {
+        value,
+        create_revision: kv.create_revision,
+        mod_revision: kv.mod_revision,
+        lease: kv.lease,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kv(key: &str, value: &str, create: i64, modified: i64) -> KeyValue {
+        KeyValue {
+            key: key.to_owned(),
+            value: value.as_bytes().to_vec(),
+            create_revision: Revision(create),
+            mod_revision: Revision(modified),
+            lease: 7,
+        }
+    }
+
+    #[test]
+    fn a_leader_key_without_its_term_record_is_a_patroni_nodes() {
+        let term = r#"{"term":4,"leader":"a","timeline":2}"#;
+        let keys = [kv("leader", "a", 10, 12), kv("pgherd/term", term, 3, 10)];
+        let view = ClusterView::from_keys(Revision(12), &keys);
+        assert_eq!(view.leader_term(), Some(Term(4)));
+        let keys = [kv("leader", "p", 11, 12), kv("pgherd/term", term, 3, 10)];
+        let view = ClusterView::from_keys(Revision(12), &keys);
+        assert_eq!(view.leader_term(), Some(Term(0)));
+    }
+
+    #[test]
+    fn broken_values_count_as_absent() {
+        let keys = [kv("config", "[1]", 1, 1), kv("pgherd/fence", "{", 1, 1), kv("x/y", "z", 1, 1)];
+        let view = ClusterView::from_keys(Revision(1), &keys);
+        assert_eq!(view, ClusterView { revision: Revision(1), ..ClusterView::default() });
+    }
+}
