@@ -7,7 +7,7 @@ use decide::{Act, Action, ActionId, Outcome, StartAs, StopMode, SyncRule};
 use postgres::Instance;
 use types::{
     ClusterView, Compared, DurablePledge, InProgress, LocalPostgres, MemberName, Millis, Position,
-    SyncNames, Term,
+    Term,
 };
 
 use crate::context::Context;
@@ -37,6 +37,8 @@ const STOP_FAST: Millis = Millis(60_000);
 const HAND_OVER: Millis = Millis(15_000);
 /// How long a voter may need to stop receiving and replay what it has.
 const STOP_RECEIVING: Millis = Millis(10_000);
+/// How long all sessions may take to see a new rule.
+const SET_SYNC: Millis = Millis(5_000);
 /// How long a promotion may take before it is looked at anew.
 const PROMOTE: Millis = Millis(60_000);
 
@@ -160,9 +162,13 @@ async fn on_postgres<I: Instance>(context: &Arc<Context<I>>, act: Act) -> Result
         Act::Promote { term, timeline, sync } => {
             follow_term(context, term)?;
             let plan = postgres::PromotePlan { timeline, sync: rule(&sync) };
-            instance.promote(&plan, PROMOTE).await?;
+            let taken = instance.promote(plan, PROMOTE).await?;
+            if taken != timeline {
+                // Numbers must never be shared; the term record says which one is ours.
+                tracing::error!(%taken, reserved = %timeline, "PostgreSQL took another timeline");
+            }
         }
-        Act::SetSync { sync } => instance.set_sync(&rule(&sync)).await?,
+        Act::SetSync { sync } => instance.set_sync(&rule(&sync), SET_SYNC).await?,
         Act::ConfirmWrite => instance.confirm_write(context.limits().retry_timeout).await?,
         Act::Checkpoint => instance.checkpoint().await?,
         Act::SyncSlots { wanted, expired } => {
@@ -194,7 +200,7 @@ async fn start<I: Instance>(
     }
     let limit = context.limits().primary_start_timeout;
     if let Some(sync) = sync {
-        context.instance.write_sync(&rule(&sync)).await?;
+        context.instance.set_sync(&rule(&sync), SET_SYNC).await?;
     }
     let start_as = match start_as {
         StartAs::Primary => postgres::StartAs::Primary,
@@ -222,7 +228,7 @@ async fn stop_for_hand_over<I: Instance>(
     context: &Arc<Context<I>>,
     candidate: Option<MemberName>,
 ) -> Result<(), Failure> {
-    let view = context.store.view();
+    let view = context.store.current().view;
     let address = candidate
         .as_ref()
         .and_then(|name| view.as_ref()?.member(name)?.api_address());

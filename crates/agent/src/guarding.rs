@@ -42,6 +42,17 @@ impl Guard {
         self.call(Handle::stand_down).await
     }
 
+    /// The guard's work is done: PostgreSQL is down and this agent ends.
+    pub(crate) async fn dismiss(&self) -> io::Result<()> {
+        self.stand_down().await?;
+        let inner = Arc::clone(&self.inner);
+        let asked = tokio::task::spawn_blocking(move || {
+            let mut slot = inner.handle.lock().unwrap_or_else(PoisonError::into_inner);
+            slot.take().map_or(Ok(()), Handle::exit)
+        });
+        asked.await.unwrap_or_else(|error| Err(io::Error::other(error)))
+    }
+
     async fn call(
         &self,
         ask: impl Fn(&mut Handle) -> io::Result<()> + Send + 'static,

@@ -1,1 +1,58 @@
-//! (being written)
+//! The agent: the shell around the brain. It observes, asks [`decide::Brain`] what to do, does it,
+//! and tells how that ended. It decides nothing.
+//!
+//! One task owns the brain ([`shell`](self)); actions run in tasks of their own and report back over
+//! one bounded channel, so that nothing long blocks the loop.
+#![forbid(unsafe_code)]
+
+mod clock;
+mod context;
+mod error;
+mod execute;
+mod guarding;
+mod journal;
+mod on_dcs;
+mod peer;
+mod requests;
+mod setup;
+mod shell;
+mod signals;
+mod state;
+
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
+
+pub use error::AgentError;
+pub use setup::AgentOptions;
+pub use state::StateError;
+
+use shell::{End, Shell};
+
+/// Runs an agent until a signal ends it.
+///
+/// # Errors
+/// Whatever keeps it from starting; nothing was changed then.
+pub async fn run(options: AgentOptions) -> Result<ExitCode, AgentError> {
+    abort_on_panic();
+    let exe = options.exe.clone();
+    let parts = setup::start(options).await?;
+    match Shell::run(parts).await {
+        End::Exit(code) => Ok(ExitCode::from(code)),
+        End::Reexecute => {
+            // PostgreSQL, guard and lease go on; only this program is replaced, under the same pid.
+            let error = Command::new(&exe).args(std::env::args_os().skip(1)).exec();
+            tracing::error!(%error, exe = %exe.display(), "cannot re-execute");
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+/// A panic anywhere in the agent ends the process: lease and guard make that safe, half a loop would
+/// not be.
+fn abort_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        report(info);
+        std::process::abort();
+    }));
+}

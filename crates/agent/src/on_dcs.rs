@@ -7,7 +7,7 @@ use std::time::Duration;
 use dcs::{Error, Renewal, Write};
 use decide::{Act, ActionId, Outcome};
 use postgres::Instance;
-use types::{ClusterView, HistoryEntry, Member, Millis, Revision, Timeline};
+use types::{ClusterView, HistoryEntry, HistoryLine, Member, Millis, Revision, Timeline};
 
 use crate::context::Context;
 use crate::execute::{Ended, finished, with_sources};
@@ -194,21 +194,21 @@ async fn publish_history<I: Instance>(
 /// The local lines, with what the DCS already knows of time and leader; the newest is ours.
 fn merge_history(
     known: Vec<HistoryEntry>,
-    local: Vec<postgres::HistoryFileLine>,
+    local: Vec<(HistoryLine, String)>,
     me: &str,
 ) -> Vec<HistoryEntry> {
     let last = local.len().saturating_sub(1);
     local
         .into_iter()
         .enumerate()
-        .map(|(index, line)| {
+        .map(|(index, (line, reason))| {
             let old = known.iter().find(|e| e.timeline == line.timeline && e.switch == line.switch);
             match old {
                 Some(old) if old.new_leader.is_some() => old.clone(),
                 Some(_) | None => HistoryEntry {
                     timeline: line.timeline,
                     switch: line.switch,
-                    reason: line.reason,
+                    reason,
                     timestamp: Some(jiff::Timestamp::now().to_string()),
                     new_leader: (index == last).then(|| me.to_owned()),
                 },

@@ -73,8 +73,17 @@ const OFTEN: Duration = Duration::from_millis(100);
 impl<I: Instance> Shell<I> {
     /// Runs until the brain or a signal ends it.
     pub(crate) async fn run(parts: Parts<I>) -> End {
-        let Parts { brain, context, journal, snapshots, mut requests, mut signals, reload, lease } =
-            parts;
+        let Parts {
+            brain,
+            context,
+            journal,
+            snapshots,
+            mut requests,
+            mut signals,
+            reload,
+            lease,
+            follower: _follower,
+        } = parts;
         let (news, mut incoming) = mpsc::channel(NEWS_MAX);
         let (hurry, hurrying) = watch::channel(clock::now().plus(HURRY));
         let mut views = context.store.subscribe();
@@ -273,7 +282,7 @@ impl<I: Instance> Shell<I> {
             view: self.viewed.clone(),
             view_at: self.viewed_at,
             looped_at: clock::now(),
-            dynamic: self.brain.dynamic().clone(),
+            settings: self.brain.dynamic().into(),
             local: self.local.clone(),
             claim_until: self.brain.claim_until(),
             member: self.brain.member().cloned(),
@@ -304,12 +313,18 @@ impl<I: Instance> Shell<I> {
         self.applied_config = revision;
         let dynamic = self.brain.dynamic().clone();
         self.context.set_limits(Limits::of(&dynamic));
-        self.context.store.set_retry_timeout(dynamic.retry_timeout);
+        self.context.store.client().set_retry_timeout(dynamic.retry_timeout);
         self.context.session.set_ttl(dynamic.ttl);
-        let config = self.reload.instance_config(&dynamic);
+        let config = match self.reload.instance_config(&dynamic) {
+            Ok(config) => config,
+            Err(error) => {
+                tracing::error!(%error, "the configuration was not applied to PostgreSQL");
+                return;
+            }
+        };
         let context = Arc::clone(&self.context);
         tokio::spawn(async move {
-            if let Err(error) = context.instance.reconfigure(config).await {
+            if let Err(error) = context.instance.apply(config).await {
                 tracing::error!(%error, "cannot apply the configuration to PostgreSQL");
             }
         });
@@ -317,9 +332,9 @@ impl<I: Instance> Shell<I> {
 
     async fn reload_file(&mut self) {
         match self.reload.read_again() {
-            Ok(node) => {
+            Ok((node, local)) => {
                 self.journal.note("reload", json!({}));
-                self.brain.reconfigure(node);
+                self.brain.reconfigure(node, local);
                 self.applied_config = None;
                 self.apply_config();
                 self.step(Event::Tick);
@@ -333,10 +348,14 @@ impl<I: Instance> Shell<I> {
     /// Nothing of ours shall outlive a clean end but PostgreSQL in pause: the member key goes at
     /// once instead of when its lease runs out.
     async fn leave(&mut self) {
-        if !self.brain.dynamic().pause
-            && let Err(error) = self.context.session.revoke().await
-        {
+        if self.brain.dynamic().pause {
+            return;
+        }
+        if let Err(error) = self.context.session.revoke().await {
             tracing::warn!(%error, "the lease was not revoked; it runs out by itself");
+        }
+        if let Err(error) = self.context.guard.dismiss().await {
+            tracing::warn!(%error, "the guard did not end; it has nothing to guard");
         }
     }
 }

@@ -1,1 +1,61 @@
-fn main() {}
+//! `pgherd`: one binary, a process per part.
+#![forbid(unsafe_code)]
+
+mod ctl;
+mod demo;
+mod http;
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Keeps a PostgreSQL cluster writable.
+#[derive(Debug, Parser)]
+#[command(name = "pgherd", version, about, disable_help_subcommand = true)]
+struct Cli {
+    #[command(flatten)]
+    ctl: ctl::CtlOptions,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Supervise one PostgreSQL and take part in the cluster (one per database host)
+    Agent(serve::AgentArgs),
+    /// Route clients to the primary and to replicas
+    Proxy(serve::ProxyArgs),
+    /// Run a whole cluster on this machine
+    Demo(demo::DemoArgs),
+    #[command(flatten)]
+    Ctl(ctl::CtlCommand),
+}
+
+fn main() -> ExitCode {
+    // The guard is dispatched before anything else is set up: it must stay tiny, and it must not
+    // depend on anything that can fail.
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next().is_some_and(|first| first == "guard") {
+        return guard::run(arguments);
+    }
+    let cli = Cli::parse();
+    match cli.command {
+        Command::Agent(args) => serve::agent(args, &cli.ctl),
+        Command::Proxy(args) => serve::proxy(args, &cli.ctl),
+        Command::Demo(args) => match demo::command(args) {
+            Ok(code) => code,
+            Err(error) => {
+                eprintln!("Error: {error:#}");
+                ExitCode::FAILURE
+            }
+        },
+        Command::Ctl(command) => match serve::runtime() {
+            Ok(runtime) => runtime.block_on(ctl::run(cli.ctl, command)),
+            Err(error) => {
+                eprintln!("Error: {error:#}");
+                ExitCode::FAILURE
+            }
+        },
+    }
+}

@@ -132,13 +132,15 @@ impl ClusterStore {
     ) -> Result<Arc<ClusterView>, Error> {
         let mut states = self.subscribe();
         let there = |state: &ViewState| state.view.as_ref().is_some_and(|v| v.revision >= revision);
-        let waited = timeout(limit.as_duration(), states.wait_for(there)).await;
-        if let Ok(Ok(state)) = waited
-            && let Some(view) = &state.view
-        {
-            return Ok(view.clone());
+        // Cloned out at once: the channel's lock must not be held while the read below waits.
+        let waited = timeout(limit.as_duration(), states.wait_for(there))
+            .await
+            .ok()
+            .and_then(|shown| shown.ok()?.view.clone());
+        match waited {
+            Some(view) => Ok(view),
+            None => self.read().await,
         }
-        self.read().await
     }
 
     fn take_listing(

@@ -44,6 +44,7 @@ pub(crate) enum Leadership {
 #[derive(Debug, Clone)]
 pub struct Brain {
     pub(crate) node: Node,
+    local_settings: Option<Arc<config::Static>>,
     pub(crate) dynamic: Dynamic,
     config_revision: Option<Revision>,
     pub(crate) view: Option<Arc<ClusterView>>,
@@ -76,6 +77,7 @@ impl Brain {
         Brain {
             lease_ttl: Millis::ZERO,
             node,
+            local_settings: None,
             dynamic,
             config_revision: None,
             view: None,
@@ -132,9 +134,17 @@ impl Brain {
         self.member_clock.last()
     }
 
-    /// New tags or addresses after a reload of the file.
-    pub fn reconfigure(&mut self, node: Node) {
+    /// What the node's own file says: tags, addresses, and settings that override the cluster's. At
+    /// start and after a reload.
+    pub fn reconfigure(&mut self, node: Node, local: Arc<config::Static>) {
         self.node = node;
+        self.local_settings = Some(local);
+        self.config_revision = None;
+        self.dynamic = self.overridden(self.dynamic.clone());
+    }
+
+    fn overridden(&self, dynamic: Dynamic) -> Dynamic {
+        self.local_settings.as_ref().map_or(dynamic.clone(), |local| dynamic.merged(local))
     }
 
     fn absorb(&mut self, now: Millis, event: Event) {
@@ -163,7 +173,7 @@ impl Brain {
             self.config_revision = Some(config.mod_revision);
             // A document that does not parse leaves the old one in force, as Patroni does.
             if let Ok((dynamic, _)) = Dynamic::from_json(&config.value) {
-                self.dynamic = dynamic;
+                self.dynamic = self.overridden(dynamic);
             }
         }
         self.view = Some(view);

@@ -166,9 +166,8 @@ impl Host {
     fn gather(&self, pids: &BTreeSet<u32>) -> Option<&Group> {
         let group = self.group.as_ref()?;
         let inside: BTreeSet<u32> = group.pids().into_iter().collect();
-        let all_in = pids
-            .difference(&inside)
-            .all(|pid| group.add(*pid).is_ok() || !process::is_alive(*pid));
+        let all_in =
+            pids.difference(&inside).all(|pid| group.add(*pid).is_ok() || !process::is_alive(*pid));
         all_in.then_some(group)
     }
 

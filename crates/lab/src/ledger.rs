@@ -97,10 +97,13 @@ impl Ledger {
         counted.abs_diff(self.acks.len() as u64)
     }
 
-    /// The acknowledged inserts that `present`, the table's identifiers, does not hold.
+    /// The first `entries` acknowledged inserts that `present`, the table's identifiers, does not
+    /// hold. `entries` is how many there were before the table was read: later ones need not be
+    /// in what was read.
     #[must_use]
-    pub fn missing(&self, present: &BTreeSet<i64>) -> BTreeSet<i64> {
-        self.acks.iter().map(|ack| ack.id).filter(|id| !present.contains(id)).collect()
+    pub fn missing(&self, entries: usize, present: &BTreeSet<i64>) -> BTreeSet<i64> {
+        let entered = self.acks.iter().take(entries);
+        entered.map(|ack| ack.id).filter(|id| !present.contains(id)).collect()
     }
 
     /// The acknowledgements that must not be, in the order of their time.
@@ -185,19 +188,14 @@ mod tests {
     }
 
     fn failover() -> Vec<Ack> {
-        vec![
-            ack(1, 0, 5, OLD),
-            ack(2, 10, 15, OLD),
-            ack(3, 900, 950, NEW),
-            ack(4, 960, 965, NEW),
-        ]
+        vec![ack(1, 0, 5, OLD), ack(2, 10, 15, OLD), ack(3, 900, 950, NEW), ack(4, 960, 965, NEW)]
     }
 
     #[test]
     fn a_failover_without_overlap_is_clean() {
         let ledger = ledger(&failover());
         assert_eq!(ledger.interleaved(), vec![]);
-        assert_eq!(ledger.missing(&BTreeSet::from([1, 2, 3, 4, 5])), BTreeSet::new());
+        assert_eq!(ledger.missing(4, &BTreeSet::from([1, 2, 3, 4, 5])), BTreeSet::new());
         assert_eq!(ledger.gaps(), 0);
         assert_eq!(ledger.highest_timeline(), 2);
     }
@@ -242,7 +240,8 @@ mod tests {
     #[test]
     fn a_missing_row_is_named() {
         let ledger = ledger(&failover());
-        assert_eq!(ledger.missing(&BTreeSet::from([1, 3, 4])), BTreeSet::from([2]));
+        assert_eq!(ledger.missing(4, &BTreeSet::from([1, 3, 4])), BTreeSet::from([2]));
+        assert_eq!(ledger.missing(3, &BTreeSet::from([1, 2, 3])), BTreeSet::new());
     }
 
     #[test]

@@ -19,12 +19,10 @@ pub fn is_free(port: u16) -> bool {
 /// The first port of `base..base + length` that is taken, if any.
 #[must_use]
 pub fn first_taken(base: u16, length: u16) -> Option<u16> {
-    (0..length)
-        .map(|offset| base.checked_add(offset))
-        .find_map(|port| match port {
-            None => Some(LAST_PORT),
-            Some(port) => (!is_free(port)).then_some(port),
-        })
+    (0..length).map(|offset| base.checked_add(offset)).find_map(|port| match port {
+        None => Some(LAST_PORT),
+        Some(port) => (!is_free(port)).then_some(port),
+    })
 }
 
 /// The first block of `length` free ports at `from`, `from + step`, `from + 2 * step`, ….

@@ -135,6 +135,30 @@ pub fn postmaster_of(data_dir: &Path) -> Option<u32> {
     (is_alive(pid) && working_directory(pid)? == directory).then_some(pid)
 }
 
+/// Whether one of `pids` holds the loopback TCP connection whose own port is `port`.
+#[must_use]
+pub fn hold_port(pids: &BTreeSet<u32>, port: u16) -> bool {
+    let table = fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+    let Some(inode) = socket_inode(&table, port) else { return false };
+    let socket = PathBuf::from(format!("socket:[{inode}]"));
+    pids.iter().any(|pid| {
+        let files = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        files.filter_map(|file| fs::read_link(file.path()).ok()).any(|target| target == socket)
+    })
+}
+
+/// The inode of the connection from 127.0.0.1:`port`, from the text of `/proc/net/tcp`. Listening
+/// sockets do not count.
+fn socket_inode(table: &str, port: u16) -> Option<u64> {
+    const LISTENING: &str = "0A";
+    let own = format!("0100007F:{port:04X}");
+    table.lines().skip(1).find_map(|line| {
+        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+        let found = fields.get(1) == Some(&own.as_str()) && fields.get(3) != Some(&LISTENING);
+        found.then(|| fields.get(9)?.parse().ok())?
+    })
+}
+
 /// Waits until none of `pids` is left, at most `limit`; returns those that are.
 pub async fn wait_gone(pids: impl IntoIterator<Item = u32>, limit: Duration) -> Vec<u32> {
     let until = Instant::now() + limit;
@@ -154,9 +178,8 @@ pub async fn wait_gone(pids: impl IntoIterator<Item = u32>, limit: Duration) -> 
 pub fn is_cluster_program(pid: u32, own: &str) -> bool {
     const POSTGRES: [&str; 6] =
         ["postgres", "initdb", "pg_basebackup", "pg_rewind", "pg_ctl", "pg_controldata"];
-    program(pid).is_some_and(|name| {
-        name == own || name == "etcd" || POSTGRES.contains(&name.as_str())
-    })
+    program(pid)
+        .is_some_and(|name| name == own || name == "etcd" || POSTGRES.contains(&name.as_str()))
 }
 
 /// The processes of a cluster that lives in `directory`: programs of a cluster that work below it or
@@ -189,6 +212,17 @@ mod tests {
         assert!(!arguments(me).is_empty());
         assert!(program(me).is_some_and(|name| name.starts_with("lab")));
         assert!(descendants(me).contains(&me));
+    }
+
+    #[test]
+    fn a_connection_is_traced_to_its_process() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let server = listener.local_addr().expect("it is bound");
+        let client = std::net::TcpStream::connect(server).expect("somebody listens");
+        let port = client.local_addr().expect("it is connected").port();
+        assert!(hold_port(&BTreeSet::from([std::process::id()]), port));
+        assert!(!hold_port(&BTreeSet::from([1]), port));
+        drop(client);
     }
 
     #[test]

@@ -53,6 +53,9 @@ fn describe(error: &tokio_postgres::Error) -> String {
     error.as_db_error().map_or_else(|| error.to_string(), ToString::to_string)
 }
 
+/// How to reach a database; the driver's own type, so that others need not depend on the driver.
+pub type Target = Config;
+
 /// How to reach a database of the lab.
 #[must_use]
 pub fn target(port: u16, user: &str, password: &str, application_name: &str) -> Config {
@@ -211,7 +214,10 @@ struct Run {
 
 /// How an attempt ended.
 enum Attempt {
-    Acknowledged { port: i32, timeline: i32 },
+    Acknowledged {
+        port: i32,
+        timeline: i32,
+    },
     /// The server said no: the row is not there. The connection is good.
     Refused,
     /// No answer, or a broken connection: the row may be there.

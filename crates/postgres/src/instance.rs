@@ -14,7 +14,7 @@ use crate::conf::{self, ConfState};
 use crate::config::InstanceConfig;
 use crate::error::{Error, SetupError};
 use crate::files::{self, blocking};
-use crate::processes::{DirId, Watched, find_postmaster, of_directory};
+use crate::processes::{DirId, Watched, belongs_to, find_postmaster, of_directory};
 use crate::setup::{self, Programs};
 use crate::sql;
 
@@ -123,13 +123,16 @@ impl LocalInstance {
         watched
     }
 
-    /// Resolves when the postmaster that runs, or the next one that is seen to run, has ended.
+    /// Resolves when the postmaster that is known has ended, at once if nobody was told of that yet;
+    /// else when the next one has.
     pub(crate) async fn next_exit(&self) {
         let mut known = self.shared.postmaster.subscribe();
         loop {
             let watched = known.borrow_and_update().clone();
-            if let Some(watched) = watched.filter(|w| !w.is_dead()) {
-                return watched.exited().await;
+            if let Some(watched) = watched
+                && watched.exited_once().await
+            {
+                return;
             }
             if known.changed().await.is_err() {
                 return std::future::pending().await;
@@ -209,6 +212,28 @@ impl LocalInstance {
         let path = self.config().data_dir.join("postgresql.conf");
         let text = std::fs::read_to_string(path).unwrap_or_default();
         ConfState::read(&text)
+    }
+
+    /// Lets one kind of server process read the configuration again, now: the postmaster passes a
+    /// reload on, but does not say when it has.
+    pub(crate) async fn reload_process(&self, client: &Client, kind: &str) -> Result<(), Error> {
+        let statement = format!(
+            "SELECT pid FROM pg_stat_get_activity(NULL) WHERE backend_type = {}",
+            sql::literal(kind)
+        );
+        let rows = sql::rows(client, "find a server process", &statement).await?;
+        let pid = rows.first().and_then(|row| row.first()?.as_deref()?.parse().ok());
+        let Some((pid, id)) = pid.zip(DirId::of(&self.config().data_dir)) else {
+            let message = format!("there is no {kind} process");
+            let what = "find a server process";
+            return Err(Error::Sql { what, message });
+        };
+        let proc = Path::new("/proc");
+        let watched = Watched::open(pid).map_err(Error::file("watch", proc))?;
+        match watched.filter(|_| belongs_to(pid, id)) {
+            Some(watched) => watched.signal(Signal::HUP).map_err(Error::file("signal in", proc)),
+            None => Ok(()),
+        }
     }
 
     /// Lets the server read its configuration again. Returns whether a server runs.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use tokio_postgres::Client;
-use types::{Lsn, MemberName, Millis, SyncNames, Timeline};
+use types::{HistoryLine, Lsn, MemberName, Millis, SyncNames, Timeline};
 
 use crate::config::InstanceConfig;
 use crate::error::Error;
@@ -44,7 +44,7 @@ pub(crate) async fn promote(
         if row.first().map(String::as_str) == Some("t") {
             let position = |index: usize| lsn(row.get(index).map(String::as_str));
             reserve(instance, plan.timeline, position(1).max(position(2))).await?;
-            take_over_rule(instance, &plan.sync).await?;
+            take_over_rule(instance, &client, &plan.sync).await?;
             sql::rows(&client, "promote", "SELECT pg_promote(false)").await?;
         }
         wait_for_promotion(&client).await
@@ -65,13 +65,18 @@ async fn wait_for_promotion(client: &Client) -> Result<Timeline, Error> {
     }
 }
 
-/// The rule on disk, and seen by a new backend: the postmaster has told every process of it before
-/// the first commit of the new timeline.
-async fn take_over_rule(instance: &LocalInstance, rule: &SyncRule) -> Result<(), Error> {
+/// The rule on disk, taken over by the postmaster (which has told the backend that shows it), and
+/// the checkpointer told, which decides whether commits wait: before the first of the new timeline.
+async fn take_over_rule(
+    instance: &LocalInstance,
+    client: &Client,
+    rule: &SyncRule,
+) -> Result<(), Error> {
     let wanted = rule.clone();
     instance.write_conf(move |state| state.sync = wanted).await?;
     instance.reload()?;
-    while shown_rule(&instance.fresh_client().await?).await? != rule.to_setting() {
+    instance.reload_process(client, "checkpointer").await?;
+    while shown_rule(client).await? != rule.to_setting() {
         pause(PROMOTE_POLL_MS).await;
     }
     Ok(())
@@ -81,6 +86,24 @@ async fn shown_rule(client: &Client) -> Result<String, Error> {
     let statement = "SELECT current_setting('synchronous_standby_names')";
     let row = sql::one_row(client, "read synchronous_standby_names", statement).await?;
     Ok(row.into_iter().next().unwrap_or_default())
+}
+
+/// The lines of the own history file of `timeline`, each with its reason.
+pub(crate) async fn own_history(
+    instance: &LocalInstance,
+    timeline: Timeline,
+) -> Result<Vec<(HistoryLine, String)>, Error> {
+    let path = history_path(&instance.config().data_dir, timeline);
+    blocking(move || {
+        let text = std::fs::read_to_string(&path).map_err(Error::file("read", &path))?;
+        let lines = text.lines().filter_map(|line| {
+            let parsed = *types::parse_history_file(line).first()?;
+            let reason = line.trim().splitn(3, '\t').nth(2).unwrap_or_default();
+            Some((parsed, reason.to_owned()))
+        });
+        Ok(lines.collect())
+    })
+    .await
 }
 
 /// Puts a history file for every number below the reserved one, so that PostgreSQL, which takes the
@@ -137,15 +160,18 @@ pub(crate) async fn set_sync(
     }
     let what = "the take-over of synchronous_standby_names";
     within(limit, what, async {
-        let mut looks = 0;
-        // Each look is a new backend: forked after the postmaster took the rule over.
-        while looks < 2 {
-            if taken_over(&instance.fresh_client().await?, rule).await? {
-                looks += 1;
-            } else {
-                looks = 0;
-                pause(SYNC_POLL_MS).await;
+        // A new backend is forked after the postmaster took the rule over and told everybody.
+        let client = loop {
+            let client = instance.fresh_client().await?;
+            if shown_rule(&client).await? == rule.to_setting() {
+                break client;
             }
+            pause(SYNC_POLL_MS).await;
+        };
+        let mut looks = 0;
+        while looks < 2 {
+            looks = if taken_over(&client, rule).await? { looks + 1 } else { 0 };
+            pause(SYNC_POLL_MS).await;
         }
         Ok(())
     })

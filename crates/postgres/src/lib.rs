@@ -143,8 +143,15 @@ pub trait Instance: Send + Sync + 'static {
         upstream: &Upstream,
     ) -> impl Future<Output = Result<(Timeline, Vec<HistoryLine>), Error>> + Send;
 
-    /// Resolves when the postmaster that runs has ended; if none is known to run, the next one that
-    /// is started or observed is waited for.
+    /// The lines of the own history file of `timeline`, each with its reason; fails on timeline 1,
+    /// which has none.
+    fn own_history(
+        &self,
+        timeline: Timeline,
+    ) -> impl Future<Output = Result<Vec<(HistoryLine, String)>, Error>> + Send;
+
+    /// Resolves when the postmaster that was started or observed last has ended: once for each, also
+    /// when it had ended before the call. If that was said before, the next one is waited for.
     ///
     /// Cancel safety: safe, nothing is consumed.
     fn postmaster_exit(&self) -> impl Future<Output = ()> + Send;
@@ -250,6 +257,10 @@ impl Instance for LocalInstance {
         upstream: &Upstream,
     ) -> Result<(Timeline, Vec<HistoryLine>), Error> {
         receive::leader_history(self, upstream).await
+    }
+
+    async fn own_history(&self, timeline: Timeline) -> Result<Vec<(HistoryLine, String)>, Error> {
+        lead::own_history(self, timeline).await
     }
 
     async fn postmaster_exit(&self) {

@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{
@@ -19,6 +20,8 @@ use tokio::io::unix::AsyncFd;
 pub(crate) struct Watched {
     pid: Pid,
     fd: AsyncFd<OwnedFd>,
+    /// Somebody who waited for its end was told of it.
+    told: AtomicBool,
 }
 
 impl Watched {
@@ -36,7 +39,8 @@ impl Watched {
         // constructor cannot check.
         #[allow(deprecated)]
         let fd = AsyncFd::with_interest(fd, Interest::READABLE)?;
-        Ok(Some(Watched { pid, fd }))
+        let told = AtomicBool::new(false);
+        Ok(Some(Watched { pid, fd, told }))
     }
 
     /// Its pid.
@@ -64,6 +68,17 @@ impl Watched {
             std::future::pending::<()>().await;
         }
         self.reap();
+    }
+
+    /// Resolves when it has ended, once for each process; `false` at once if that was said before.
+    ///
+    /// Cancel safety: safe, what is not returned was not said.
+    pub(crate) async fn exited_once(&self) -> bool {
+        if self.told.load(Ordering::Relaxed) {
+            return false;
+        }
+        self.exited().await;
+        !self.told.swap(true, Ordering::Relaxed)
     }
 
     /// Sends a signal; a process that is gone is fine.

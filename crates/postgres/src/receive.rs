@@ -61,7 +61,10 @@ pub(crate) async fn stop_receiving(
 
 /// Waits until nothing is received and all that was received is replayed; returns the end of it.
 async fn rest(instance: &LocalInstance) -> Result<Lsn, Error> {
-    let client = cleared_client(instance).await?;
+    let client = instance.client().await?;
+    // The files are cleared already. The startup process is told before the first look, so that
+    // each look at it that shows it resting is of one that starts no receiver any more.
+    instance.reload_process(&client, "startup").await?;
     let begun = Instant::now();
     let (mut terminated, mut kicked) = (None::<Instant>, None::<Instant>);
     let (mut looks, mut last) = (0, (Lsn(0), Lsn(0)));
@@ -97,21 +100,6 @@ async fn rest(instance: &LocalInstance) -> Result<Lsn, Error> {
             }
         } else {
             looks = 0;
-        }
-        pause(POLL_MS).await;
-    }
-}
-
-/// A new connection that shows cleared settings. The postmaster took them over before it forked
-/// that backend, and signalled the startup process when it did.
-async fn cleared_client(instance: &LocalInstance) -> Result<tokio_postgres::Client, Error> {
-    const SETTINGS: &str =
-        "SELECT current_setting('primary_conninfo') || current_setting('restore_command')";
-    loop {
-        let client = instance.fresh_client().await?;
-        let row = sql::one_row(&client, "read primary_conninfo", SETTINGS).await?;
-        if row.first().is_some_and(String::is_empty) {
-            return Ok(client);
         }
         pause(POLL_MS).await;
     }

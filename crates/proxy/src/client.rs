@@ -11,9 +11,9 @@ use crate::cancel::CancelKeys;
 use crate::config::ProxyConfig;
 use crate::relay::{End, relay};
 use crate::server::{Opened, open};
+use crate::sockets;
 use crate::startup::{Unwelcome, Wish, read_wish};
 use crate::words::{self, Ending};
-use crate::sockets;
 
 /// What the core wants of a client's task now. The newest one counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,11 +49,7 @@ pub(crate) struct Client {
 
 impl Client {
     /// Serves the client until its end. The core learns of that from the task's end.
-    pub(crate) async fn serve(
-        self,
-        mut socket: TcpStream,
-        mut commands: watch::Receiver<Command>,
-    ) {
+    pub(crate) async fn serve(self, mut socket: TcpStream, mut commands: watch::Receiver<Command>) {
         sockets::prepare(&socket, self.config.tcp_user_timeout);
         match read_wish(&mut socket).await {
             Ok(Wish::Session(startup)) => {
@@ -88,7 +84,12 @@ impl Client {
                 Command::Connect { attempt, target } => {
                     tokio::select! {
                         biased;
-                        changed = commands.changed() => if changed.is_ok() { continue } else { return },
+                        changed = commands.changed() => {
+                            if changed.is_err() {
+                                return;
+                            }
+                            continue;
+                        }
                         () = sockets::closed_by_peer(&socket) => return,
                         opened = self.attempt(attempt, &target, startup) => opened,
                     }

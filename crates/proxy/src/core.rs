@@ -233,9 +233,8 @@ impl Core {
         for commands in self.commands.values() {
             commands.send_replace(Command::End(Ending::Shutdown));
         }
-        let all_ended = timeout(SHUTDOWN_TIMEOUT, async {
-            while self.tasks.join_next().await.is_some() {}
-        });
+        let all_ended =
+            timeout(SHUTDOWN_TIMEOUT, async { while self.tasks.join_next().await.is_some() {} });
         if all_ended.await.is_err() {
             tracing::warn!(clients = self.tasks.len(), "closing clients that did not hear it");
             self.tasks.shutdown().await;
@@ -263,5 +262,26 @@ async fn accept(
         if accepted.send(Accepted { socket, port, permit }).await.is_err() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_costs_one_client_and_is_counted() {
+        let config = ProxyConfig::new("test", vec![], vec![]);
+        let mut core = Core::new(config, watch::Sender::default());
+        let client = ClientId(1);
+        let task = core.tasks.spawn(async { panic!("on purpose") });
+        core.clients_of_tasks.insert(task.id(), client);
+        core.commands.insert(client, watch::Sender::new(Command::Wait));
+        core.step(Event::ClientArrived { client, port: Port::ReadWrite });
+        assert_eq!(core.router.snapshot().waiting, 1);
+        let ended = core.tasks.join_next_with_id().await.expect("the task has ended");
+        core.ended(ended);
+        assert_eq!((core.panics, core.commands.len()), (1, 0));
+        assert_eq!(core.router.snapshot().waiting, 0);
     }
 }

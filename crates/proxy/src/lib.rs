@@ -3,7 +3,8 @@
 //! end to end.
 //!
 //! Layers: [`Proxy`] binds and runs; one core task owns the router and tells each client's task
-//! what to do through a `watch` channel; a client's task reads the startup packet, connects, relays.
+//! what to do through a `watch` channel; a client's task reads the startup packet, connects and
+//! relays.
 //!
 //! Invariants:
 //! - after the router has cut a session, no byte goes to its server; what the kernel still holds
@@ -53,6 +54,16 @@ impl ViewSource for (Option<Arc<ClusterView>>, bool) {
 
     fn fresh(&self) -> bool {
         self.1
+    }
+}
+
+impl ViewSource for dcs::ViewState {
+    fn view(&self) -> Option<Arc<ClusterView>> {
+        self.view.clone()
+    }
+
+    fn fresh(&self) -> bool {
+        self.fresh
     }
 }
 
@@ -136,11 +147,7 @@ impl Proxy {
 
     /// Serves clients until `shutdown` is cancelled; they are told so, and it returns within about
     /// two seconds. When the sender of `views` goes away, open routes stay as they are.
-    pub async fn run<V: ViewSource>(
-        self,
-        views: watch::Receiver<V>,
-        shutdown: CancellationToken,
-    ) {
+    pub async fn run<V: ViewSource>(self, views: watch::Receiver<V>, shutdown: CancellationToken) {
         Core::new(self.config, self.status).run(self.listeners, views, shutdown).await;
     }
 }

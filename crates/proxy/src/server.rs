@@ -54,7 +54,8 @@ pub(crate) async fn open(
     connect_timeout: Duration,
     user_timeout: Option<Duration>,
 ) -> Result<Opened, OpenError> {
-    let connected = timeout(connect_timeout, TcpStream::connect((target.host.as_str(), target.port)));
+    let connected =
+        timeout(connect_timeout, TcpStream::connect((target.host.as_str(), target.port)));
     let mut socket = match connected.await {
         Ok(Ok(socket)) => socket,
         Ok(Err(error)) => return Err(OpenError::Connect(error)),
@@ -102,7 +103,7 @@ mod tests {
 
     #[test]
     fn only_a_whole_error_is_looked_into() {
-        let error = b"E\0\0\0\x14SFATAL\0C57P03\0\0";
+        let error = b"E\0\0\0\x13SFATAL\0C57P03\0\0";
         for cut in 0..error.len() {
             assert!(!is_not_now(&error[..cut]), "{cut} bytes");
         }

@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use pgproto::wire::{
-    CancelKey, FirstPacket, REFUSED_ENCRYPTION, STARTUP_BYTES_MAX, StartupError,
-    parse_first_packet,
+    CancelKey, FirstPacket, REFUSED_ENCRYPTION, STARTUP_BYTES_MAX, StartupError, parse_first_packet,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;

@@ -207,13 +207,7 @@ impl Router {
     }
 
     /// Ends an open session, or takes back an attempt: that client has seen nothing yet.
-    fn give_up(
-        &mut self,
-        now: Millis,
-        id: ClientId,
-        reason: CutReason,
-        actions: &mut Vec<Action>,
-    ) {
+    fn give_up(&mut self, now: Millis, id: ClientId, reason: CutReason, actions: &mut Vec<Action>) {
         let Some(client) = self.clients.get(&id) else {
             return;
         };
@@ -334,9 +328,9 @@ impl Router {
         let stale = if self.fresh { "" } else { " The proxy does not reach the DCS now." };
         match &self.primary {
             Err(awaited) => format!("hold_timeout is {waited}: {awaited}.{stale}"),
-            Ok(primary) => format!(
-                "hold_timeout is {waited}: the primary {} at {}:{} does not take connections.{stale}",
-                primary.member, primary.host, primary.port
+            Ok(Target { member, host, port, .. }) => format!(
+                "hold_timeout is {waited}: the primary {member} at {host}:{port} does not take \
+                 connections.{stale}"
             ),
         }
     }
@@ -373,10 +367,8 @@ impl Router {
             return;
         };
         let newest = self.newest_term;
-        let binding = Binding {
-            member: target.member.clone(),
-            primary_since: target.term.map(|_| newest),
-        };
+        let binding =
+            Binding { member: target.member.clone(), primary_since: target.term.map(|_| newest) };
         client.phase = Phase::Connecting(binding);
         client.attempts += 1;
         let attempt = client.attempts;

@@ -81,29 +81,65 @@ const KINDS: [Kind; 22] = [
     Kind::LeaderKeyDeleted,
 ];
 
+/// Faults that are harmless apart and dangerous together: the first strikes a member, the second
+/// the leader, shortly after.
+const PAIRS: [(Kind, Aim, Kind, Aim); 10] = [
+    (Kind::CutFromPeers, Aim::Node, Kind::HostLost, Aim::Leader),
+    (Kind::CutFromPeers, Aim::Node, Kind::AgentAndPostmasterFrozen, Aim::Leader),
+    (Kind::SlowDisk, Aim::Node, Kind::HostLost, Aim::Leader),
+    (Kind::OneWayCut, Aim::Leader, Kind::PostmasterKilled, Aim::Leader),
+    (Kind::CutFromStore, Aim::Leader, Kind::LeaderKeyDeleted, Aim::Leader),
+    (Kind::CutFromStore, Aim::Leader, Kind::AgentKilled, Aim::Leader),
+    (Kind::HostFrozen, Aim::Node, Kind::Switchover, Aim::Leader),
+    (Kind::DiskLost, Aim::Node, Kind::HostLost, Aim::Leader),
+    (Kind::SlowReplay, Aim::Node, Kind::HostLost, Aim::Leader),
+    (Kind::ModeChange, Aim::Leader, Kind::HostLost, Aim::Leader),
+];
+
 /// A schedule: everything ends before `heal`.
 pub(crate) fn plan(rng: &mut Rng, members: usize, mode: Mode, heal: u64) -> Vec<Fault> {
     let mut faults: Vec<Fault> = Vec::new();
     let early = rng.chance(150);
     let mut at = if early { rng.range(500, 6_000) } else { rng.range(10_000, 16_000) };
-    let number = rng.range(2, 12);
+    let number = rng.range(1, 9);
     for _ in 0..number {
-        let kind = KINDS[rng.index(KINDS.len())];
-        let aim = if rng.chance(500) { Aim::Leader } else { Aim::Node };
-        let longest = if rng.chance(300) { 25_000 } else { 9_000 };
-        let until = (at + rng.range(50, longest)).min(heal);
-        let node = rng.index(members);
-        let other = rng.index(members);
-        let fault = Fault { at, until, kind, node, aim, other, begun: false };
-        let once = matches!(kind, Kind::DiskLost) && faults.iter().any(|f| f.kind == kind);
-        let synchronous = mode != Mode::Off;
-        let only_synchronous = matches!(kind, Kind::ModeChange | Kind::LeaderKeyDeleted);
-        if at < heal && !once && (synchronous || !only_synchronous) {
-            faults.push(fault);
+        if rng.chance(300) {
+            let (first, first_aim, second, second_aim) = PAIRS[rng.index(PAIRS.len())];
+            let one = draw(rng, (at, heal, members), first, first_aim);
+            let then = at + rng.range(0, 3_000);
+            let mut two = draw(rng, (then, heal, members), second, second_aim);
+            if first_aim == Aim::Leader && rng.chance(700) {
+                two.node = one.node;
+            }
+            add(&mut faults, one, mode, heal);
+            add(&mut faults, two, mode, heal);
+        } else {
+            let kind = KINDS[rng.index(KINDS.len())];
+            let aim = if rng.chance(500) { Aim::Leader } else { Aim::Node };
+            let fault = draw(rng, (at, heal, members), kind, aim);
+            add(&mut faults, fault, mode, heal);
         }
         at += if rng.chance(350) { rng.range(0, 1_500) } else { rng.range(1_000, 15_000) };
     }
     faults
+}
+
+fn draw(rng: &mut Rng, (at, heal, members): (u64, u64, usize), kind: Kind, aim: Aim) -> Fault {
+    let longest = if rng.chance(400) { 25_000 } else { 9_000 };
+    let until = (at + rng.range(50, longest)).min(heal);
+    let node = rng.index(members);
+    let other = rng.index(members);
+    Fault { at, until, kind, node, aim, other, begun: false }
+}
+
+/// Leaves out what no cluster of this mode could survive.
+fn add(faults: &mut Vec<Fault>, fault: Fault, mode: Mode, heal: u64) {
+    let kind = fault.kind;
+    let again = kind == Kind::DiskLost && faults.iter().any(|f| f.kind == kind);
+    let only_synchronous = matches!(kind, Kind::ModeChange | Kind::LeaderKeyDeleted);
+    if fault.at < heal && !again && (mode != Mode::Off || !only_synchronous) {
+        faults.push(fault);
+    }
 }
 
 impl World {

@@ -128,7 +128,6 @@ pub fn run(setup: &Setup) -> Report {
     let heal = rng.range(30_000, 110_000);
     let faults = faults::plan(&mut rng, setup.members, setup.mode, heal);
     let mut world = World::empty(setup.clone(), rng);
-    world.end = heal + HEALING;
     for index in 0..setup.members {
         let host = new_host(&mut world.rng, index, setup.members);
         world.hosts.push(host);
@@ -141,8 +140,8 @@ pub fn run(setup: &Setup) -> Report {
         world.after(fault.at, Event::Fault { index });
     }
     world.faults = faults;
-    let end = world.end;
-    world.after(end, Event::Judge);
+    world.after(heal + 1, Event::Heal);
+    world.after(heal + HEALING, Event::Judge);
     let (members, mode) = (setup.members, setup.mode.name());
     world.tell_all(|| format!("{members} members, synchronous_mode {mode}"));
     world.run();

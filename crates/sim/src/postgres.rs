@@ -36,6 +36,8 @@
 //!   fence and the proxy's term do.)
 //! - **A16 a standby's process group ends with its postmaster**: the startup process and the
 //!   receiver of a killed standby postmaster are gone within half a second.
+//! - **A17 a slot admits one walsender**: a standby that comes back waits until the walsender of its
+//!   former connection is gone, so no member is counted twice; without its slot it does not stream.
 
 use std::collections::{BTreeMap, BTreeSet};
 

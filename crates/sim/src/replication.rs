@@ -46,7 +46,12 @@ impl World {
         let (Some(mine), Some(theirs)) = (&self.hosts[node].disk.data, &host.disk.data) else {
             return false;
         };
+        // A17: the slot has to be there, and a walsender that still holds it keeps others out.
+        let slot = types::slot_name(&self.hosts[node].name);
+        let held = self.streams.values().any(|s| s.up == up && s.down == node && s.sender_lives);
         accepts
+            && theirs.slots.contains_key(&slot)
+            && !held
             && host.frozen == 0
             && host.postmaster_frozen == 0
             && self.linked(node, up)

@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use decide::{Act, Action, ActionId, Brain, Lane, Outcome, StopMode};
-use types::{HistoryEntry, Member, Millis, SyncState, Timeline, Versioned};
+use types::{
+    HistoryEntry, LeaderKey, Member, MemberName, Millis, SyncState, Term, TermRecord, Timeline,
+    Versioned,
+};
 
 use crate::Mutation;
 use crate::node::{Agent, Doing, Snapshot};
-use crate::postgres::Phase;
 use crate::store::Request;
 use crate::world::{Event, World};
 
@@ -54,6 +56,7 @@ impl World {
             lease: 0,
             lease_told: 0,
             revision: -1,
+            view: None,
             started: false,
             doing: BTreeMap::new(),
             compared: None,
@@ -94,9 +97,8 @@ impl World {
     /// Hands one piece of news to the brain and does what it says.
     fn feed(&mut self, node: usize, event: decide::Event) {
         let now = self.hosts[node].clock(self.now);
-        let slow = if self.rng.chance(200) { 2_900 } else { 30 };
-        let delay = self.rng.range(1, slow);
         let early = self.mutated(Mutation::ClaimFromReply);
+        let delay = if early { self.rng.range(2_500, 2_900) } else { 0 };
         let Some(agent) = &mut self.hosts[node].agent else { return };
         let before = early.then(|| (agent.brain.clone(), event.clone()));
         let mut actions = agent.brain.step(now, event);
@@ -154,10 +156,30 @@ impl World {
     /// Observes PostgreSQL and tells the brain.
     pub(crate) fn look(&mut self, node: usize) {
         let now = self.now;
+        self.recognise_copy(node);
         let local = self.observe(node);
         if let Some(agent) = &mut self.hosts[node].agent {
             agent.probed_at = now;
             self.feed(node, decide::Event::Local(Box::new(local)));
+        }
+    }
+
+    /// A fresh copy is as good as any other once it streams from the leader and, with an active
+    /// `/sync`, is one of its voters.
+    fn recognise_copy(&mut self, node: usize) {
+        if !self.hosts[node].disk.durable.fresh_copy {
+            return;
+        }
+        let host = &self.hosts[node];
+        let stream = host.postgres.as_ref().and_then(|i| i.receiver);
+        let upstream = stream.and_then(|id| self.streams.get(&id)).map(|s| s.up);
+        let view = host.agent.as_ref().and_then(|a| a.view.clone());
+        let (Some(up), Some(view)) = (upstream, view) else { return };
+        let leads = view.leader_name() == Some(&self.hosts[up].name);
+        let votes = view.active_sync().is_none_or(|s| s.value.voters.contains(&host.name));
+        if leads && votes {
+            self.hosts[node].disk.durable.fresh_copy = false;
+            self.tell(node, || "its copy counts from now on".to_owned());
         }
     }
 
@@ -218,12 +240,21 @@ impl World {
     /// Delivers a view unless a newer one was delivered.
     fn show(&mut self, node: usize, view: Snapshot) {
         let ignore_set = self.mutated(Mutation::IgnoreSyncSet);
+        let no_lease = self.mutated(Mutation::PromoteWithoutLease);
         let Some(agent) = &mut self.hosts[node].agent else { return };
         if !agent.started || view.revision.0 <= agent.revision {
             return;
         }
         agent.revision = view.revision.0;
-        let view = if ignore_set { everybody_votes(&view) } else { view };
+        agent.view = Some(Arc::clone(&view));
+        let name = &self.hosts[node].name;
+        let view = if ignore_set {
+            everybody_votes(&view)
+        } else if no_lease {
+            leader_key_is_mine(&view, name)
+        } else {
+            view
+        };
         self.feed(node, decide::Event::View(view));
     }
 
@@ -279,11 +310,6 @@ impl World {
         }
         let now = self.now;
         let pause = self.rng.range(1, 5);
-        if self.mutated(Mutation::PromoteWithoutLease)
-            && matches!(action.act, Act::OpenFence { .. })
-        {
-            self.promote_without_lease(node);
-        }
         let host = &mut self.hosts[node];
         let number = host.agents;
         let instance = host.postgres.as_ref().map_or(0, |i| i.number);
@@ -315,17 +341,6 @@ impl World {
         }
     }
 
-    /// A planted mistake: whoever would open an election promotes instead.
-    fn promote_without_lease(&mut self, node: usize) {
-        let host = &self.hosts[node];
-        let standby = host.postgres.as_ref().is_some_and(|i| i.phase == Phase::Standby);
-        if standby && let Some(data) = &host.disk.data {
-            let to = Timeline(data.log.timeline().0 + 1);
-            let term = host.disk.durable.term.next();
-            self.begin_promotion(node, term, to);
-        }
-    }
-
     fn send(&mut self, node: usize, number: u64, id: ActionId) {
         self.after(ANSWER_TIMEOUT, Event::GiveUp { node, agent: number, id });
         let lost = self.rng.chance(self.store_loss) || !self.reaches_store(node);
@@ -342,7 +357,7 @@ impl World {
 
     /// Some requests arrive, and some answers come, when nobody waits for them any more.
     fn lateness(&mut self) -> u64 {
-        if self.rng.chance(5) { self.rng.range(300, 6_000) } else { 0 }
+        if self.store_loss > 0 && self.rng.chance(5) { self.rng.range(300, 6_000) } else { 0 }
     }
 
     /// A transaction takes effect, whether or not the agent that asked for it still lives.
@@ -448,8 +463,11 @@ impl World {
 
     /// Tells the brain the end of an action.
     fn finish(&mut self, node: usize, id: ActionId, outcome: Outcome) {
+        let no_lease = self.mutated(Mutation::PromoteWithoutLease);
         let Some(agent) = &mut self.hosts[node].agent else { return };
         let Some(doing) = agent.doing.remove(&id) else { return };
+        let believed = no_lease && matches!(doing.act, Act::Renew { .. });
+        let outcome = if believed { Outcome::Done } else { outcome };
         if !is_routine(&doing.act) {
             self.tell(node, || format!("  #{} {outcome:?}", id.0));
         }
@@ -537,5 +555,23 @@ fn everybody_votes(view: &Snapshot) -> Snapshot {
         *quorum = 0;
         *voters = names;
     }
+    Arc::new(view)
+}
+
+/// A planted mistake: whoever sees the leader key gone takes it for its own.
+fn leader_key_is_mine(view: &Snapshot, me: &MemberName) -> Snapshot {
+    if view.leader.is_some() || view.system_identifier().is_none() {
+        return Arc::clone(view);
+    }
+    let mut view = (**view).clone();
+    let at = view.revision;
+    let last = view.term.as_ref().map(|t| t.value.clone());
+    let (term, timeline) = last.map_or((Term(0), Timeline(1)), |t| (t.term, t.timeline));
+    let record =
+        TermRecord { term: term.next(), leader: me.clone(), timeline: Timeline(timeline.0 + 1) };
+    let key = LeaderKey { name: me.clone(), lease: 0 };
+    view.leader =
+        Some(Versioned { value: key, create_revision: at, mod_revision: at, lease: 0 });
+    view.term = Some(Versioned { value: record, create_revision: at, mod_revision: at, lease: 0 });
     Arc::new(view)
 }

@@ -81,6 +81,8 @@ pub(crate) enum Event {
     FaultEnds { index: usize },
     /// A host comes up again.
     HostBoot { node: usize },
+    /// All faults are over; the store is as reliable as it gets.
+    Heal,
     /// The last check.
     Judge,
 }
@@ -128,8 +130,6 @@ pub(crate) struct World {
     pub(crate) last_number: u64,
     pub(crate) checks: Checks,
     pub(crate) faults: Vec<Fault>,
-    /// World time at which the run ends.
-    pub(crate) end: u64,
     pub(crate) over: bool,
     pub(crate) story: Option<String>,
     pub(crate) events: u64,
@@ -153,7 +153,6 @@ impl World {
             last_number: 0,
             checks: Checks::default(),
             faults: Vec::new(),
-            end: 0,
             over: false,
             events: 0,
         }
@@ -259,6 +258,7 @@ impl World {
             | Event::Fault { .. }
             | Event::FaultEnds { .. }
             | Event::HostBoot { .. }
+            | Event::Heal
             | Event::Judge => return false,
         };
         let Some(host) = self.hosts.get_mut(node) else { return false };
@@ -323,6 +323,10 @@ impl World {
             Event::Fault { index } => self.fault_begins(index),
             Event::FaultEnds { index } => self.fault_ends(index),
             Event::HostBoot { node } => self.host_boots(node),
+            Event::Heal => {
+                self.store_loss = 0;
+                self.tell_all(|| "all faults are over".to_owned());
+            }
             Event::Judge => self.judge(),
         }
     }

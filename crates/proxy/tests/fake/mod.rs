@@ -19,19 +19,22 @@ use types::{ClusterView, KeyValue, Revision};
 /// Everything here happens within milliseconds; this only ends a test that hangs.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-pub type View = (Option<Arc<ClusterView>>, bool);
+pub(crate) type View = (Option<Arc<ClusterView>>, bool);
 
 /// A proxy that runs.
-pub struct Rig {
+pub(crate) struct Rig {
     addresses: Vec<(Port, SocketAddr)>,
-    pub views: watch::Sender<View>,
-    pub status: watch::Receiver<Status>,
-    pub shutdown: CancellationToken,
-    pub running: JoinHandle<()>,
+    pub(crate) views: watch::Sender<View>,
+    pub(crate) status: watch::Receiver<Status>,
+    pub(crate) shutdown: CancellationToken,
+    pub(crate) running: JoinHandle<()>,
 }
 
 impl Rig {
-    pub async fn start(view: Arc<ClusterView>, change: impl FnOnce(&mut ProxyConfig)) -> Rig {
+    pub(crate) async fn start(
+        view: Arc<ClusterView>,
+        change: impl FnOnce(&mut ProxyConfig),
+    ) -> Rig {
         let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
         let mut config = ProxyConfig::new("test", vec![any], vec![any]);
         change(&mut config);
@@ -47,11 +50,11 @@ impl Rig {
         }
     }
 
-    pub fn address(&self, port: Port) -> SocketAddr {
+    pub(crate) fn address(&self, port: Port) -> SocketAddr {
         self.addresses.iter().find(|(p, _)| *p == port).unwrap().1
     }
 
-    pub async fn until(&self, condition: impl Fn(&Status) -> bool) {
+    pub(crate) async fn until(&self, condition: impl Fn(&Status) -> bool) {
         let mut status = self.status.clone();
         let met = timeout(PATIENCE, status.wait_for(|status| condition(status)));
         met.await.expect("the status came in time").expect("the proxy runs");
@@ -65,7 +68,7 @@ impl Drop for Rig {
 }
 
 /// A view with a leader key in `term`, the term record, and members by role and term.
-pub fn cluster(
+pub(crate) fn cluster(
     leader: Option<&str>,
     term: i64,
     members: &[(&FakeServer, &str, u64)],
@@ -103,15 +106,15 @@ struct State {
 
 /// Answers the query `x` with `name:x`. `hang` is never answered, `half` with half a message,
 /// `fatal` with an error and the end.
-pub struct FakeServer {
-    pub name: &'static str,
-    pub address: SocketAddr,
+pub(crate) struct FakeServer {
+    pub(crate) name: &'static str,
+    pub(crate) address: SocketAddr,
     state: Arc<State>,
     listening: JoinHandle<()>,
 }
 
 impl FakeServer {
-    pub async fn start(name: &'static str) -> FakeServer {
+    pub(crate) async fn start(name: &'static str) -> FakeServer {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let state = Arc::new(State::default());
@@ -134,29 +137,29 @@ impl FakeServer {
         FakeServer { name, address, state, listening }
     }
 
-    pub fn refuse_sessions(&self, count: u32) {
+    pub(crate) fn refuse_sessions(&self, count: u32) {
         self.state.refusals.store(count, Ordering::SeqCst);
     }
 
-    pub fn be_silent(&self) {
+    pub(crate) fn be_silent(&self) {
         self.state.silent.store(true, Ordering::SeqCst);
     }
 
-    pub fn kill(&self) {
+    pub(crate) fn kill(&self) {
         self.listening.abort();
         self.state.killed.cancel();
     }
 
-    pub fn cancelled(&self) -> Vec<Vec<u8>> {
+    pub(crate) fn cancelled(&self) -> Vec<Vec<u8>> {
         self.state.cancelled.lock().unwrap().clone()
     }
 
-    pub async fn until_queries(&self, count: u64) {
+    pub(crate) async fn until_queries(&self, count: u64) {
         let mut queries = self.state.queries.subscribe();
         timeout(PATIENCE, queries.wait_for(|seen| *seen >= count)).await.unwrap().unwrap();
     }
 
-    pub async fn until_sessions(&self, count: i64) {
+    pub(crate) async fn until_sessions(&self, count: i64) {
         let mut sessions = self.state.sessions.subscribe();
         timeout(PATIENCE, sessions.wait_for(|open| *open == count)).await.unwrap().unwrap();
     }
@@ -184,9 +187,8 @@ async fn serve(
     if state.silent.load(Ordering::SeqCst) {
         std::future::pending::<()>().await;
     }
-    let refused = state.refusals.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
-        left.checked_sub(1)
-    });
+    let refused =
+        state.refusals.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
     if refused.is_ok() {
         return socket.write_all(&fatal("57P03")).await;
     }
@@ -232,44 +234,44 @@ async fn read_message(socket: &mut TcpStream) -> std::io::Result<(u8, Vec<u8>)> 
 
 /// What a client was told.
 #[derive(Debug)]
-pub struct Told {
-    pub sqlstate: String,
-    pub text: String,
+pub(crate) struct Told {
+    pub(crate) sqlstate: String,
+    pub(crate) text: String,
 }
 
 /// A client that speaks the simple protocol.
-pub struct Client {
+pub(crate) struct Client {
     socket: TcpStream,
-    pub key: Vec<u8>,
+    pub(crate) key: Vec<u8>,
 }
 
 impl Client {
-    pub async fn connect(address: SocketAddr) -> Client {
+    pub(crate) async fn connect(address: SocketAddr) -> Client {
         Client { socket: TcpStream::connect(address).await.unwrap(), key: Vec::new() }
     }
 
-    pub async fn open(address: SocketAddr) -> Result<Client, Told> {
+    pub(crate) async fn open(address: SocketAddr) -> Result<Client, Told> {
         let mut client = Client::connect(address).await;
         client.start().await?;
         Ok(client)
     }
 
-    pub async fn send(&mut self, bytes: &[u8]) {
+    pub(crate) async fn send(&mut self, bytes: &[u8]) {
         self.socket.write_all(bytes).await.unwrap();
     }
 
-    pub async fn ask_encryption(&mut self, code: u32) -> u8 {
+    pub(crate) async fn ask_encryption(&mut self, code: u32) -> u8 {
         self.send(&[8u32.to_be_bytes(), code.to_be_bytes()].concat()).await;
         self.socket.read_u8().await.unwrap()
     }
 
-    pub async fn send_startup(&mut self) {
+    pub(crate) async fn send_startup(&mut self) {
         let body = [&0x0003_0002u32.to_be_bytes()[..], b"user\0app\0\0"].concat();
         let length = u32::try_from(body.len() + 4).unwrap();
         self.send(&[&length.to_be_bytes()[..], &body].concat()).await;
     }
 
-    pub async fn start(&mut self) -> Result<(), Told> {
+    pub(crate) async fn start(&mut self) -> Result<(), Told> {
         self.send_startup().await;
         loop {
             match self.read().await {
@@ -281,11 +283,11 @@ impl Client {
         }
     }
 
-    pub async fn send_query(&mut self, text: &str) {
+    pub(crate) async fn send_query(&mut self, text: &str) {
         self.send(&message(b'Q', format!("{text}\0").as_bytes())).await;
     }
 
-    pub async fn query(&mut self, text: &str) -> Result<String, Told> {
+    pub(crate) async fn query(&mut self, text: &str) -> Result<String, Told> {
         self.send_query(text).await;
         let mut answer = String::new();
         loop {
@@ -300,18 +302,18 @@ impl Client {
         }
     }
 
-    pub async fn read_some(&mut self) {
+    pub(crate) async fn read_some(&mut self) {
         assert!(self.socket.read(&mut [0; 1]).await.unwrap() > 0);
     }
 
-    pub async fn read_error(&mut self) -> Told {
+    pub(crate) async fn read_error(&mut self) -> Told {
         let (tag, body) = self.read().await;
         assert_eq!(tag, b'E');
         told(&body)
     }
 
     /// The SQLSTATE of the only error before the end, nothing if there is no whole message.
-    pub async fn last_word(&mut self) -> String {
+    pub(crate) async fn last_word(&mut self) -> String {
         let mut rest = Vec::new();
         let read = timeout(PATIENCE, self.socket.read_to_end(&mut rest)).await;
         read.expect("the connection is closed").expect("it is not reset");
@@ -323,12 +325,12 @@ impl Client {
         sqlstate_of(&rest[5..]).unwrap().to_owned()
     }
 
-    pub async fn goodbye(mut self) {
+    pub(crate) async fn goodbye(mut self) {
         self.send(&message(b'X', b"")).await;
     }
 
     /// Sends a cancel request and waits until it has been taken.
-    pub async fn cancel(address: SocketAddr, key: &[u8]) {
+    pub(crate) async fn cancel(address: SocketAddr, key: &[u8]) {
         let mut client = Client::connect(address).await;
         let length = u32::try_from(8 + key.len()).unwrap();
         let code = 80_877_102u32.to_be_bytes();

@@ -19,8 +19,7 @@ fn config() -> RouterConfig {
 fn member(name: &str, role: &str, term: Option<u64>, more: &str) -> (String, String) {
     let term = term.map(|term| format!(r#","term":{term}"#)).unwrap_or_default();
     let url = format!("postgres://{name}.example:5432/postgres");
-    let text =
-        format!(r#"{{"conn_url":"{url}","role":"{role}","state":"running"{term}{more}}}"#);
+    let text = format!(r#"{{"conn_url":"{url}","role":"{role}","state":"running"{term}{more}}}"#);
     (format!("members/{name}"), text)
 }
 
@@ -188,10 +187,9 @@ fn the_dcs_going_away_changes_no_route() {
 fn who_waits_too_long_is_told_what_for() {
     let mut story = Story::new(config());
     story.step(view(Some("a"), 1, &[member("a", "replica", None, "")]));
-    let actions = story.router.step(
-        Millis(1000),
-        Event::ClientArrived { client: ClientId(1), port: ReadWrite },
-    );
+    let actions = story
+        .router
+        .step(Millis(1000), Event::ClientArrived { client: ClientId(1), port: ReadWrite });
     assert_eq!(actions, [Action::WakeAt(Millis(11_000))]);
     story.now = 10_999;
     assert_eq!(story.step(Event::Tick), NOTHING);
@@ -345,4 +343,112 @@ fn a_lost_server_is_counted_once() {
     let snapshot = story.router.snapshot();
     assert_eq!(snapshot.metrics.read_write.server_lost, 1);
     assert!(snapshot.connections.is_empty());
+}
+
+/// A small generator (xorshift), so that a seed is a story.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % sides
+    }
+}
+
+/// What the router keeps in several places agrees.
+fn check_books(router: &Router, seed: u64) {
+    let mut connections = BTreeMap::new();
+    let (mut waiting, mut unopened) = (0, 0);
+    for (id, client) in &router.clients {
+        match &client.phase {
+            Phase::Held => {
+                waiting += 1;
+                let held = match client.port {
+                    ReadWrite => &router.held_read_write,
+                    ReadOnly => &router.held_read_only,
+                };
+                assert!(held.contains(id), "seed {seed}: {id} is lost");
+            }
+            Phase::Connecting(binding) | Phase::Open(binding) => {
+                *connections.entry(binding.member.clone()).or_insert(0) += 1;
+            }
+        }
+        if !matches!(client.phase, Phase::Open(_)) {
+            unopened += 1;
+            assert!(router.deadlines.contains(&(client.deadline, *id)), "seed {seed}: {id}");
+        }
+    }
+    assert_eq!(router.connections, connections, "seed {seed}");
+    assert_eq!(router.held_read_write.len() + router.held_read_only.len(), waiting, "seed {seed}");
+    assert_eq!(router.deadlines.len(), unopened, "seed {seed}");
+    assert!(waiting <= router.config.hold_limit, "seed {seed}");
+    for gate in router.gates.values() {
+        if let Gate::TriedBy(id) = gate {
+            let phase = router.clients.get(id).map(|client| &client.phase);
+            assert!(matches!(phase, Some(Phase::Connecting(_))), "seed {seed}: {id} tries");
+        }
+    }
+}
+
+/// No connection of a session or attempt outlives the term it was chosen in.
+fn check_terms(router: &Router, seed: u64) {
+    for (id, client) in &router.clients {
+        match &client.phase {
+            Phase::Held => {}
+            Phase::Connecting(binding) | Phase::Open(binding) => {
+                let bound = binding.primary_since;
+                assert!(bound.is_some() || client.port == ReadOnly, "seed {seed}: {id} unbound");
+                assert!(bound.is_none_or(|t| t == router.newest_term), "seed {seed}: {id} is old");
+            }
+        }
+    }
+}
+
+fn random_view(dice: &mut Dice, term: u64) -> Event {
+    let names = ["a", "b", "c"];
+    let leader = names[usize::try_from(dice.roll(3)).unwrap()];
+    let members = names.map(|name| match dice.roll(4) {
+        0 => member(name, "demoted", None, ""),
+        1 if name != leader => primary(name, term.saturating_sub(1)),
+        _ if name == leader => primary(name, term),
+        _ => replica(name),
+    });
+    let present = dice.roll(4) > 0;
+    view(present.then_some(leader), term, &members)
+}
+
+#[test]
+fn random_stories_keep_the_books_and_the_terms() {
+    for seed in 1..=300 {
+        let mut dice = Dice(seed);
+        let mut story = Story::new(config());
+        let (mut term, mut arrived) = (1, 0);
+        for _ in 0..200 {
+            story.now += dice.roll(400);
+            let client = ClientId(1 + dice.roll(arrived + 1));
+            let attempt = story.router.clients.get(&client).map_or(0, |c| c.attempts);
+            let event = match dice.roll(8) {
+                0 => {
+                    // Sometimes an old view: a store that was set back.
+                    term += dice.roll(2);
+                    let shown = if dice.roll(10) == 0 { term.saturating_sub(1) } else { term };
+                    random_view(&mut dice, shown.max(1))
+                }
+                1 | 2 => {
+                    arrived += 1;
+                    let port = if dice.roll(2) == 0 { ReadWrite } else { ReadOnly };
+                    Event::ClientArrived { client: ClientId(arrived), port }
+                }
+                3 => Event::ClientGone { client },
+                4 | 5 => Event::ServerConnected { client, attempt },
+                6 => Event::ServerFailed { client, attempt },
+                _ => Event::Tick,
+            };
+            story.step(event);
+            check_books(&story.router, seed);
+            check_terms(&story.router, seed);
+        }
+    }
 }

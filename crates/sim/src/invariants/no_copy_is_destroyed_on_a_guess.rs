@@ -15,9 +15,9 @@ const WHOLE: &str = "I3: a data directory that is being replaced is never starte
 
 impl World {
     /// A rewind or rebuild of `node` begins. `term` is what its agent believes, `source_term` in
-    /// which the source was promoted.
+    /// which the source was promoted. A source that was elected again meanwhile is as good.
     pub(crate) fn checks_before_destruction(&mut self, node: usize, term: Term, source_term: Term) {
-        if term != source_term {
+        if source_term < term {
             let name = &self.hosts[node].name;
             let seen =
                 format!("{name} takes a primary of term {source_term} for that of term {term}");

@@ -1,0 +1,92 @@
+//! Why an agent does not start. One clear line each; nothing was changed.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::state::StateError;
+
+/// A refusal at start.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The node's file cannot be read.
+    #[error("cannot read {path}")]
+    ReadFile {
+        /// The file.
+        path: PathBuf,
+        /// What came back.
+        #[source]
+        source: io::Error,
+    },
+    /// The node's file is wrong.
+    #[error(transparent)]
+    Config(#[from] config::ConfigError),
+    /// Warnings count as errors.
+    #[error("{count} warnings about the file, and --strict was given")]
+    Warnings {
+        /// How many.
+        count: usize,
+    },
+    /// `bootstrap.dcs` is wrong.
+    #[error("bootstrap.dcs: {detail}")]
+    InitialConfig {
+        /// What is wrong.
+        detail: String,
+    },
+    /// PostgreSQL's programs, paths or data directory are not usable.
+    #[error(transparent)]
+    Setup(#[from] postgres::SetupError),
+    /// The REST address cannot be listened on.
+    #[error("cannot listen on {address} (restapi.listen); is another process using the port?")]
+    Listen {
+        /// The address.
+        address: String,
+        /// What came back.
+        #[source]
+        source: io::Error,
+    },
+    /// The DCS does not answer.
+    #[error("cannot reach the DCS; check etcd3.hosts and that etcd runs")]
+    Dcs {
+        /// What came back.
+        #[source]
+        source: dcs::Error,
+    },
+    /// The state directory is not usable.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The journal cannot be opened.
+    #[error("cannot open the journal in {path}")]
+    Journal {
+        /// The state directory.
+        path: PathBuf,
+        /// What came back.
+        #[source]
+        source: io::Error,
+    },
+    /// The guard does not start.
+    #[error("cannot start the guard; see guard.log in the state directory")]
+    Guard {
+        /// What came back.
+        #[source]
+        source: io::Error,
+    },
+    /// Signal handlers cannot be installed.
+    #[error("cannot install signal handlers")]
+    Signals {
+        /// What came back.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel gives no random bytes.
+    #[error("no random bytes from the kernel: {detail}")]
+    Random {
+        /// What came back.
+        detail: String,
+    },
+    /// The user that PostgreSQL shall run as is not known.
+    #[error("the user {name} (pgherd.os_user) does not exist; create it or name another")]
+    OsUser {
+        /// The name.
+        name: String,
+    },
+}

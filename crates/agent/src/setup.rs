@@ -1,0 +1,292 @@
+//! From the file to running parts. Everything that can be refused is refused here, before anything
+//! on disk or in the DCS changes.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use api::{Access, ApiRequest, ApiState, FailoverTier, Snapshot};
+use config::{Dynamic, Static};
+use dcs::{Client, ClientConfig, ClusterStore, Follower, Session};
+use decide::{Brain, Node};
+use postgres::{InstanceConfig, LocalInstance, OsUser};
+use tokio::sync::{mpsc, watch};
+use types::{ClusterView, Member, Millis, keys};
+
+use crate::clock;
+use crate::context::{Context, ContextParts, Limits};
+use crate::error::AgentError;
+use crate::guarding::Guard;
+use crate::journal::Journal;
+use crate::signals::Signals;
+use crate::state::StateDir;
+
+/// What the command line says.
+#[derive(Debug, Clone)]
+pub struct AgentOptions {
+    /// The node's file.
+    pub config_file: PathBuf,
+    /// Warnings about the file are errors.
+    pub strict: bool,
+    /// The binary to run as guard and to re-execute as.
+    pub exe: PathBuf,
+}
+
+/// The running parts of an agent, for the loop to take.
+pub(crate) struct Parts<I: postgres::Instance> {
+    pub(crate) brain: Brain,
+    pub(crate) context: Arc<Context<I>>,
+    pub(crate) journal: Journal,
+    pub(crate) snapshots: watch::Sender<Arc<Snapshot>>,
+    pub(crate) requests: mpsc::Receiver<ApiRequest>,
+    pub(crate) signals: Signals,
+    pub(crate) reload: Reload,
+    pub(crate) lease: Millis,
+    /// Keeps the view current while it lives.
+    pub(crate) follower: Follower,
+}
+
+/// What is needed to read the file again.
+pub(crate) struct Reload {
+    options: AgentOptions,
+    settings: Arc<Static>,
+}
+
+impl Reload {
+    /// Reads the file again; the old settings stay when it is refused.
+    pub(crate) fn read_again(&mut self) -> Result<(Node, Arc<Static>), AgentError> {
+        let settings = Arc::new(read_file(&self.options)?);
+        self.settings = Arc::clone(&settings);
+        Ok((node_of(&settings), settings))
+    }
+
+    /// PostgreSQL's configuration under this dynamic one.
+    pub(crate) fn instance_config(&self, dynamic: &Dynamic) -> Result<InstanceConfig, AgentError> {
+        instance_config(&self.settings, dynamic)
+    }
+
+    /// The parts of a snapshot that come from the file.
+    pub(crate) fn snapshot_base(&self) -> Snapshot {
+        let settings = &self.settings;
+        Snapshot {
+            tags: settings.tags.clone(),
+            tier: FailoverTier::Lease,
+            ..Snapshot::new(&settings.scope, settings.name.clone(), clock::now())
+        }
+    }
+}
+
+/// Reads and checks the node's file; says its warnings.
+pub(crate) fn read_file(options: &AgentOptions) -> Result<Static, AgentError> {
+    let path = &options.config_file;
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| AgentError::ReadFile { path: path.clone(), source })?;
+    let (settings, warnings) = Static::parse(&text, &path.to_string_lossy())?;
+    for warning in &warnings {
+        tracing::warn!("{warning}");
+    }
+    if options.strict && !warnings.is_empty() {
+        return Err(AgentError::Warnings { count: warnings.len() });
+    }
+    Ok(settings)
+}
+
+/// Starts every part. Nothing of the cluster changes before the loop runs.
+pub(crate) async fn start(options: AgentOptions) -> Result<Parts<LocalInstance>, AgentError> {
+    let settings = Arc::new(read_file(&options)?);
+    let (dynamic, _) = Dynamic::from_json(&settings.bootstrap.dcs)
+        .map_err(|errors| AgentError::InitialConfig { detail: errors.join("; ") })?;
+    let instance = LocalInstance::new(instance_config(&settings, &dynamic)?)?;
+    let listener = bind(&settings).await?;
+    let (client, view, store) = reach_dcs(&settings, &dynamic).await?;
+    let state = StateDir::open(&settings.pgherd.state_dir, &settings.name)?;
+    let journal = Journal::open(state.path())
+        .map_err(|source| AgentError::Journal { path: state.path().to_owned(), source })?;
+    let guard = Guard::new(
+        options.exe.clone(),
+        settings.pgherd.state_dir.clone(),
+        settings.postgresql.data_dir.clone(),
+    );
+    guard.connect().await.map_err(|source| AgentError::Guard { source })?;
+
+    let in_force = view.config.as_ref().and_then(|c| Dynamic::from_json(&c.value).ok());
+    let dynamic = in_force.map_or(dynamic, |(dynamic, _)| dynamic).merged(&settings);
+    let session = Session::new(client, dynamic.ttl);
+    let lease = take_lease(&session, &view, &settings, dynamic.ttl).await?;
+
+    let mut brain = Brain::new(node_of(&settings), seed()?);
+    brain.reconfigure(node_of(&settings), Arc::clone(&settings));
+    let follower = store.follow();
+    let context = Context::new(ContextParts {
+        name: settings.name.clone(),
+        instance,
+        store,
+        session,
+        guard,
+        initial_config: settings.bootstrap.dcs.clone(),
+        state,
+        limits: Limits::of(&dynamic),
+    });
+    let reload = Reload { options, settings: Arc::clone(&settings) };
+    let (snapshots, published) = watch::channel(Arc::new(reload.snapshot_base()));
+    let requests = serve_api(&settings, listener, published);
+    let signals = Signals::install().map_err(|source| AgentError::Signals { source })?;
+    Ok(Parts { brain, context, journal, snapshots, requests, signals, reload, lease, follower })
+}
+
+async fn bind(settings: &Static) -> Result<tokio::net::TcpListener, AgentError> {
+    let listen = &settings.restapi.listen;
+    let host = if listen.is_wildcard() { "0.0.0.0" } else { listen.host.as_str() };
+    tokio::net::TcpListener::bind((host, listen.port)).await.map_err(|source| {
+        AgentError::Listen { address: format!("{host}:{}", listen.port), source }
+    })
+}
+
+async fn reach_dcs(
+    settings: &Static,
+    dynamic: &Dynamic,
+) -> Result<(Client, Arc<ClusterView>, ClusterStore), AgentError> {
+    let client = Client::connect(dcs_config(settings, dynamic.retry_timeout)?)
+        .map_err(|source| AgentError::Dcs { source })?;
+    let store =
+        ClusterStore::new(client.clone(), keys::prefix(&settings.namespace, &settings.scope));
+    let view = store.read().await.map_err(|source| AgentError::Dcs { source })?;
+    Ok((client, view, store))
+}
+
+fn dcs_config(settings: &Static, retry_timeout: Millis) -> Result<ClientConfig, AgentError> {
+    let etcd = &settings.etcd3;
+    Ok(ClientConfig {
+        endpoints: etcd.endpoints.iter().map(ToString::to_string).collect(),
+        username: etcd.username.clone(),
+        password: etcd.password.as_ref().map(|p| p.expose().to_owned()),
+        retry_timeout,
+        seed: Some(seed()?),
+    })
+}
+
+/// A restarted agent goes on with the lease that its keys hang on, so that PostgreSQL stays (I7).
+async fn take_lease(
+    session: &Session,
+    view: &ClusterView,
+    settings: &Static,
+    ttl: Millis,
+) -> Result<Millis, AgentError> {
+    let leading = view.leader.as_ref().filter(|l| l.value.name == settings.name).map(|l| l.lease);
+    let member = view.members.get(&settings.name).map(|m| m.lease);
+    if let Some(lease) = leading.or(member).filter(|lease| *lease != 0) {
+        session.adopt(lease);
+        if let Ok(kept) = session.keep_alive().await {
+            return Ok(Millis::from_secs(u64::try_from(kept.ttl_secs).unwrap_or(0)));
+        }
+    }
+    session.grant(ttl).await.map_err(|source| AgentError::Dcs { source })?;
+    Ok(session.ttl())
+}
+
+fn serve_api(
+    settings: &Static,
+    listener: tokio::net::TcpListener,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+) -> mpsc::Receiver<ApiRequest> {
+    let (requests, incoming) = mpsc::channel(api::REQUESTS_MAX);
+    let authentication = settings.restapi.authentication.as_ref().map(|auth| api::Credentials {
+        username: auth.username.clone(),
+        password: auth.password.expose().to_owned(),
+    });
+    let loopback = listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
+    let access = Access {
+        refuse_without_authentication: !loopback && authentication.is_none(),
+        authentication,
+    };
+    let state = ApiState { snapshots, requests, now: clock::now, access: Arc::new(access) };
+    tokio::spawn(async move {
+        if let Err(error) = api::serve(listener, state, std::future::pending()).await {
+            tracing::error!(%error, "the REST interface ended");
+        }
+    });
+    incoming
+}
+
+/// Eight bytes of chance; the pure crates are handed theirs.
+fn seed() -> Result<u64, AgentError> {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes)
+        .map_err(|error| AgentError::Random { detail: error.to_string() })?;
+    Ok(u64::from_le_bytes(bytes))
+}
+
+fn node_of(settings: &Static) -> Node {
+    let database = &settings.postgresql.database;
+    let postgres = &settings.postgresql.connect_address;
+    let rest = &settings.restapi.connect_address;
+    Node {
+        name: settings.name.clone(),
+        tags: settings.tags.clone(),
+        member: Member {
+            conn_url: format!("postgres://{postgres}/{database}"),
+            api_url: format!("http://{rest}/patroni"),
+            version: api::PATRONI_VERSION.to_owned(),
+            pgherd: Some(api::PGHERD_VERSION.to_owned()),
+            tags: settings.tags.clone(),
+            ..Member::default()
+        },
+        may_bootstrap: !settings.bootstrap.dcs.is_null(),
+        stop_margin: settings.pgherd.stop_margin.unwrap_or(Millis::from_secs(1)),
+        initial_config: settings.bootstrap.dcs.clone(),
+    }
+}
+
+fn instance_config(settings: &Static, dynamic: &Dynamic) -> Result<InstanceConfig, AgentError> {
+    let section = &settings.postgresql;
+    let auth = &section.authentication;
+    let credentials = |c: &config::Credentials| postgres::Credentials {
+        username: c.username.clone(),
+        password: c.password.as_ref().map(|p| postgres::Secret::new(p.expose())),
+    };
+    let dynamic = dynamic.merged(settings);
+    let mut beside = section.data_dir.clone().into_os_string();
+    beside.push(".run");
+    let socket_dir = dynamic
+        .postgresql
+        .parameters
+        .get("unix_socket_directories")
+        .and_then(|dirs| dirs.split(',').map(str::trim).find(|d| d.starts_with('/')))
+        .map_or_else(|| PathBuf::from(&beside), PathBuf::from);
+    let pg_hba = dynamic.postgresql.pg_hba.clone();
+    Ok(InstanceConfig {
+        member: settings.name.clone(),
+        scope: settings.scope.clone(),
+        data_dir: section.data_dir.clone(),
+        bin_dir: section.bin_dir.clone(),
+        listen: section.listen.hosts().into_iter().map(str::to_owned).collect(),
+        port: section.listen.port,
+        socket_dir,
+        os_user: os_user(&settings.pgherd.os_user)?,
+        superuser: credentials(&auth.superuser),
+        replication: credentials(&auth.replication),
+        rewind: auth.rewind.as_ref().map_or_else(|| credentials(&auth.superuser), credentials),
+        database: section.database.clone(),
+        pgpass: section.pgpass.clone().unwrap_or_else(|| settings.pgherd.state_dir.join("pgpass")),
+        state_dir: settings.pgherd.state_dir.clone(),
+        parameters: dynamic.postgresql.parameters.clone(),
+        pg_hba: pg_hba.or_else(|| settings.bootstrap.pg_hba.clone()).unwrap_or_default(),
+        pg_ident: dynamic.postgresql.pg_ident.clone().unwrap_or_default(),
+        initdb: settings.bootstrap.initdb.clone(),
+        basebackup: section.basebackup.clone(),
+        use_unix_socket: section.use_unix_socket,
+    })
+}
+
+/// The user that PostgreSQL runs as; only root can choose.
+fn os_user(name: &str) -> Result<Option<OsUser>, AgentError> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(None);
+    }
+    let unknown = || AgentError::OsUser { name: name.to_owned() };
+    let text = std::fs::read_to_string("/etc/passwd")
+        .map_err(|source| AgentError::ReadFile { path: "/etc/passwd".into(), source })?;
+    let line = text.lines().find(|l| l.split(':').next() == Some(name)).ok_or_else(unknown)?;
+    let mut fields = line.split(':').skip(2);
+    let mut id = || fields.next().and_then(|f| f.parse().ok()).ok_or_else(unknown);
+    Ok(Some(OsUser { name: name.to_owned(), uid: id()?, gid: id()? }))
+}

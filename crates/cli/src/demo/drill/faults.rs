@@ -1,0 +1,264 @@
+//! The faults: how each is injected, how long it lasts, and how it is mended.
+
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use lab::process;
+use lab::relay::Direction;
+use rustix::process::Signal;
+use serde::Serialize;
+use serde_json::json;
+
+use super::{Drill, Roles};
+use crate::demo::herd::{Herd, Node, RESTART_AFTER};
+use crate::http;
+
+/// How much longer than the lease a fault lasts that has to outlast it.
+const BEYOND_LEASE: Duration = Duration::from_secs(5);
+/// How long a lost host stays away after the cluster writes again.
+const HOST_AWAY: Duration = Duration::from_secs(3);
+/// How long a cut lasts after the cluster writes again.
+const CUT_BEYOND: Duration = Duration::from_secs(2);
+/// How long a member is frozen before the switchover begins.
+const FROZEN_BEFORE: Duration = Duration::from_secs(1);
+/// How long a switchover may take.
+const SWITCHOVER_LIMIT: Duration = Duration::from_secs(60);
+/// How long an agent may take to be started again, beyond its delay.
+const AGENT_START_LIMIT: Duration = Duration::from_secs(10);
+
+/// What the drill does to the cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub(in crate::demo) enum Fault {
+    /// kill -9 of the primary's postmaster alone.
+    PostmasterKilled,
+    /// Every process of the primary's host at one instant.
+    HostLost,
+    /// The primary's host frozen for longer than the lease, then thawed.
+    HostFrozen,
+    /// SIGSTOP of the primary's agent and postmaster alone; its backends run on.
+    AgentAndPostmasterStopped,
+    /// kill -9 of the primary's agent alone.
+    AgentKilledRestarted,
+    /// The same, and nobody starts it again in time.
+    AgentKilledNotRestarted,
+    /// The primary cut off from etcd.
+    CutFromEtcd,
+    /// The primary cut off from everything.
+    CutFromEverything,
+    /// A planned switchover.
+    Switchover,
+    /// The same, while a third member is frozen.
+    SwitchoverWithFrozenMember,
+}
+
+impl Fault {
+    /// All of them, in the order of the drill.
+    pub(in crate::demo) const ALL: [Fault; 10] = [
+        Fault::PostmasterKilled,
+        Fault::HostLost,
+        Fault::HostFrozen,
+        Fault::AgentAndPostmasterStopped,
+        Fault::AgentKilledRestarted,
+        Fault::AgentKilledNotRestarted,
+        Fault::CutFromEtcd,
+        Fault::CutFromEverything,
+        Fault::Switchover,
+        Fault::SwitchoverWithFrozenMember,
+    ];
+
+    /// One line for people.
+    pub(in crate::demo) fn story(self) -> &'static str {
+        match self {
+            Fault::PostmasterKilled => "kill -9 of the primary's postmaster",
+            Fault::HostLost => "every process of the primary's host killed at once",
+            Fault::HostFrozen => "the primary's host frozen for longer than its lease",
+            Fault::AgentAndPostmasterStopped => {
+                "SIGSTOP of the primary's agent and postmaster, whose backends run on"
+            }
+            Fault::AgentKilledRestarted => "kill -9 of the primary's agent, restarted",
+            Fault::AgentKilledNotRestarted => "kill -9 of the primary's agent, not restarted",
+            Fault::CutFromEtcd => "the primary cut off from etcd",
+            Fault::CutFromEverything => "the primary cut off from everything",
+            Fault::Switchover => "a planned switchover",
+            Fault::SwitchoverWithFrozenMember => "a planned switchover with a frozen third member",
+        }
+    }
+}
+
+/// A fault that was injected and is over.
+pub(super) struct Injected {
+    /// When it struck, in the ledger's time.
+    pub(super) at: Duration,
+    /// What did not go as it should.
+    pub(super) trouble: Option<String>,
+}
+
+impl Injected {
+    fn at(at: Duration) -> Injected {
+        Injected { at, trouble: None }
+    }
+}
+
+/// The lease's length with what the demo configures, and some more.
+fn beyond_lease() -> Duration {
+    let ttl = config::recommended_dynamic()["ttl"].as_u64();
+    Duration::from_secs(ttl.expect("the recommendation names a ttl")) + BEYOND_LEASE
+}
+
+fn agent_of(node: &Node) -> anyhow::Result<u32> {
+    node.agent.pid().with_context(|| format!("{} has no agent", node.plan.name))
+}
+
+fn postmaster_of(node: &Node) -> anyhow::Result<u32> {
+    process::postmaster_of(&node.host.data_dir)
+        .with_context(|| format!("{} has no postmaster", node.plan.name))
+}
+
+impl Drill<'_> {
+    /// Injects a fault, waits as long as it lasts, and mends it.
+    pub(super) async fn inject(&self, fault: Fault) -> anyhow::Result<Injected> {
+        let roles = self.roles().await?;
+        let leader = roles.leader;
+        match fault {
+            Fault::PostmasterKilled => self.postmaster_killed(leader),
+            Fault::HostLost => self.host_lost(leader).await,
+            Fault::HostFrozen => self.host_frozen(leader).await,
+            Fault::AgentAndPostmasterStopped => self.agent_and_postmaster_stopped(leader).await,
+            Fault::AgentKilledRestarted => self.agent_killed_restarted(leader).await,
+            Fault::AgentKilledNotRestarted => self.agent_killed_not_restarted(leader).await,
+            Fault::CutFromEtcd => {
+                self.cut(leader, |_, node| {
+                    node.relays.etcd.iter().for_each(|relay| relay.cut(Direction::Both));
+                })
+                .await
+            }
+            Fault::CutFromEverything => self.cut(leader, Herd::cut_off).await,
+            Fault::Switchover => self.switchover(&roles).await,
+            Fault::SwitchoverWithFrozenMember => self.switchover_with_frozen_member(&roles).await,
+        }
+    }
+
+    fn postmaster_killed(&self, leader: &Node) -> anyhow::Result<Injected> {
+        let postmaster = postmaster_of(leader)?;
+        let at = self.epoch.elapsed();
+        leader.host.signal(postmaster, Signal::KILL)?;
+        Ok(Injected::at(at))
+    }
+
+    async fn host_lost(&self, leader: &Node) -> anyhow::Result<Injected> {
+        let agent = agent_of(leader)?;
+        leader.agent.hold();
+        let at = self.epoch.elapsed();
+        leader.host.kill_all_at_once(Some(agent)).await?;
+        self.next_ack(at).await?;
+        tokio::time::sleep(HOST_AWAY).await;
+        leader.agent.release();
+        Ok(Injected::at(at))
+    }
+
+    async fn host_frozen(&self, leader: &Node) -> anyhow::Result<Injected> {
+        let agent = agent_of(leader)?;
+        let at = self.epoch.elapsed();
+        let frozen = leader.host.freeze(Some(agent)).await?;
+        tokio::time::sleep(beyond_lease()).await;
+        leader.host.thaw(&frozen)?;
+        Ok(Injected::at(at))
+    }
+
+    async fn agent_and_postmaster_stopped(&self, leader: &Node) -> anyhow::Result<Injected> {
+        let pids = [agent_of(leader)?, postmaster_of(leader)?];
+        let at = self.epoch.elapsed();
+        pids.iter().try_for_each(|pid| leader.host.signal(*pid, Signal::STOP))?;
+        tokio::time::sleep(beyond_lease()).await;
+        // The guard may have killed the postmaster by now, which is no error.
+        pids.iter().try_for_each(|pid| leader.host.signal(*pid, Signal::CONT))?;
+        Ok(Injected::at(at))
+    }
+
+    async fn agent_killed_restarted(&self, leader: &Node) -> anyhow::Result<Injected> {
+        let agent = agent_of(leader)?;
+        let at = self.epoch.elapsed();
+        leader.host.signal(agent, Signal::KILL)?;
+        let limit = RESTART_AFTER + AGENT_START_LIMIT;
+        let again = leader.agent.wait_started(Some(agent), limit).await;
+        again.context("the agent was not started again")?;
+        Ok(Injected::at(at))
+    }
+
+    async fn agent_killed_not_restarted(&self, leader: &Node) -> anyhow::Result<Injected> {
+        let agent = agent_of(leader)?;
+        let timeline = self.proxy_timeline();
+        leader.agent.hold();
+        let at = self.epoch.elapsed();
+        leader.host.signal(agent, Signal::KILL)?;
+        self.until_failed_over(timeline).await?;
+        tokio::time::sleep(HOST_AWAY).await;
+        leader.agent.release();
+        Ok(Injected::at(at))
+    }
+
+    async fn cut(&self, leader: &Node, how: impl FnOnce(&Herd, &Node)) -> anyhow::Result<Injected> {
+        let timeline = self.proxy_timeline();
+        let at = self.epoch.elapsed();
+        how(self.herd, leader);
+        self.until_failed_over(timeline).await?;
+        tokio::time::sleep(CUT_BEYOND).await;
+        self.herd.heal();
+        Ok(Injected::at(at))
+    }
+
+    async fn switchover(&self, roles: &Roles<'_>) -> anyhow::Result<Injected> {
+        let candidate = roles.standbys.first().context("there is no candidate")?;
+        let body = json!({"leader": roles.leader.plan.name, "candidate": candidate.plan.name});
+        let body = Some(serde_json::to_vec(&body)?);
+        let (host, port) = ("127.0.0.1", roles.leader.plan.rest_port);
+        let at = self.epoch.elapsed();
+        let (status, answer) =
+            http::request("POST", host, port, "/switchover", body, None, SWITCHOVER_LIMIT).await?;
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        let wanted = status == 200 && answer.contains(&candidate.plan.name);
+        let trouble = (!wanted).then(|| format!("the switchover was answered {status}: {answer}"));
+        Ok(Injected { at, trouble })
+    }
+
+    async fn switchover_with_frozen_member(&self, roles: &Roles<'_>) -> anyhow::Result<Injected> {
+        ensure!(roles.standbys.len() >= 2, "there is no third member");
+        let third = roles.standbys[1];
+        let frozen = third.host.freeze(Some(agent_of(third)?)).await?;
+        tokio::time::sleep(FROZEN_BEFORE).await;
+        let result = self.switchover(roles).await;
+        let acknowledged = match &result {
+            Ok(injected) => self.next_ack(injected.at).await.map(|_| ()),
+            Err(_) => Ok(()),
+        };
+        third.host.thaw(&frozen)?;
+        acknowledged?;
+        result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::ValueEnum;
+
+    #[test]
+    fn the_drill_has_every_fault_once_and_in_the_order_of_their_declaration() {
+        assert_eq!(Fault::value_variants(), Fault::ALL);
+    }
+
+    #[test]
+    fn reports_and_options_name_a_fault_alike() {
+        for fault in Fault::ALL {
+            let option = fault.to_possible_value().expect("none is skipped");
+            let report = serde_json::to_value(fault).expect("it is a name");
+            assert_eq!(report, option.get_name());
+        }
+    }
+
+    #[test]
+    fn a_fault_that_has_to_outlast_the_lease_does() {
+        assert!(beyond_lease() > Duration::from_secs(10));
+    }
+}

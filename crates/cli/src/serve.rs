@@ -1,0 +1,157 @@
+//! The long-running commands: `pgherd agent` and `pgherd proxy`.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use config::{HostPort, ProxyFile, Static};
+use dcs::{Client, ClientConfig, ClusterStore};
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+use types::{Millis, keys};
+
+use crate::ctl::CtlOptions;
+
+/// `pgherd agent`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct AgentArgs {
+    /// Treat warnings about the file as errors
+    #[arg(long)]
+    strict: bool,
+}
+
+/// `pgherd proxy`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ProxyArgs {
+    /// Treat warnings about the file as errors
+    #[arg(long)]
+    strict: bool,
+}
+
+/// A call to the DCS by the proxy is given up after this and made again; routes stay meanwhile.
+const PROXY_RETRY_TIMEOUT: Millis = Millis(3_000);
+/// So many clients at once, waiting or served.
+const CLIENTS_MAX: usize = 10_000;
+/// One attempt to reach a server.
+const CONNECT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// One thread is enough for an agent, and keeps it small.
+pub(crate) fn runtime() -> anyhow::Result<Runtime> {
+    Builder::new_current_thread().enable_all().build().context("cannot start the runtime")
+}
+
+fn log_to_stderr(default_level: &str) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default_level));
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .with_target(false)
+        .with_env_filter(filter)
+        .init();
+}
+
+/// Runs an agent to its end.
+pub(crate) fn agent(args: AgentArgs, options: &CtlOptions) -> ExitCode {
+    log_to_stderr("info");
+    finish((|| {
+        let options = agent::AgentOptions {
+            config_file: config_file(options)?,
+            strict: args.strict,
+            exe: std::env::current_exe().context("cannot find our own binary")?,
+        };
+        Ok(runtime()?.block_on(agent::run(options))?)
+    })())
+}
+
+/// Runs a proxy to its end.
+pub(crate) fn proxy(args: ProxyArgs, options: &CtlOptions) -> ExitCode {
+    log_to_stderr("info");
+    finish((|| {
+        let path = config_file(options)?;
+        let text = std::fs::read_to_string(&path)
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        let (file, warnings) = Static::parse_proxy(&text, &path.to_string_lossy())?;
+        for warning in &warnings {
+            tracing::warn!("{warning}");
+        }
+        anyhow::ensure!(
+            !args.strict || warnings.is_empty(),
+            "{} warnings about the file, and --strict was given",
+            warnings.len()
+        );
+        Builder::new_multi_thread()
+            .enable_all()
+            .build()
+            .context("cannot start the runtime")?
+            .block_on(run_proxy(file))?;
+        Ok(ExitCode::SUCCESS)
+    })())
+}
+
+/// The one line that says what went wrong, with everything below it.
+fn finish(result: anyhow::Result<ExitCode>) -> ExitCode {
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("Error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn config_file(options: &CtlOptions) -> anyhow::Result<PathBuf> {
+    options.config_file.clone().context("no configuration: name a file with -c/--config-file")
+}
+
+async fn run_proxy(file: ProxyFile) -> anyhow::Result<()> {
+    let client = Client::connect(ClientConfig {
+        endpoints: file.etcd3.endpoints.iter().map(ToString::to_string).collect(),
+        username: file.etcd3.username.clone(),
+        password: file.etcd3.password.as_ref().map(|p| p.expose().to_owned()),
+        retry_timeout: PROXY_RETRY_TIMEOUT,
+        seed: None,
+    })?;
+    let store = ClusterStore::new(client, keys::prefix(&file.namespace, &file.scope));
+    let section = &file.proxy;
+    let config = proxy::ProxyConfig {
+        name: section.name.clone().unwrap_or_else(|| "proxy".to_owned()),
+        read_write: addresses(section.read_write.as_ref())?,
+        read_only: addresses(section.read_only.as_ref())?,
+        hold_timeout: section.hold_timeout.unwrap_or(Millis(10_000)).as_duration(),
+        hold_limit: section.hold_limit,
+        client_limit: CLIENTS_MAX,
+        connect_timeout: CONNECT_TIMEOUT,
+        maximum_lag_bytes: None,
+        tcp_user_timeout: None,
+    };
+    let proxy = proxy::Proxy::bind(config).await?;
+    // A proxy without the DCS holds its clients; so the DCS need not answer for it to start.
+    let _follower = store.follow();
+    let shutdown = CancellationToken::new();
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let stop = shutdown.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        stop.cancel();
+    });
+    proxy.run(store.subscribe(), shutdown).await;
+    Ok(())
+}
+
+fn addresses(listen: Option<&HostPort>) -> anyhow::Result<Vec<SocketAddr>> {
+    let Some(listen) = listen else {
+        return Ok(Vec::new());
+    };
+    let host = if listen.is_wildcard() { "0.0.0.0" } else { listen.host.as_str() };
+    let found = (host, listen.port)
+        .to_socket_addrs()
+        .with_context(|| format!("cannot resolve {host}:{}", listen.port))?;
+    Ok(found.collect())
+}

@@ -1,0 +1,155 @@
+//! The proxy before a real PostgreSQL: authentication, COPY, cancel, load, and a change of term.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+
+use proxy::{Proxy, ProxyConfig};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use types::{ClusterView, KeyValue, Revision};
+
+const PASSWORD: &str = "a password with = and '";
+
+/// Debian's place first, then the path.
+fn program(name: &str) -> PathBuf {
+    let versions = (14..=18).rev().map(|n| format!("/usr/lib/postgresql/{n}/bin"));
+    let places = versions.map(|bin| Path::new(&bin).join(name));
+    places.into_iter().find(|path| path.exists()).unwrap_or_else(|| PathBuf::from(name))
+}
+
+/// PostgreSQL refuses to run as root.
+fn as_server_user(name: &str) -> Command {
+    let is_root = rustix::process::geteuid().is_root();
+    if !is_root {
+        return Command::new(program(name));
+    }
+    let mut command = Command::new("runuser");
+    command.args(["-u", "postgres", "--"]).arg(program(name)).current_dir("/");
+    command
+}
+
+struct Postgres {
+    directory: tempfile::TempDir,
+    port: u16,
+}
+
+impl Postgres {
+    fn start() -> Postgres {
+        let directory = tempfile::tempdir().unwrap();
+        let password_file = directory.path().join("password");
+        std::fs::write(&password_file, PASSWORD).unwrap();
+        if rustix::process::geteuid().is_root() {
+            let mut chown = Command::new("chown");
+            chown.args(["-R", "postgres"]).arg(directory.path());
+            assert!(chown.status().unwrap().success());
+        }
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let postgres = Postgres { directory, port };
+        let mut initdb = as_server_user("initdb");
+        initdb.args(["--auth=scram-sha-256", "-U", "postgres", "--no-sync", "-D"]);
+        initdb.arg(postgres.data()).arg("--pwfile").arg(password_file);
+        assert!(initdb.stdout(Stdio::null()).status().unwrap().success());
+        let options = format!(
+            "-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c fsync=off"
+        );
+        let mut start = as_server_user("pg_ctl");
+        start.args(["start", "-w", "-s", "-o", &options, "-l"]);
+        start.arg(postgres.directory.path().join("log")).arg("-D").arg(postgres.data());
+        assert!(start.status().unwrap().success());
+        postgres
+    }
+
+    fn data(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
+    fn view(&self, term: i64) -> Arc<ClusterView> {
+        let kv = |key: &str, value: &str| KeyValue {
+            key: key.to_owned(),
+            value: value.as_bytes().to_vec(),
+            create_revision: Revision(term),
+            mod_revision: Revision(term),
+            lease: 1,
+        };
+        let member = format!(
+            r#"{{"conn_url":"postgres://127.0.0.1:{}/x","role":"primary","term":{term}}}"#,
+            self.port
+        );
+        let record = format!(r#"{{"term":{term},"leader":"a","timeline":1}}"#);
+        let keys = [kv("leader", "a"), kv("members/a", &member), kv("pgherd/term", &record)];
+        Arc::new(ClusterView::from_keys(Revision(term), &keys))
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        let mut stop = as_server_user("pg_ctl");
+        stop.args(["stop", "-m", "immediate", "-s", "-D"]).arg(self.data());
+        // Nothing better can be done about a server that does not stop.
+        stop.status().map(drop).unwrap_or_default();
+    }
+}
+
+/// Runs a client of the proxy and gives what it printed, both streams together.
+async fn run(port: u16, password: &str, command: &str) -> (bool, String) {
+    let mut shell = tokio::process::Command::new("sh");
+    shell.args(["-c", command]).kill_on_drop(true).stdin(Stdio::null());
+    shell.env("PGHOST", "127.0.0.1").env("PGPORT", port.to_string());
+    shell.env("PGUSER", "postgres").env("PGDATABASE", "postgres").env("PGPASSWORD", password);
+    let Output { status, stdout, stderr } = shell.output().await.unwrap();
+    let text = [stdout, stderr].concat();
+    (status.success(), String::from_utf8(text).unwrap())
+}
+
+#[tokio::test]
+async fn real_clients_do_not_notice_the_proxy_until_the_term_changes() {
+    let postgres = Postgres::start();
+    let config = ProxyConfig::new("test", vec!["127.0.0.1:0".parse().unwrap()], vec![]);
+    let proxy = Proxy::bind(config).await.unwrap();
+    let port = proxy.addresses()[0].1.port();
+    let status = proxy.status();
+    let views = watch::Sender::new((Some(postgres.view(1)), true));
+    let shutdown = CancellationToken::new();
+    let running = tokio::spawn(proxy.run(views.subscribe(), shutdown.clone()));
+    let psql = |sql: &str| format!("psql -XAtq -v ON_ERROR_STOP=1 {sql}");
+
+    let one = run(port, PASSWORD, &psql("-c 'select 40 + 2'")).await;
+    assert_eq!(one, (true, "42\n".to_owned()));
+    let (served, text) = run(port, "wrong", &psql("-c 'select 1'")).await;
+    assert!(!served && text.contains("password authentication failed"), "{text}");
+    assert!(!text.contains("terminating"), "{text}");
+
+    let copy = [
+        psql("-c 'create table t (x text)'"),
+        format!("seq 100000 | {}", psql("-c '\\copy t from stdin'")),
+        format!("{} | tail -n 1", psql("-c '\\copy t to stdout'")),
+    ];
+    assert_eq!(run(port, PASSWORD, &copy.join(" && ")).await, (true, "100000\n".to_owned()));
+
+    let cancel = format!("timeout -s INT 1 {}", psql("-c 'select pg_sleep(60)'"));
+    let (_, text) = run(port, PASSWORD, &cancel).await;
+    assert!(text.contains("canceling statement due to user request"), "{text}");
+
+    let load = "pgbench -iq -s 1 2>&1 && pgbench -n -c 8 -t 100 -M prepared 2>&1";
+    let (served, text) = run(port, PASSWORD, load).await;
+    assert!(served && text.contains("800/800"), "{text}");
+
+    let before = status.borrow().routes.metrics.read_write.connected;
+    let sleep = psql("-c 'select pg_sleep(60)'");
+    let sleeping = tokio::spawn(async move { run(port, PASSWORD, &sleep).await });
+    let mut watched = status.clone();
+    watched.wait_for(|s| s.routes.metrics.read_write.connected > before).await.unwrap();
+    let asleep = "-c \"select count(*) from pg_stat_activity where wait_event = 'PgSleep'\"";
+    while run(postgres.port, PASSWORD, &psql(asleep)).await.1 != "1\n" {}
+    views.send_replace((Some(postgres.view(2)), true));
+    let (_, text) = sleeping.await.unwrap();
+    assert!(text.contains("the outcome of the last statement is unknown"), "{text}");
+    let status = status.borrow().clone();
+    assert_eq!(status.panics, 0);
+    assert_eq!(status.routes.metrics.read_write.cut_unplanned, 1);
+    shutdown.cancel();
+    running.await.unwrap();
+}
