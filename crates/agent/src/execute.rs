@@ -61,6 +61,13 @@ pub(crate) async fn execute<I: Instance>(context: Arc<Context<I>>, action: Actio
         | Act::ClearFailover { .. }) => on_dcs::execute(&context, id, act).await,
         Act::ArmGuard { kill_at } => guard_ended(id, context.guard.arm(kill_at).await),
         Act::StandDownGuard => guard_ended(id, context.guard.stand_down().await),
+        Act::ForgetFreshCopy => {
+            let forgotten = context.state().update(|d| d.fresh_copy = false);
+            let local = Some(context.observe().await);
+            let detail = forgotten.as_ref().err().map(|error| with_sources(error));
+            let outcome = if detail.is_none() { Outcome::Done } else { Outcome::Failed };
+            Ended { local, ..finished(id, outcome, detail) }
+        }
         Act::Exit { .. } => finished(id, Outcome::Done, None),
         act @ (Act::Initdb
         | Act::Clone { .. }

@@ -58,6 +58,8 @@ pub enum Lane {
     Checkpoint,
     /// Replication slots.
     Slots,
+    /// The durable state alone.
+    State,
     /// The end of the agent.
     Exit,
 }
@@ -290,6 +292,8 @@ pub enum Act {
         /// Slots of members that are gone for good.
         expired: BTreeSet<String>,
     },
+    /// Persist that this copy counts as a voter's again (`fresh_copy` = false).
+    ForgetFreshCopy,
     /// The agent's work is done: end the process.
     Exit {
         /// Process exit status.
@@ -331,6 +335,7 @@ impl Act {
             Act::ConfirmWrite => Lane::Confirm,
             Act::Checkpoint => Lane::Checkpoint,
             Act::SyncSlots { .. } => Lane::Slots,
+            Act::ForgetFreshCopy => Lane::State,
             Act::Exit { .. } => Lane::Exit,
         }
     }

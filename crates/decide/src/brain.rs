@@ -224,6 +224,7 @@ impl Brain {
             | Act::Follow { .. }
             | Act::StopReceiving { .. }
             | Act::EndOrphans
+            | Act::ForgetFreshCopy
             | Act::Exit { .. } => {}
             Act::Initdb => self.leader.initdb_failed = !done,
             Act::PublishHistory { .. }
@@ -233,7 +234,7 @@ impl Brain {
             | Act::Promote { .. }
             | Act::SetSync { .. }
             | Act::ConfirmWrite
-            | Act::Checkpoint => self.absorb_leader_end(now, ended, outcome),
+            | Act::Checkpoint => self.absorb_leader_end(ended, outcome),
             Act::SyncSlots { .. } => self.slots_at = now,
         }
     }

@@ -120,6 +120,9 @@ impl Brain {
             return;
         }
         let streams = standby.receiver.as_ref().is_some_and(|r| r.streaming);
+        if streams && local.durable.fresh_copy && self.is_voter_of(view, leader) {
+            self.issue(now, Act::ForgetFreshCopy, Reason::VoterAgain);
+        }
         if streams || !leader.published || upstream.is_none() {
             return;
         }
@@ -136,6 +139,14 @@ impl Brain {
                 }
             }
         }
+    }
+
+    /// Whether the present leader counts on us; without a synchronous set nobody counts on anybody.
+    fn is_voter_of(&self, view: &ClusterView, leader: &Leader) -> bool {
+        view.active_sync().is_none_or(|sync| {
+            sync.value.leader.as_ref() == Some(&leader.name)
+                && sync.value.voters.contains(&self.node.name)
+        })
     }
 
     /// Whom our tags let us stream from.

@@ -48,7 +48,7 @@ pub(crate) struct HandOver {
 
 impl Brain {
     /// Takes the end of a leader's action into its memory.
-    pub(crate) fn absorb_leader_end(&mut self, now: Millis, ended: &UnderWay, outcome: Outcome) {
+    pub(crate) fn absorb_leader_end(&mut self, ended: &UnderWay, outcome: Outcome) {
         let done = outcome == Outcome::Done;
         match &ended.act {
             Act::ConfirmWrite if done => {
@@ -62,13 +62,7 @@ impl Brain {
                     self.leader.taken_over = Some((names_of(sync), flush));
                 }
             }
-            Act::Promote { sync, .. } if done => {
-                self.leader.taken_over = None;
-                // Standbys get time to come back before anything goes on without them.
-                for name in names_of(sync).names {
-                    self.leader.streaming_at.insert(name, now);
-                }
-            }
+            Act::Promote { .. } => self.leader.taken_over = None,
             Act::Start { .. } | Act::Stop { .. } => {
                 self.leader.confirmed = None;
                 self.leader.taken_over = None;
@@ -293,6 +287,11 @@ impl Brain {
             return;
         }
         let sync = self.rule_before_promotion(view);
+        // Standbys get time to come back before anything goes on without them. Noted already now:
+        // the first picture of the new primary comes before the end of the promotion is told.
+        for name in names_of(&sync).names {
+            self.leader.streaming_at.insert(name, now);
+        }
         let act = Act::Promote { term, timeline: record.value.timeline, sync };
         self.issue(now, act, Reason::HoldsLeaderKey { term });
     }

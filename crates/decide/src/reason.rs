@@ -67,6 +67,8 @@ pub enum Reason {
         /// In which term.
         term: Term,
     },
+    /// A copy that was made anew streams from the leader, as one of its voters or without a set.
+    VoterAgain,
     /// Our copy holds records that the leader's history does not.
     Diverged {
         /// Our timeline.

@@ -228,14 +228,14 @@ mod tests {
         fn drop(&mut self) {
             for child in &mut self.children {
                 // Either may say that it is gone already, which is what we want.
-                let _ = child.kill();
-                let _ = child.wait();
+                drop(child.kill());
+                drop(child.wait());
             }
             if let Some(group) = &self.host.group {
                 group.remove();
             }
             // A directory left behind in the temporary directory does no harm.
-            let _ = std::fs::remove_dir_all(&self.host.data_dir);
+            drop(std::fs::remove_dir_all(&self.host.data_dir));
         }
     }
 

@@ -49,7 +49,7 @@ mod tests {
 
     #[test]
     fn a_block_never_runs_past_the_last_port() {
-        assert_eq!(first_taken(LAST_PORT, 2).is_some(), true);
+        assert!(first_taken(LAST_PORT, 2).is_some());
         assert_eq!(free_block(LAST_PORT - 1, 1000, 5), None);
     }
 }

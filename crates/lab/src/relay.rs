@@ -5,7 +5,6 @@
 //! nothing gets through. That is what a lost network looks like to a program, and it is harder to
 //! notice than a refused connection.
 
-use std::future::Future;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -186,17 +185,15 @@ async fn relay(
 }
 
 /// Ready when the relay was healed after `born`.
-fn healed_since(mut state: watch::Receiver<State>, born: u64) -> impl Future<Output = ()> {
-    async move {
-        // An error means that the relay itself is gone, and this connection with it.
-        let _ = state.wait_for(|state| state.healed != born).await;
-    }
+async fn healed_since(mut state: watch::Receiver<State>, born: u64) {
+    // An error means that the relay itself is gone, and this connection with it.
+    drop(state.wait_for(|state| state.healed != born).await);
 }
 
 /// Waits until this way is open. Cancel safety: yes.
 async fn open(state: &mut watch::Receiver<State>, way: Direction, client_port: u16) {
     // An error means that the relay itself is gone, and this connection with it.
-    let _ = state.wait_for(|state| !state.loses(way, client_port)).await;
+    drop(state.wait_for(|state| !state.loses(way, client_port)).await);
 }
 
 /// One way of one connection.

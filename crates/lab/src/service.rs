@@ -123,7 +123,7 @@ impl Service {
     pub async fn stop(&mut self, limit: Duration) {
         self.wish.send_replace(Wish::Stop { limit });
         // An error would be a panic of the keeper, which the runtime has reported.
-        let _ = (&mut self.task).await;
+        drop((&mut self.task).await);
     }
 }
 

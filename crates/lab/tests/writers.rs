@@ -84,14 +84,14 @@ impl Drop for Postgres {
     fn drop(&mut self) {
         for pid in process::working_in(&self.data()) {
             // It may be gone by itself, which is what we want.
-            let _ = process::signal(pid, rustix::process::Signal::KILL);
+            drop(process::signal(pid, rustix::process::Signal::KILL));
         }
         if let Some(mut postmaster) = self.postmaster.take() {
             // As above.
-            let _ = postmaster.wait();
+            drop(postmaster.wait());
         }
         // A directory left behind in the temporary directory does no harm.
-        let _ = fs::remove_dir_all(&self.directory);
+        drop(fs::remove_dir_all(&self.directory));
     }
 }
 

@@ -1,7 +1,8 @@
 //! `global/pg_control`: the control file of a data directory, PostgreSQL 14 to 18.
 //!
 //! The layout is that of `ControlFileData` in PostgreSQL's `catalog/pg_control.h` on a 64-bit
-//! little-endian machine (x86-64, arm64); a file of the other byte order shows as an unknown version.
+//! little-endian machine (x86-64, arm64); a file of the other byte order shows as an unknown
+//! version.
 
 use thiserror::Error;
 use types::{ControlState, Lsn, Timeline};

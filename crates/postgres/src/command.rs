@@ -83,8 +83,8 @@ async fn read_lines(mut from: impl AsyncRead + Unpin, line: &mut impl FnMut(&str
     lines.join(" | ")
 }
 
-/// Starts the server, detached. Its environment is ours without what is not for it: archive commands
-/// need theirs, so it is not empty.
+/// Starts the server, detached. Its environment is ours without what is not for it: archive
+/// commands need theirs, so it is not empty.
 pub(crate) fn spawn_server(
     config: &InstanceConfig,
     program: &Path,

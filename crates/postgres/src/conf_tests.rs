@@ -34,8 +34,8 @@ fn the_file_has_patronis_shape() {
     assert!(lines.contains(&"recovery_target_timeline = 'latest'"));
     assert!(lines.contains(&"restore_command = 'cp ''/a/%f'' \"%p\"'"));
     let conninfo = lines.iter().find(|l| l.starts_with("primary_conninfo"));
-    let expected = "dbname=postgres user=replicator passfile=/s/pg\\\\ pass host=10.0.0.1 port=5433 \
-                    sslmode=prefer application_name=node-1 connect_timeout=5";
+    let expected = "dbname=postgres user=replicator passfile=/s/pg\\\\ pass host=10.0.0.1 \
+                    port=5433 sslmode=prefer application_name=node-1 connect_timeout=5";
     assert!(conninfo.expect("written").contains(expected), "{text}");
     assert!(!text.contains("it's") && !text.contains("it''s"), "I6");
 }

@@ -259,7 +259,7 @@ fn require_place(config: &InstanceConfig, empty: bool) -> Result<(), Error> {
     };
     if device(dir).is_some_and(|own| Some(own) != device(parent)) {
         return Err(Error::refused(format!(
-            "{} is a mount point, in place of which nothing can be renamed: use a directory below it",
+            "{} is a mount point, which a rename cannot replace: use a directory below it",
             dir.display()
         )));
     }

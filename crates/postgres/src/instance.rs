@@ -123,8 +123,8 @@ impl LocalInstance {
         watched
     }
 
-    /// Resolves when the postmaster that is known has ended, at once if nobody was told of that yet;
-    /// else when the next one has.
+    /// Resolves when the postmaster that is known has ended, at once if nobody was told of that
+    /// yet; else when the next one has.
     pub(crate) async fn next_exit(&self) {
         let mut known = self.shared.postmaster.subscribe();
         loop {

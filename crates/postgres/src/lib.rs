@@ -54,8 +54,8 @@ pub trait Instance: Send + Sync + 'static {
     /// Creates a cluster: complete with roles, or not at all.
     fn initdb(&self) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Replaces the data directory by a copy of the upstream's, made a standby of it; the old one is
-    /// set aside when the new one is complete (I3).
+    /// Replaces the data directory by a copy of the upstream's, made a standby of it; the old one
+    /// is set aside when the new one is complete (I3).
     fn clone_from<F>(
         &self,
         upstream: &Upstream,
@@ -65,8 +65,8 @@ pub trait Instance: Send + Sync + 'static {
         F: Fn(CopyProgress) + Send + Sync;
 
     /// Brings the stopped data directory back under the upstream by pg_rewind, and makes it a
-    /// standby of it. A failure may leave a directory that must not be started: the caller keeps the
-    /// in-progress marker, and repeats or clones.
+    /// standby of it. A failure may leave a directory that must not be started: the caller keeps
+    /// the in-progress marker, and repeats or clones.
     fn rewind_from(&self, upstream: &Upstream) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Starts PostgreSQL, detached from the agent (I7).
@@ -80,8 +80,8 @@ pub trait Instance: Send + Sync + 'static {
     fn stop(&self, mode: StopMode, limit: Millis)
     -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Stops a primary for a hand-over: as soon as the shutdown checkpoint is written and `received`
-    /// says of its end that the candidate holds it, whatever is left is killed.
+    /// Stops a primary for a hand-over: as soon as the shutdown checkpoint is written and
+    /// `received` says of its end that the candidate holds it, whatever is left is killed.
     fn stop_for_hand_over<F, W>(
         &self,
         received: F,
@@ -99,15 +99,15 @@ pub trait Instance: Send + Sync + 'static {
     fn follow(&self, upstream: Option<&Upstream>)
     -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// The pledge's step: clears the upstream durably, and returns when the WAL receiver is gone for
-    /// good and everything received is replayed: timeline and end of what this copy holds.
+    /// The pledge's step: clears the upstream durably, and returns when the WAL receiver is gone
+    /// for good and everything received is replayed: timeline and end of what this copy holds.
     fn stop_receiving(
         &self,
         limit: Millis,
     ) -> impl Future<Output = Result<(Timeline, Lsn), Error>> + Send;
 
-    /// Promotes this standby to the reserved timeline with the winner's synchronous set. Returns the
-    /// timeline that PostgreSQL took; a promotion that was done before is a success.
+    /// Promotes this standby to the reserved timeline with the winner's synchronous set. Returns
+    /// the timeline that PostgreSQL took; a promotion that was done before is a success.
     fn promote(
         &self,
         plan: PromotePlan,
@@ -150,8 +150,8 @@ pub trait Instance: Send + Sync + 'static {
         timeline: Timeline,
     ) -> impl Future<Output = Result<Vec<(HistoryLine, String)>, Error>> + Send;
 
-    /// Resolves when the postmaster that was started or observed last has ended: once for each, also
-    /// when it had ended before the call. If that was said before, the next one is waited for.
+    /// Resolves when the postmaster that was started or observed last has ended: once for each,
+    /// also when it had ended before the call. If that was said before, the next one is waited for.
     ///
     /// Cancel safety: safe, nothing is consumed.
     fn postmaster_exit(&self) -> impl Future<Output = ()> + Send;

@@ -168,6 +168,7 @@ mod tests {
     async fn a_child_is_seen_dying_and_strangers_in_the_directory_do_not_count() {
         let dir = tempfile::tempdir().unwrap();
         let mut command = std::process::Command::new("sleep");
+        #[allow(clippy::zombie_processes)] // `Watched` buries it
         let child = command.arg("60").current_dir(dir.path()).spawn().unwrap();
         let pid = i32::try_from(child.id()).unwrap();
         let watched = Watched::open(pid).unwrap().unwrap();

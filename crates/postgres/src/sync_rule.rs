@@ -42,7 +42,10 @@ impl SyncRule {
         if rest.is_empty() {
             return Some(SyncRule::Off);
         }
-        let keyword = |token: &Token, word: &str| matches!(token, Token::Word(w) if w.eq_ignore_ascii_case(word));
+        let keyword = |token: &Token, word: &str| match token {
+            Token::Word(found) => found.eq_ignore_ascii_case(word),
+            Token::Quoted(_) | Token::Open | Token::Close | Token::Comma => false,
+        };
         // A lone `any` is a name; as a keyword it is followed by the number.
         let method = matches!(rest.get(1), Some(Token::Word(_)));
         let any = method && keyword(&rest[0], "any");

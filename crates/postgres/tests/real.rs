@@ -176,7 +176,7 @@ async fn synchronous_commits(a: &Node, b: &Node) {
 async fn fence_and_promote(a: &Node, b: &Node) {
     let begun = Instant::now();
     let (timeline, end) = b.instance.stop_receiving(LIMIT).await.unwrap();
-    println!("stop_receiving took {:?}", begun.elapsed());
+    eprintln!("stop_receiving took {:?}", begun.elapsed());
     let seen = standby(b).await;
     assert_eq!((timeline, end), (Timeline(1), seen.received));
     assert_eq!((seen.receiver, seen.upstream), (None, None));
@@ -189,7 +189,7 @@ async fn fence_and_promote(a: &Node, b: &Node) {
     let plan = PromotePlan { timeline: Timeline(5), sync: any(1, &[a]) };
     let begun = Instant::now();
     let taken = b.instance.promote(plan.clone(), LIMIT).await.unwrap();
-    println!("promote took {:?}", begun.elapsed());
+    eprintln!("promote took {:?}", begun.elapsed());
     assert_eq!(taken, Timeline(5));
     assert_eq!(b.instance.promote(plan, LIMIT).await.unwrap(), Timeline(5));
     let seen = primary(b).await;
@@ -309,7 +309,7 @@ async fn a_hand_over_does_not_wait_for_a_frozen_standby() {
         let begun = Instant::now();
         let asked = |_| async { begun.elapsed() > Duration::from_millis(300) };
         let outcome = a.instance.stop_for_hand_over(asked, LIMIT).await.unwrap();
-        println!("hand-over took {:?}", begun.elapsed());
+        eprintln!("hand-over took {:?}", begun.elapsed());
         assert!(begun.elapsed() < Duration::from_secs(20), "it did not wait for the time-out");
         let seen = control(&a).await;
         assert_eq!(seen.state, ControlState::ShutDown);

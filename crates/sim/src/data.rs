@@ -105,6 +105,10 @@ impl World {
                 }
                 Next::Done
             }
+            Act::ForgetFreshCopy => {
+                self.durable(step.node).fresh_copy = false;
+                Next::Done
+            }
             Act::Exit { code } => {
                 self.tell(step.node, || format!("agent ends with status {code}"));
                 self.agent_dies(step.node);
@@ -223,8 +227,7 @@ impl World {
 
     /// `pg_rewind` looks at the timelines in both control files (A5, A12).
     fn rewind_needed(&self, node: usize, from: usize) -> bool {
-        let (Some(mine), Some(theirs)) =
-            (&self.hosts[node].disk.data, &self.hosts[from].disk.data)
+        let (Some(mine), Some(theirs)) = (&self.hosts[node].disk.data, &self.hosts[from].disk.data)
         else {
             return false;
         };
@@ -349,9 +352,7 @@ impl World {
         let Some(candidate) = candidate else { return true };
         let end = self.hosts[node].disk.data.as_ref().map_or(Lsn(0), |d| d.log.end());
         let streams = self.streams.values().filter(|s| s.up == node && s.up_instance == number);
-        streams
-            .filter(|s| self.hosts[s.down].name == *candidate)
-            .any(|s| s.confirmed >= end)
+        streams.filter(|s| self.hosts[s.down].name == *candidate).any(|s| s.confirmed >= end)
     }
 
     fn kill_step(&mut self, step: &mut Step) -> Next {

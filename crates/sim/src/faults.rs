@@ -2,10 +2,10 @@
 
 use types::FailoverRequest;
 
-use crate::Mode;
 use crate::postgres::Disk;
 use crate::rng::Rng;
 use crate::world::{Event, World};
+use crate::{Mode, Setup};
 
 /// One fault.
 #[derive(Debug, Clone)]
@@ -96,15 +96,20 @@ const PAIRS: [(Kind, Aim, Kind, Aim); 10] = [
     (Kind::ModeChange, Aim::Leader, Kind::HostLost, Aim::Leader),
 ];
 
+/// The pair that leaves a living leader without its key.
+const FENCE_PAIR: usize = 4;
+
 /// A schedule: everything ends before `heal`.
-pub(crate) fn plan(rng: &mut Rng, members: usize, mode: Mode, heal: u64) -> Vec<Fault> {
+pub(crate) fn plan(rng: &mut Rng, setup: &Setup, heal: u64) -> Vec<Fault> {
+    let (members, mode) = (setup.members, setup.mode);
     let mut faults: Vec<Fault> = Vec::new();
     let early = rng.chance(150);
     let mut at = if early { rng.range(500, 6_000) } else { rng.range(10_000, 16_000) };
     let number = rng.range(1, 9);
     for _ in 0..number {
-        if rng.chance(300) {
-            let (first, first_aim, second, second_aim) = PAIRS[rng.index(PAIRS.len())];
+        if setup.fence_only || rng.chance(300) {
+            let pair = if setup.fence_only { FENCE_PAIR } else { rng.index(PAIRS.len()) };
+            let (first, first_aim, second, second_aim) = PAIRS[pair];
             let one = draw(rng, (at, heal, members), first, first_aim);
             let then = at + rng.range(0, 3_000);
             let mut two = draw(rng, (then, heal, members), second, second_aim);
@@ -334,5 +339,4 @@ impl World {
         self.store.configure(crate::config_document(mode, count));
         self.publish();
     }
-
 }

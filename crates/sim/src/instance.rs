@@ -214,10 +214,8 @@ impl World {
     /// Waits for every walsender (A6).
     fn drain(&mut self, node: usize, number: u64) {
         let end = self.hosts[node].disk.data.as_ref().map_or(Lsn(0), |d| d.log.end());
-        let behind = self
-            .streams
-            .values()
-            .any(|s| s.up == node && s.sender_lives && s.confirmed < end);
+        let behind =
+            self.streams.values().any(|s| s.up == node && s.sender_lives && s.confirmed < end);
         if behind {
             self.after(POLL, Event::Postgres { node, instance: number });
         } else {

@@ -84,6 +84,11 @@ pub struct Setup {
     pub mode: Mode,
     /// A planted mistake.
     pub mutation: Option<Mutation>,
+    /// Every renewal but the first is answered late, and `stop_margin` is as small as it may be.
+    pub slow_answers: bool,
+    /// Only faults that take the leader key away under a living leader: there nothing but the fence
+    /// protects.
+    pub fence_only: bool,
     /// Whether to write the story.
     pub story: bool,
 }
@@ -95,7 +100,15 @@ impl Setup {
         let mut rng = Rng::new(seed.wrapping_mul(31).wrapping_add(7));
         let members = [3, 3, 3, 2, 4, 5, 3, 1][rng.index(8)];
         let mode = [Mode::Quorum, Mode::On, Mode::Off, Mode::Quorum][rng.index(4)];
-        Setup { seed, members, mode, mutation: None, story: false }
+        Setup {
+            seed,
+            members,
+            mode,
+            mutation: None,
+            slow_answers: false,
+            fence_only: false,
+            story: false,
+        }
     }
 }
 
@@ -126,7 +139,7 @@ pub fn run(setup: &Setup) -> Report {
     assert!((1..=5).contains(&setup.members), "{} members", setup.members);
     let mut rng = Rng::new(setup.seed);
     let heal = rng.range(30_000, 110_000);
-    let faults = faults::plan(&mut rng, setup.members, setup.mode, heal);
+    let faults = faults::plan(&mut rng, setup, heal);
     let mut world = World::empty(setup.clone(), rng);
     for index in 0..setup.members {
         let host = new_host(&mut world.rng, index, setup.members);
@@ -153,7 +166,9 @@ fn conclude(mut world: World) -> Report {
     let mut story = world.story.take().unwrap_or_default();
     if world.setup.story {
         match &violation {
-            Some(v) => story.push_str(&format!("VIOLATED {}: {} (at {} ms)\n", v.invariant, v.seen, v.at)),
+            Some(v) => {
+                story.push_str(&format!("VIOLATED {}: {} (at {} ms)\n", v.invariant, v.seen, v.at))
+            }
             None => story.push_str("everything held\n"),
         }
     }

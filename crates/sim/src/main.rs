@@ -9,7 +9,7 @@ use sim::{Mode, Mutation, Setup, run};
 const USAGE: &str = "\
 usage: sim --seed N | --seeds N | --seeds A..B [--members N] [--mode off|on|quorum]
            [--mistake promote-without-lease|ignore-sync-set|claim-from-reply|running-receivers]
-           [--tail LINES]";
+           [--slow-answers yes] [--fence-only yes] [--tail LINES]";
 
 /// What the command line says.
 #[derive(Default)]
@@ -20,6 +20,8 @@ struct Options {
     mode: Option<Mode>,
     mistake: Option<Mutation>,
     tail: Option<usize>,
+    slow_answers: bool,
+    fence_only: bool,
 }
 
 fn main() -> ExitCode {
@@ -50,6 +52,8 @@ fn parse(arguments: &[String]) -> Option<Options> {
             }
             "--mode" => options.mode = Some(Mode::parse(value)?),
             "--mistake" => options.mistake = Some(mistake(value)?),
+            "--slow-answers" => options.slow_answers = value == "yes",
+            "--fence-only" => options.fence_only = value == "yes",
             "--tail" => options.tail = Some(value.parse().ok()?),
             _ => return None,
         }
@@ -80,6 +84,8 @@ fn setup(options: &Options, seed: u64) -> Setup {
         members: options.members.unwrap_or(of_seed.members),
         mode: options.mode.unwrap_or(of_seed.mode),
         mutation: options.mistake,
+        slow_answers: options.slow_answers,
+        fence_only: options.fence_only,
         ..of_seed
     }
 }

@@ -227,8 +227,7 @@ impl World {
         let receiver_late = now - stream.heard_down > STREAM_TIMEOUT && !down_stands;
         // A closed socket is seen at once where messages pass.
         let receiver_gone = !stream.receiver_lives && up_link && !up_stands;
-        let sender_gone =
-            !stream.sender_lives && down_link && !down_stands && !stream.in_flight;
+        let sender_gone = !stream.sender_lives && down_link && !down_stands && !stream.in_flight;
         let (sender, receiver) = (stream.sender_lives, stream.receiver_lives);
         if sender && (sender_late || receiver_gone) {
             self.sender_ends(id);

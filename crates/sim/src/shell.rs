@@ -31,6 +31,7 @@ impl World {
             return;
         }
         let seed = self.rng.next();
+        let stop_margin = Millis(if self.setup.slow_answers { 200 } else { 1_000 });
         let host = &mut self.hosts[node];
         host.agents += 1;
         let number = host.agents;
@@ -46,7 +47,7 @@ impl World {
                     ..Member::default()
                 },
                 may_bootstrap: true,
-                stop_margin: Millis(1_000),
+                stop_margin,
                 initial_config: crate::config_document(self.setup.mode, 1),
             },
             seed,
@@ -56,7 +57,6 @@ impl World {
             lease: 0,
             lease_told: 0,
             revision: -1,
-            view: None,
             started: false,
             doing: BTreeMap::new(),
             compared: None,
@@ -98,19 +98,23 @@ impl World {
     fn feed(&mut self, node: usize, event: decide::Event) {
         let now = self.hosts[node].clock(self.now);
         let early = self.mutated(Mutation::ClaimFromReply);
-        let delay = if early { self.rng.range(2_500, 2_900) } else { 0 };
+        // The first renewal of a term is answered at once, or no new leader would ever be quick.
+        let host = &self.hosts[node];
+        let claims = host.agent.as_ref().is_some_and(|a| a.brain.claim_until().is_some());
+        let slow = self.setup.slow_answers && claims;
+        let delay = if slow { self.rng.range(2_500, 2_900) } else { self.rng.range(1, 15) };
         let Some(agent) = &mut self.hosts[node].agent else { return };
         let before = early.then(|| (agent.brain.clone(), event.clone()));
         let mut actions = agent.brain.step(now, event);
-        let mut reply_delay = None;
         if let Some((brain, event)) = before
             && actions.iter().any(|a| matches!(a.act, Act::Renew { .. }))
         {
             agent.brain = brain;
             actions = agent.brain.step(now.plus(Millis(delay)), event);
-            reply_delay = Some(delay);
         }
         for action in actions {
+            let renewal = matches!(action.act, Act::Renew { .. });
+            let reply_delay = (renewal && (slow || early)).then_some(delay);
             self.start_action(node, action, reply_delay);
         }
         self.set_timer(node);
@@ -156,30 +160,10 @@ impl World {
     /// Observes PostgreSQL and tells the brain.
     pub(crate) fn look(&mut self, node: usize) {
         let now = self.now;
-        self.recognise_copy(node);
         let local = self.observe(node);
         if let Some(agent) = &mut self.hosts[node].agent {
             agent.probed_at = now;
             self.feed(node, decide::Event::Local(Box::new(local)));
-        }
-    }
-
-    /// A fresh copy is as good as any other once it streams from the leader and, with an active
-    /// `/sync`, is one of its voters.
-    fn recognise_copy(&mut self, node: usize) {
-        if !self.hosts[node].disk.durable.fresh_copy {
-            return;
-        }
-        let host = &self.hosts[node];
-        let stream = host.postgres.as_ref().and_then(|i| i.receiver);
-        let upstream = stream.and_then(|id| self.streams.get(&id)).map(|s| s.up);
-        let view = host.agent.as_ref().and_then(|a| a.view.clone());
-        let (Some(up), Some(view)) = (upstream, view) else { return };
-        let leads = view.leader_name() == Some(&self.hosts[up].name);
-        let votes = view.active_sync().is_none_or(|s| s.value.voters.contains(&host.name));
-        if leads && votes {
-            self.hosts[node].disk.durable.fresh_copy = false;
-            self.tell(node, || "its copy counts from now on".to_owned());
         }
     }
 
@@ -246,7 +230,6 @@ impl World {
             return;
         }
         agent.revision = view.revision.0;
-        agent.view = Some(Arc::clone(&view));
         let name = &self.hosts[node].name;
         let view = if ignore_set {
             everybody_votes(&view)
@@ -337,6 +320,7 @@ impl World {
             | Lane::Confirm
             | Lane::Checkpoint
             | Lane::Slots
+            | Lane::State
             | Lane::Exit => self.after(pause, Event::Step { node, agent: number, id }),
         }
     }
@@ -487,7 +471,8 @@ impl World {
             | Lane::Sync
             | Lane::Confirm
             | Lane::Checkpoint
-            | Lane::Slots => self.look(node),
+            | Lane::Slots
+            | Lane::State => self.look(node),
         }
         self.finish(node, id, outcome);
     }
@@ -570,8 +555,7 @@ fn leader_key_is_mine(view: &Snapshot, me: &MemberName) -> Snapshot {
     let record =
         TermRecord { term: term.next(), leader: me.clone(), timeline: Timeline(timeline.0 + 1) };
     let key = LeaderKey { name: me.clone(), lease: 0 };
-    view.leader =
-        Some(Versioned { value: key, create_revision: at, mod_revision: at, lease: 0 });
+    view.leader = Some(Versioned { value: key, create_revision: at, mod_revision: at, lease: 0 });
     view.term = Some(Versioned { value: record, create_revision: at, mod_revision: at, lease: 0 });
     Arc::new(view)
 }

@@ -129,7 +129,9 @@ impl Store {
                 }
                 true
             }
-            Act::Renew { leader_created, .. } => self.keep_alive(now, lease) && owned(*leader_created),
+            Act::Renew { leader_created, .. } => {
+                self.keep_alive(now, lease) && owned(*leader_created)
+            }
             Act::TakeInitialize => view.initialize.is_none() && alive,
             Act::CancelInitialize => owns_initialize(&view, lease),
             Act::FinishBootstrap { .. } => {

@@ -48,7 +48,7 @@ impl Screen {
 
     fn put(&mut self, text: &str) {
         // Nobody may be reading any more; the cluster goes on all the same.
-        let _ = writeln!(self.out, "{text}").and_then(|()| self.out.flush());
+        drop(writeln!(self.out, "{text}").and_then(|()| self.out.flush()));
     }
 
     fn erase(&mut self) {
@@ -57,7 +57,7 @@ impl Screen {
         {
             let up = std::mem::take(lines);
             // As above.
-            let _ = write!(self.out, "\x1b[{up}A\x1b[0J");
+            drop(write!(self.out, "\x1b[{up}A\x1b[0J"));
         }
     }
 

@@ -77,6 +77,9 @@ impl Data {
 
     /// Whether PostgreSQL would stream from `upstream` after this log.
     fn may_stream_from(&self, upstream: &Data) -> bool {
+        if self.system != upstream.system {
+            return false;
+        }
         if self.timeline == upstream.timeline {
             return self.end <= upstream.end;
         }

@@ -80,6 +80,7 @@ pub(crate) fn act(act: &Act) -> String {
         Act::SyncSlots { wanted, .. } => {
             format!("keeps slots for {}", list(wanted.keys().map(String::as_str)))
         }
+        Act::ForgetFreshCopy => "notes that its copy counts again".to_owned(),
         Act::Exit { code } => format!("ends the agent with status {code}"),
     }
 }

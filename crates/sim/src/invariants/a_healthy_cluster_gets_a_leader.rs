@@ -65,7 +65,10 @@ impl World {
             s.down == node && s.up == leader && s.receiver_lives && s.sender_lives && s.caught_up
         });
         if !streams {
-            let seen = format!("{name} does not: {:?}", self.hosts[node].postgres.as_ref().map(|i| &i.phase));
+            let seen = format!(
+                "{name} does not: {:?}",
+                self.hosts[node].postgres.as_ref().map(|i| &i.phase)
+            );
             self.checks.violate(self.now, STREAMS, seen);
         }
         let (Some(mine), Some(theirs)) =

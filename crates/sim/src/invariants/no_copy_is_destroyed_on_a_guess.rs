@@ -27,10 +27,8 @@ impl World {
         if self.setup.mode == Mode::Off {
             return;
         }
-        let mine: BTreeSet<u64> = super::commits(&data.log)
-            .intersection(&self.checks.acknowledged)
-            .copied()
-            .collect();
+        let mine: BTreeSet<u64> =
+            super::commits(&data.log).intersection(&self.checks.acknowledged).copied().collect();
         let mut elsewhere = BTreeSet::new();
         for (other, host) in self.hosts.iter().enumerate() {
             if other != node

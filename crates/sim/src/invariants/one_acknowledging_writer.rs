@@ -10,10 +10,11 @@ impl World {
     /// In lease mode even the processes of two primaries never exist at once. After a leader key
     /// was deleted by hand only acknowledgements count, as after a fence.
     pub(crate) fn check_one_writer(&mut self, node: usize) {
-        if self.checks.leader_key_deleted || !self.hosts[node].writable() {
+        // A host that stands still writes nothing; its guard strikes when it goes on (A15).
+        let stands = self.hosts[node].frozen > 0;
+        if self.checks.leader_key_deleted || stands || !self.hosts[node].writable() {
             return;
         }
-        // A host that stands still writes nothing; its guard strikes when it goes on (A15).
         let other = (0..self.hosts.len()).find(|other| {
             let host = &self.hosts[*other];
             *other != node && host.frozen == 0 && host.writable()
@@ -43,9 +44,10 @@ impl World {
     /// After a fence a confirmation may still be under way; it is harmless if the newer leader has
     /// the commit: then it happened before.
     fn check_late_acknowledgement(&mut self, node: usize, id: u64, newer: usize) {
-        let has = self.hosts[newer].disk.data.as_ref().is_some_and(|d| {
-            d.log.records.iter().rev().any(|r| r.content == Content::Commit(id))
-        });
+        let has =
+            self.hosts[newer].disk.data.as_ref().is_some_and(|d| {
+                d.log.records.iter().rev().any(|r| r.content == Content::Commit(id))
+            });
         if has && self.checks.leader_key_deleted {
             return;
         }

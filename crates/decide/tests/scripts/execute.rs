@@ -1,0 +1,275 @@
+//! What the shell would do with an action, in one moment.
+
+use decide::{Act, Action, Lane, Outcome, StartAs, StopMode, SyncRule};
+use types::{
+    Compared, ControlState, DurablePledge, HistoryLine, InProgress, Lsn, MemberName, Millis,
+    Position, SyncNames, Timeline,
+};
+
+use crate::data::{Data, Proc};
+use crate::say;
+use crate::world::{Host, Way, World};
+
+impl World {
+    /// Performs an action, unless the script says that it fails or hangs.
+    pub(crate) fn perform(&mut self, name: &MemberName, action: Action) {
+        let shown = self.show_all || !say::is_routine(&action.act);
+        let (act, text) = (action.act.clone(), say::action(&action));
+        let Some(host) = self.hosts.get_mut(name) else { return };
+        let on_keys = matches!(act.lane(), Lane::Lease | Lane::Member | Lane::Dcs);
+        let way = if host.cut && on_keys { Some(Way::Hangs) } else { None };
+        let way = way.or_else(|| host.ways.get(&say::name_of(&act)).copied());
+        if matches!(act, Act::Stop { mode: StopMode::Immediate }) {
+            give_up_data_lane(host);
+        }
+        let Some(agent) = &mut host.agent else { return };
+        let id = action.id;
+        let waits = way == Some(Way::Hangs) || (way.is_none() && act == Act::ConfirmWrite);
+        if waits {
+            agent.under_way.push(action);
+            if way.is_some() {
+                self.begin(name, &act);
+            }
+        }
+        let outcome = match way {
+            _ if waits => None,
+            Some(_) => {
+                self.fail(name, &act);
+                Some(Outcome::Failed)
+            }
+            None => Some(self.effect(name, &act)),
+        };
+        // A leader that is gone cannot be asked; that is tried again and again.
+        let asks_in_vain =
+            matches!(act, Act::Compare { .. }) && outcome == Some(Outcome::Failed);
+        if shown && (self.show_all || !asks_in_vain) {
+            let end = match (outcome, way) {
+                (Some(Outcome::Done), _) | (None, None) => "",
+                (Some(Outcome::Failed | Outcome::Unknown), _) => " (fails)",
+                (None, Some(_)) => " (under way)",
+            };
+            self.tell(name, &format!("{text}{end}"));
+        }
+        if let Some(outcome) = outcome
+            && let Some(agent) = self.hosts.get_mut(name).and_then(|h| h.agent.as_mut())
+        {
+            agent.ended.push((id, outcome));
+        }
+    }
+
+    /// Ends what hung. An action named `what` takes effect now, or fails; without a name it is what
+    /// was asked of the keys, and nobody knows how that ended.
+    pub(crate) fn end_under_way(&mut self, name: &MemberName, what: Option<&str>, works: bool) {
+        let Some(agent) = self.hosts.get_mut(name).and_then(|h| h.agent.as_mut()) else { return };
+        let ends = |act: &Act| match what {
+            Some(what) => say::name_of(act) == what,
+            None => matches!(act.lane(), Lane::Lease | Lane::Member | Lane::Dcs),
+        };
+        let (over, rest): (Vec<Action>, Vec<Action>) =
+            std::mem::take(&mut agent.under_way).into_iter().partition(|a| ends(&a.act));
+        agent.under_way = rest;
+        for action in over {
+            let outcome = match what {
+                None => Outcome::Unknown,
+                Some(_) if works => self.effect(name, &action.act),
+                Some(_) => Outcome::Failed,
+            };
+            if let Some(agent) = self.hosts.get_mut(name).and_then(|h| h.agent.as_mut()) {
+                agent.ended.push((action.id, outcome));
+            }
+        }
+    }
+
+    /// What a hanging action does to the process at once.
+    fn begin(&mut self, name: &MemberName, act: &Act) {
+        let now = self.now;
+        let Some(host) = self.hosts.get_mut(name) else { return };
+        match act {
+            Act::Start { start_as, .. } => {
+                host.process = Proc::NotReady(now);
+                if let Some(data) = &mut host.data {
+                    data.standby_signal = *start_as != StartAs::Primary;
+                }
+            }
+            Act::Stop { .. } | Act::StopForHandOver { .. } => host.process = Proc::NotReady(now),
+            _ => {}
+        }
+    }
+
+    /// What a failed action leaves behind.
+    fn fail(&mut self, name: &MemberName, act: &Act) {
+        let Some(host) = self.hosts.get_mut(name) else { return };
+        match act {
+            Act::Rewind { .. } => host.durable.in_progress = Some(InProgress::Rewind),
+            Act::Clone { replace: true, .. } => {
+                host.durable.in_progress = Some(InProgress::Rebuild);
+            }
+            _ => {}
+        }
+    }
+
+    fn effect(&mut self, name: &MemberName, act: &Act) -> Outcome {
+        let Some(host) = self.hosts.get_mut(name) else { return Outcome::Failed };
+        if matches!(act.lane(), Lane::Lease | Lane::Member | Lane::Dcs) {
+            let done = self.store.apply(name, &mut host.lease, &self.config, act);
+            return if done { Outcome::Done } else { Outcome::Failed };
+        }
+        let done = match act {
+            Act::Clone { .. } | Act::Rewind { .. } | Act::Compare { .. } => self.from_leader(name, act),
+            Act::Exit { .. } => {
+                host.agent = None;
+                Some(())
+            }
+            _ => on_host(host, act, self.now),
+        };
+        if done.is_some() { Outcome::Done } else { Outcome::Failed }
+    }
+
+    /// Actions that need a running leader.
+    fn from_leader(&mut self, name: &MemberName, act: &Act) -> Option<()> {
+        let (Act::Clone { source, term, .. }
+        | Act::Rewind { source, term }
+        | Act::Compare { leader: source, term }) = act
+        else {
+            return None;
+        };
+        let from = self.hosts.get(&source.name).filter(|h| h.process == Proc::Primary)?;
+        let theirs = from.data.clone()?;
+        let host = self.hosts.get_mut(name)?;
+        if let Act::Compare { .. } = act {
+            host.compared = Some(Compared {
+                leader: source.name.clone(),
+                term: *term,
+                timeline: theirs.timeline,
+                history: theirs.history,
+            });
+            return Some(());
+        }
+        if host.process != Proc::Stopped {
+            return None;
+        }
+        host.data = Some(Data::copy_of(&theirs));
+        host.compared = None;
+        host.durable.in_progress = None;
+        if let Act::Clone { .. } = act {
+            host.durable.fresh_copy = true;
+            host.durable.term = *term;
+            host.durable.pledge = None;
+        }
+        Some(())
+    }
+}
+
+fn give_up_data_lane(host: &mut Host) {
+    let Some(agent) = &mut host.agent else { return };
+    let (over, rest): (Vec<Action>, Vec<Action>) = std::mem::take(&mut agent.under_way)
+        .into_iter()
+        .partition(|a| a.act.lane() == Lane::Data);
+    agent.under_way = rest;
+    agent.ended.extend(over.into_iter().map(|a| (a.id, Outcome::Failed)));
+}
+
+/// Actions on one node alone. `None` if the action fails.
+fn on_host(host: &mut Host, act: &Act, now: Millis) -> Option<()> {
+    match act {
+        Act::ArmGuard { kill_at } => host.guard = Some(*kill_at),
+        Act::StandDownGuard => host.guard = None,
+        Act::Initdb => host.data = Some(Data::new()),
+        Act::Start { start_as, term, sync } => {
+            if let Some(term) = term {
+                host.durable.term = *term;
+                host.durable.pledge = None;
+            }
+            let data = host.data.as_mut()?;
+            if let Some(sync) = sync {
+                data.names = names_of(sync);
+            }
+            let primary = *start_as == StartAs::Primary;
+            if let StartAs::Standby(upstream) = start_as {
+                data.upstream = upstream.as_ref().map(|u| u.name.clone());
+            }
+            data.standby_signal = !primary;
+            host.process = if primary { Proc::Primary } else { Proc::Standby };
+            data.state =
+                if primary { ControlState::InProduction } else { ControlState::InArchiveRecovery };
+        }
+        Act::Stop { mode: StopMode::Fast } | Act::StopForHandOver { .. } => stop_in_order(host),
+        Act::Stop { mode: StopMode::Immediate } | Act::EndOrphans => host.process = Proc::Stopped,
+        Act::Follow { upstream, term } => {
+            host.durable.term = *term;
+            host.durable.pledge = None;
+            standby(host)?.upstream = upstream.as_ref().map(|u| u.name.clone());
+        }
+        Act::StopReceiving { fence } => {
+            let term = host.durable.term;
+            let data = standby(host)?;
+            data.upstream = None;
+            let position = Position { term, timeline: data.timeline, lsn: data.end };
+            host.durable.pledge = Some(DurablePledge { fence: fence.clone(), position });
+        }
+        Act::Promote { term, timeline, sync } => {
+            host.durable.term = *term;
+            host.durable.pledge = None;
+            promote(standby(host)?, *timeline, names_of(sync));
+            host.process = Proc::Primary;
+        }
+        Act::ForgetFreshCopy => host.durable.fresh_copy = false,
+        Act::SetSync { sync } => primary(host)?.names = names_of(sync),
+        Act::Checkpoint => {
+            let data = primary(host)?;
+            data.checkpoint = data.end;
+            data.checkpoint_timeline = data.timeline;
+        }
+        Act::SyncSlots { wanted, expired } => {
+            let data = host.data.as_mut()?;
+            data.slots.retain(|name, _| !expired.contains(name));
+            for (name, to) in wanted {
+                let slot = data.slots.entry(name.clone()).or_insert(None);
+                *slot = (*slot).max(*to);
+            }
+        }
+        other => panic!("{other:?} at {now} is not for one node alone"),
+    }
+    Some(())
+}
+
+/// A clean stop; the standbys get everything, the shutdown checkpoint too.
+fn stop_in_order(host: &mut Host) {
+    let was = std::mem::replace(&mut host.process, Proc::Stopped);
+    let Some(data) = &mut host.data else { return };
+    data.state = match was {
+        Proc::Primary => ControlState::ShutDown,
+        Proc::Standby => ControlState::ShutDownInRecovery,
+        Proc::Stopped | Proc::Orphaned | Proc::NotReady(_) | Proc::Silent(_) => data.state,
+    };
+    if was == Proc::Primary {
+        data.checkpoint = data.end;
+        data.checkpoint_timeline = data.timeline;
+    }
+}
+
+fn promote(data: &mut Data, timeline: Timeline, names: SyncNames) {
+    data.history.push(HistoryLine { timeline: data.timeline, switch: data.end });
+    data.timeline = timeline;
+    // The end-of-recovery record.
+    data.end = Lsn(data.end.0 + 1);
+    data.standby_signal = false;
+    data.state = ControlState::InProduction;
+    data.upstream = None;
+    data.names = names;
+}
+
+fn standby(host: &mut Host) -> Option<&mut Data> {
+    host.data.as_mut().filter(|_| host.process == Proc::Standby)
+}
+
+fn primary(host: &mut Host) -> Option<&mut Data> {
+    host.data.as_mut().filter(|_| host.process == Proc::Primary)
+}
+
+fn names_of(rule: &SyncRule) -> SyncNames {
+    match rule {
+        SyncRule::Off => SyncNames::default(),
+        SyncRule::First(names) | SyncRule::Any(names) => names.clone(),
+    }
+}

@@ -1,0 +1,276 @@
+//! The words of the scripts; `testdata/README.md` explains them to a reader.
+
+use serde_json::Value;
+use types::{FailoverRequest, Lsn, MemberName, Millis};
+
+use crate::data::Proc;
+use crate::say;
+use crate::store::put;
+use crate::world::{Way, World};
+
+/// Names of actions that a script may let fail or hang.
+const ACTIONS: [&str; 16] = [
+    "renew", "initdb", "clone", "rewind", "compare", "start", "stop", "stop_for_hand_over",
+    "follow", "stop_receiving", "promote", "set_sync", "confirm_write", "checkpoint", "write_sync",
+    "end_orphans",
+];
+
+/// Does what one line of a script says.
+pub(crate) fn obey(world: &mut World, line: &str) -> Result<(), String> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    match words.as_slice() {
+        ["healthy", rest @ ..] => world.healthy(rest),
+        ["mode", mode] => world.set_mode(mode),
+        ["config", setting] => config(world, setting),
+        ["node", name, kind, rest @ ..] => world.add_node(name, kind, rest),
+        ["leader", name, rest @ ..] => world.set_leader(name, rest),
+        ["cluster", "without", "leader", rest @ ..] => world.set_cluster(rest),
+        ["sync", rest @ ..] => world.set_sync(rest),
+        ["tick", span] => world.tick(span_of(span)?),
+        ["pause"] => config(world, "pause=true"),
+        ["resume"] => config(world, "pause=false"),
+        ["show", "all"] => shows(world, true),
+        ["show", "usual"] => shows(world, false),
+        ["show", "cluster"] => {
+            world.settle()?;
+            show_cluster(world);
+            Ok(())
+        }
+        ["operator", "asks", rest @ ..] => request(world, rest),
+        _ => obey_more(world, &words),
+    }
+}
+
+fn obey_more(world: &mut World, words: &[&str]) -> Result<(), String> {
+    match words {
+        ["the", "leader", "key", "vanishes"] => {
+            world.store.change(|view, _| view.leader = None);
+            Ok(())
+        }
+        ["the", "keys", "of", name, "vanish"] => {
+            let lease = world.host(name)?.lease;
+            world.store.end_lease(lease);
+            Ok(())
+        }
+        ["the", "fence", "is", "opened", "by", name] => {
+            world.open_fence(name, false);
+            Ok(())
+        }
+        ["the", "fence", "is", "opened", "by", name, "under", "an", "older", "/sync"] => {
+            world.open_fence(name, true);
+            Ok(())
+        }
+        [name, "pledges", rest @ ..] => world.pledge(name, rest),
+        ["the", "agent", "of", name, "dies"] => {
+            world.host(name)?.agent = None;
+            Ok(())
+        }
+        ["the", "agent", "of", name, "starts"] => {
+            world.host(name)?;
+            world.start_agent(&MemberName::from(*name));
+            Ok(())
+        }
+        ["the", "guard", "of", name, "dies"] => {
+            world.host(name)?.guard = None;
+            Ok(())
+        }
+        ["host", name, "dies"] => {
+            let host = world.host(name)?;
+            host.agent = None;
+            host.process = Proc::Stopped;
+            host.guard = None;
+            Ok(())
+        }
+        [name, "is", "told", "SIGTERM"] => match &mut world.host(name)?.agent {
+            Some(agent) => {
+                agent.shutdown = true;
+                Ok(())
+            }
+            None => Err(format!("no agent runs on {name}")),
+        },
+        [name, "is", "cut", "from", "the", "keys"] => {
+            world.host(name)?.cut = true;
+            Ok(())
+        }
+        [name, "reaches", "the", "keys", "again"] => {
+            world.host(name)?.cut = false;
+            world.end_under_way(&MemberName::from(*name), None, false);
+            Ok(())
+        }
+        ["the", "data", "of", name, "is", "lost"] => {
+            let host = world.host(name)?;
+            host.data = None;
+            host.process = Proc::Stopped;
+            Ok(())
+        }
+        [name, "is", "a", "fresh", "copy"] => {
+            world.host(name)?.durable.fresh_copy = true;
+            Ok(())
+        }
+        _ => postgres(world, words),
+    }
+}
+
+/// Sentences on PostgreSQL, and on actions that do not succeed.
+fn postgres(world: &mut World, words: &[&str]) -> Result<(), String> {
+    let now = world.now;
+    match words {
+        ["PostgreSQL", "dies", "on", name] => set_process(world, name, Proc::Stopped),
+        ["PostgreSQL", "dies", "on", name, "and", "leaves", "orphans"] => {
+            set_process(world, name, Proc::Orphaned)
+        }
+        ["PostgreSQL", "is", "silent", "on", name] => {
+            set_process(world, name, Proc::Silent(now))
+        }
+        ["PostgreSQL", "restarts", "on", name] => {
+            let standby = world.host(name)?.data.as_ref().is_some_and(|d| d.standby_signal);
+            let process = if standby { Proc::Standby } else { Proc::Primary };
+            set_process(world, name, process)
+        }
+        [name, "writes", bytes] => {
+            let more: u64 = bytes.parse().map_err(|_| format!("`{bytes}` is no number"))?;
+            let host = world.host(name)?;
+            match &mut host.data {
+                Some(data) if matches!(host.process, Proc::Primary | Proc::Orphaned) => {
+                    data.end = Lsn(data.end.0 + more);
+                    Ok(())
+                }
+                _ => Err(format!("{name} is no primary")),
+            }
+        }
+        [name, "receives", "no", "more"] => {
+            let host = world.host(name)?;
+            host.lags_at = host.data.as_ref().map(|d| d.end);
+            Ok(())
+        }
+        [name, "loses", "its", "stream"] => {
+            world.host(name)?.stream_cut = true;
+            Ok(())
+        }
+        [name, "streams", "again"] => {
+            let host = world.host(name)?;
+            host.stream_cut = false;
+            host.lags_at = None;
+            Ok(())
+        }
+        [action, "of", name, how] => way(world, action, name, how),
+        _ => Err(format!("nobody understands `{}`", words.join(" "))),
+    }
+}
+
+fn set_process(world: &mut World, name: &str, process: Proc) -> Result<(), String> {
+    world.host(name)?.process = process;
+    Ok(())
+}
+
+fn way(world: &mut World, action: &str, name: &str, how: &str) -> Result<(), String> {
+    if !ACTIONS.contains(&action) {
+        return Err(format!("`{action}` is no action; known are {}", ACTIONS.join(", ")));
+    }
+    let host = world.host(name)?;
+    match how {
+        "fails" => {
+            host.ways.insert(action.to_owned(), Way::Fails);
+            world.end_under_way(&MemberName::from(name), Some(action), false);
+        }
+        "hangs" => {
+            host.ways.insert(action.to_owned(), Way::Hangs);
+        }
+        "works" => {
+            host.ways.remove(action);
+            world.end_under_way(&MemberName::from(name), Some(action), true);
+        }
+        _ => return Err(format!("an action fails, hangs or works, not `{how}`")),
+    }
+    Ok(())
+}
+
+/// `config postgresql.use_pg_rewind=false`.
+fn config(world: &mut World, setting: &str) -> Result<(), String> {
+    let (key, text) = setting.split_once('=').ok_or("a setting is key=value")?;
+    let value = serde_json::from_str(text).unwrap_or_else(|_| Value::from(text));
+    world.set_config(&key.split('.').collect::<Vec<_>>(), value);
+    Ok(())
+}
+
+/// `switchover [from a] [to c]`, `failover to c`.
+fn request(world: &mut World, words: &[&str]) -> Result<(), String> {
+    let (leader, member) = match words {
+        ["switchover", "from", leader] => (Some(*leader), None),
+        ["switchover", "from", leader, "to", member] => (Some(*leader), Some(*member)),
+        ["failover", "to", member] => (None, Some(*member)),
+        _ => return Err("switchover from <a> [to <b>], or failover to <b>".to_owned()),
+    };
+    let request = FailoverRequest {
+        leader: leader.map(MemberName::from),
+        member: member.map(MemberName::from),
+        scheduled_at: None,
+    };
+    world.store.change(|view, at| put(&mut view.failover, at, 0, Some(request)));
+    Ok(())
+}
+
+fn shows(world: &mut World, all: bool) -> Result<(), String> {
+    world.settle()?;
+    world.show_all = all;
+    Ok(())
+}
+
+/// `2s`, `500ms`.
+fn span_of(text: &str) -> Result<Millis, String> {
+    let wrong = || format!("`{text}` is no span such as 2s or 500ms");
+    let (number, unit) = match text.strip_suffix("ms") {
+        Some(number) => (number, 1),
+        None => (text.strip_suffix('s').ok_or_else(wrong)?, 1000),
+    };
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    Ok(Millis(number * unit))
+}
+
+/// Who leads, and what runs where.
+fn show_cluster(world: &mut World) {
+    let view = std::sync::Arc::clone(&world.store.view);
+    let leader = match (view.leader_name(), view.leader_term()) {
+        (Some(name), Some(term)) if term.0 > 0 => format!("leader {name} in term {term}"),
+        (Some(name), _) => format!("leader {name} in an unknown term"),
+        (None, _) => "no leader".to_owned(),
+    };
+    let sync = say::sync_key(view.sync.as_ref().map(|s| &s.value));
+    world.say(&format!("= {leader}; {sync}"));
+    let names: Vec<MemberName> = world.hosts.keys().cloned().collect();
+    for name in names {
+        let line = node_line(world, &name);
+        world.say(&format!("= {name}: {line}"));
+    }
+}
+
+fn node_line(world: &World, name: &MemberName) -> String {
+    let host = &world.hosts[name];
+    let role = match host.process {
+        Proc::Stopped => "stopped",
+        Proc::Orphaned => "dead, processes are left",
+        Proc::NotReady(_) => "not ready",
+        Proc::Silent(_) => "silent",
+        Proc::Primary => "primary",
+        Proc::Standby => "replica",
+    };
+    let mut line = match &host.data {
+        Some(data) => format!("{role}, timeline {} at {}", data.timeline, data.end.0),
+        None => format!("{role}, empty"),
+    };
+    if let (Proc::Primary, Some(data)) = (host.process, &host.data)
+        && !data.names.names.is_empty()
+    {
+        line.push_str(&format!(", waits for {}", say::names_text(&data.names)));
+    }
+    if host.process == Proc::Standby {
+        match world.streams_from(name) {
+            Some(up) => line.push_str(&format!(", streams from {up}")),
+            None => line.push_str(", does not stream"),
+        }
+    }
+    if let Some(pledge) = &host.durable.pledge {
+        line.push_str(&format!(", pledged at {}", pledge.position.lsn.0));
+    }
+    line
+}

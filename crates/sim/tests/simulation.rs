@@ -1,0 +1,98 @@
+//! The simulator's own tests: it is deterministic, its seeds hold, and it sees planted mistakes.
+#![allow(clippy::unwrap_used)]
+
+use sim::seeds::REGRESSIONS;
+use sim::{Mode, Mutation, Setup, run};
+
+/// Seeds that every `cargo test` runs.
+const SEEDS: u64 = 300;
+/// Within so many seeds a planted mistake must be seen.
+const SEEDS_PER_MISTAKE: u64 = 150;
+
+fn of(seed: u64, members: usize, mode: Mode) -> Setup {
+    Setup { members, mode, ..Setup::of_seed(seed) }
+}
+
+#[test]
+fn one_seed_run_twice_is_byte_for_byte_the_same() {
+    for seed in [3, 17, 99] {
+        let setup = Setup { story: true, ..Setup::of_seed(seed) };
+        let (one, two) = (run(&setup), run(&setup));
+        assert!(one.story.len() > 1_000);
+        assert_eq!(one, two);
+    }
+}
+
+#[test]
+fn telling_the_story_changes_nothing() {
+    for seed in 0..20 {
+        let quiet = run(&Setup::of_seed(seed));
+        let told = run(&Setup { story: true, ..Setup::of_seed(seed) });
+        assert_eq!(quiet.events, told.events, "seed {seed}");
+    }
+}
+
+#[test]
+fn every_invariant_holds_over_the_fixed_seeds() {
+    let mut promotions = 0;
+    for seed in 0..SEEDS {
+        let report = run(&Setup::of_seed(seed));
+        assert_eq!(report.violation, None, "replay: cargo run -p sim -- --seed {seed}");
+        promotions += report.promotions;
+    }
+    assert!(promotions > 100, "only {promotions} promotions: the faults do not bite");
+}
+
+#[test]
+fn seeds_that_failed_once_hold() {
+    for regression in REGRESSIONS {
+        let report = run(&of(regression.seed, regression.members, regression.mode));
+        assert_eq!(report.violation, None, "{}: {regression:?}", regression.name);
+    }
+}
+
+/// How many seeds break an invariant with the mistake; without it none may.
+fn caught(mutation: Mutation, base: impl Fn(u64) -> Setup) -> usize {
+    let mut seen = 0;
+    for seed in 0..SEEDS_PER_MISTAKE {
+        let clean = run(&base(seed));
+        assert_eq!(clean.violation, None, "seed {seed} without {mutation:?}");
+        let report = run(&Setup { mutation: Some(mutation), ..base(seed) });
+        let broken = report.violation.is_some_and(|v| v.invariant.starts_with('I'));
+        seen += usize::from(broken);
+        if seen >= 2 {
+            break;
+        }
+    }
+    seen
+}
+
+#[test]
+fn promoting_without_the_lease_is_caught() {
+    let seen = caught(Mutation::PromoteWithoutLease, |seed| of(seed, 3, Mode::Quorum));
+    assert!(seen >= 2);
+}
+
+#[test]
+fn ignoring_the_sync_set_is_caught() {
+    let seen = caught(Mutation::IgnoreSyncSet, |seed| of(seed, 3, Mode::Quorum));
+    assert!(seen >= 2);
+}
+
+#[test]
+fn counting_the_claim_from_the_answer_is_caught() {
+    let seen = caught(Mutation::ClaimFromReply, |seed| Setup {
+        slow_answers: true,
+        ..of(seed, 3, Mode::Off)
+    });
+    assert!(seen >= 2);
+}
+
+#[test]
+fn comparing_positions_of_running_receivers_is_caught() {
+    let seen = caught(Mutation::CompareRunningReceivers, |seed| Setup {
+        fence_only: true,
+        ..of(seed, 3, Mode::Quorum)
+    });
+    assert!(seen >= 2);
+}
