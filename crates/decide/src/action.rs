@@ -50,6 +50,8 @@ pub enum Lane {
     Guard,
     /// The data directory and the role of PostgreSQL.
     Data,
+    /// Questions to the leader; nothing waits for their answers.
+    Compare,
     /// `synchronous_standby_names`.
     Sync,
     /// The write that proves a quorum.
@@ -323,7 +325,6 @@ impl Act {
             Act::Initdb
             | Act::Clone { .. }
             | Act::Rewind { .. }
-            | Act::Compare { .. }
             | Act::Start { .. }
             | Act::Stop { .. }
             | Act::StopForHandOver { .. }
@@ -331,6 +332,7 @@ impl Act {
             | Act::Follow { .. }
             | Act::StopReceiving { .. }
             | Act::Promote { .. } => Lane::Data,
+            Act::Compare { .. } => Lane::Compare,
             Act::SetSync { .. } => Lane::Sync,
             Act::ConfirmWrite => Lane::Confirm,
             Act::Checkpoint => Lane::Checkpoint,

@@ -190,9 +190,11 @@ impl Brain {
             self.release(now, created, None, Reason::CannotLead);
             return;
         }
+        if self.lanes.running(Lane::Data).is_some() {
+            return;
+        }
         let candidates = self.successors(view);
-        let crashed = self.leader.starting_since.is_none() && self.lanes.free(Lane::Data, now);
-        if crashed && !candidates.is_empty() {
+        if !candidates.is_empty() {
             let status = view.status.as_ref().map(|s| s.value.clone());
             self.release(now, created, status, Reason::PostgresDied { candidates });
             return;

@@ -6,7 +6,7 @@ pub(crate) struct Rng(u64);
 
 impl Rng {
     pub(crate) fn new(seed: u64) -> Rng {
-        let mut rng = Rng(seed ^ 0x5EED_0F_9619_2D0D);
+        let mut rng = Rng(seed ^ 0x5EED_0F96_192D_0D11);
         rng.next();
         rng
     }

@@ -13,7 +13,9 @@ pub struct Regression {
     pub members: usize,
     /// `synchronous_mode`.
     pub mode: Mode,
+    /// Drawn from the faults that take the leader key away ([`crate::Setup::fence_only`]).
+    pub fence_only: bool,
 }
 
-/// All of them.
+/// Those that hold again.
 pub const REGRESSIONS: &[Regression] = &[];

@@ -321,6 +321,7 @@ impl World {
             | Lane::Checkpoint
             | Lane::Slots
             | Lane::State
+            | Lane::Compare
             | Lane::Exit => self.after(pause, Event::Step { node, agent: number, id }),
         }
     }
@@ -472,7 +473,8 @@ impl World {
             | Lane::Confirm
             | Lane::Checkpoint
             | Lane::Slots
-            | Lane::State => self.look(node),
+            | Lane::State
+            | Lane::Compare => self.look(node),
         }
         self.finish(node, id, outcome);
     }

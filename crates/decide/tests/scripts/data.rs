@@ -139,9 +139,8 @@ impl World {
         let Some(data) = self.hosts.get(up).and_then(|h| h.data.as_ref()) else {
             return Vec::new();
         };
-        let streaming = self.hosts.iter().filter(|(name, _)| {
-            self.streams_from(name).as_ref() == Some(up)
-        });
+        let streaming =
+            self.hosts.iter().filter(|(name, _)| self.streams_from(name).as_ref() == Some(up));
         streaming
             .filter_map(|(name, host)| {
                 let end = host.data.as_ref()?.end;
@@ -179,7 +178,8 @@ impl World {
         let host = &self.hosts[name];
         let data = host.data.clone().unwrap_or_else(Data::new);
         let slots = data.slots.iter();
-        let slots = slots.map(|(name, at)| Slot { name: name.clone(), restart: *at, active: false });
+        let slots =
+            slots.map(|(name, at)| Slot { name: name.clone(), restart: *at, active: false });
         let server = Server { version: 150_000, slots: slots.collect(), ..Server::default() };
         let role = if host.process == Proc::Primary {
             Role::Primary(Primary {

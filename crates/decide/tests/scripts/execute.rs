@@ -40,8 +40,7 @@ impl World {
             None => Some(self.effect(name, &act)),
         };
         // A leader that is gone cannot be asked; that is tried again and again.
-        let asks_in_vain =
-            matches!(act, Act::Compare { .. }) && outcome == Some(Outcome::Failed);
+        let asks_in_vain = matches!(act, Act::Compare { .. }) && outcome == Some(Outcome::Failed);
         if shown && (self.show_all || !asks_in_vain) {
             let end = match (outcome, way) {
                 (Some(Outcome::Done), _) | (None, None) => "",
@@ -115,7 +114,9 @@ impl World {
             return if done { Outcome::Done } else { Outcome::Failed };
         }
         let done = match act {
-            Act::Clone { .. } | Act::Rewind { .. } | Act::Compare { .. } => self.from_leader(name, act),
+            Act::Clone { .. } | Act::Rewind { .. } | Act::Compare { .. } => {
+                self.with_leader(name, act)
+            }
             Act::Exit { .. } => {
                 host.agent = None;
                 Some(())
@@ -126,7 +127,7 @@ impl World {
     }
 
     /// Actions that need a running leader.
-    fn from_leader(&mut self, name: &MemberName, act: &Act) -> Option<()> {
+    fn with_leader(&mut self, name: &MemberName, act: &Act) -> Option<()> {
         let (Act::Clone { source, term, .. }
         | Act::Rewind { source, term }
         | Act::Compare { leader: source, term }) = act
@@ -162,9 +163,8 @@ impl World {
 
 fn give_up_data_lane(host: &mut Host) {
     let Some(agent) = &mut host.agent else { return };
-    let (over, rest): (Vec<Action>, Vec<Action>) = std::mem::take(&mut agent.under_way)
-        .into_iter()
-        .partition(|a| a.act.lane() == Lane::Data);
+    let (over, rest): (Vec<Action>, Vec<Action>) =
+        std::mem::take(&mut agent.under_way).into_iter().partition(|a| a.act.lane() == Lane::Data);
     agent.under_way = rest;
     agent.ended.extend(over.into_iter().map(|a| (a.id, Outcome::Failed)));
 }

@@ -6,7 +6,6 @@
 // A test that reads its scripts from files; the brain under it still does no I/O.
 #![allow(clippy::disallowed_methods)]
 
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 mod data;
@@ -35,7 +34,7 @@ fn every_script_is_answered_as_recorded() {
         let answered = match answer(&name, &recorded) {
             Ok(answered) => answered,
             Err(problem) => {
-                let _ = writeln!(failures, "{problem}"); // writing to a String cannot fail
+                failures.push_str(&format!("{problem}\n"));
                 continue;
             }
         };

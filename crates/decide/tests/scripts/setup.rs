@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use decide::{Brain, Node};
 use serde_json::{Value, json};
 use types::{
-    ControlState, Durable, Fence, LeaderKey, Lsn, Member, MemberName, Pledge, Position,
-    Revision, Status, SyncNames, SyncState, Tags, Term, TermRecord, Timeline,
+    ControlState, Durable, Fence, LeaderKey, Lsn, Member, MemberName, Pledge, Position, Revision,
+    Status, SyncNames, SyncState, Tags, Term, TermRecord, Timeline,
 };
 
 use crate::data::{Data, OUR_SYSTEM, Proc};
@@ -78,11 +78,29 @@ impl<'a> Options<'a> {
 
 impl World {
     /// `node a primary timeline=1 lsn=100 …`.
-    pub(crate) fn add_node(&mut self, name: &str, kind: &str, words: &[&str]) -> Result<(), String> {
+    pub(crate) fn add_node(
+        &mut self,
+        name: &str,
+        kind: &str,
+        words: &[&str],
+    ) -> Result<(), String> {
         let options = Options(words);
         options.only(&[
-            "timeline", "lsn", "term", "priority", "from", "crashed", "clean", "nofailover", "nosync",
-            "patroni", "noagent", "nobootstrap", "norewind", "system", "names",
+            "timeline",
+            "lsn",
+            "term",
+            "priority",
+            "from",
+            "crashed",
+            "clean",
+            "nofailover",
+            "nosync",
+            "patroni",
+            "noagent",
+            "nobootstrap",
+            "norewind",
+            "system",
+            "names",
         ])?;
         let (process, state) = match kind {
             "primary" => (Proc::Primary, ControlState::InProduction),

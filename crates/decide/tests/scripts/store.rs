@@ -108,8 +108,7 @@ fn winner_may(view: &ClusterView, winner: &Winner) -> bool {
         && view.fence.as_ref().is_some_and(|f| f.mod_revision == winner.fence)
         && view.sync.as_ref().map(|s| s.mod_revision) == winner.sync_revision
         && view.term.as_ref().map(|t| t.mod_revision) == winner.term_revision
-        && pledges
-            .all(|(name, at)| view.pledges.get(name).is_some_and(|p| p.mod_revision == *at))
+        && pledges.all(|(name, at)| view.pledges.get(name).is_some_and(|p| p.mod_revision == *at))
 }
 
 /// Writes a key, created now if it was absent.

@@ -10,8 +10,21 @@ use crate::world::{Way, World};
 
 /// Names of actions that a script may let fail or hang.
 const ACTIONS: [&str; 16] = [
-    "renew", "initdb", "clone", "rewind", "compare", "start", "stop", "stop_for_hand_over",
-    "follow", "stop_receiving", "promote", "set_sync", "confirm_write", "checkpoint", "write_sync",
+    "renew",
+    "initdb",
+    "clone",
+    "rewind",
+    "compare",
+    "start",
+    "stop",
+    "stop_for_hand_over",
+    "follow",
+    "stop_receiving",
+    "promote",
+    "set_sync",
+    "confirm_write",
+    "checkpoint",
+    "write_sync",
     "end_orphans",
 ];
 
@@ -119,9 +132,7 @@ fn postgres(world: &mut World, words: &[&str]) -> Result<(), String> {
         ["PostgreSQL", "dies", "on", name, "and", "leaves", "orphans"] => {
             set_process(world, name, Proc::Orphaned)
         }
-        ["PostgreSQL", "is", "silent", "on", name] => {
-            set_process(world, name, Proc::Silent(now))
-        }
+        ["PostgreSQL", "is", "silent", "on", name] => set_process(world, name, Proc::Silent(now)),
         ["PostgreSQL", "restarts", "on", name] => {
             let standby = world.host(name)?.data.as_ref().is_some_and(|d| d.standby_signal);
             let process = if standby { Proc::Standby } else { Proc::Primary };

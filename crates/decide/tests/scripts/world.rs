@@ -101,7 +101,9 @@ impl World {
     }
 
     pub(crate) fn host(&mut self, name: &str) -> Result<&mut Host, String> {
-        self.hosts.get_mut(&MemberName::from(name)).ok_or_else(|| format!("there is no node {name}"))
+        self.hosts
+            .get_mut(&MemberName::from(name))
+            .ok_or_else(|| format!("there is no node {name}"))
     }
 
     /// Lets every news reach everybody, without time going on, until nothing is new.
