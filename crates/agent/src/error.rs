@@ -44,6 +44,54 @@ pub enum AgentError {
         #[source]
         source: io::Error,
     },
+    /// PostgreSQL could not listen.
+    #[error(
+        "PostgreSQL cannot listen on {address} (postgresql.listen); end what uses the port, or \
+         choose another"
+    )]
+    PostgresPort {
+        /// The address.
+        address: String,
+        /// What came back.
+        #[source]
+        source: io::Error,
+    },
+    /// The data directory is there, but not usable.
+    #[error("cannot use data_dir {path}: {detail}; name another, or move it away")]
+    DataDir {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// The data directory is of another cluster.
+    #[error(
+        "data_dir {path} is of the cluster with system identifier {found}, but {scope} in the DCS \
+         is {cluster}; name the right data_dir or scope, or move the directory away"
+    )]
+    OtherCluster {
+        /// The directory.
+        path: PathBuf,
+        /// Its system identifier.
+        found: String,
+        /// The cluster's name.
+        scope: String,
+        /// The cluster's system identifier.
+        cluster: String,
+    },
+    /// There is no space.
+    #[error(
+        "the file system of {path} is full ({available_kib} KiB left, {needed_kib} KiB needed); \
+         free space there"
+    )]
+    DiskFull {
+        /// What would be written.
+        path: PathBuf,
+        /// What is left.
+        available_kib: u64,
+        /// What is needed to begin.
+        needed_kib: u64,
+    },
     /// The DCS does not answer.
     #[error("cannot reach the DCS; check etcd3.hosts and that etcd runs")]
     Dcs {

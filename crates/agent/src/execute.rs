@@ -217,8 +217,8 @@ async fn start<I: Instance>(
     Ok(())
 }
 
-/// The first half of a pledge. The position is read when the receiver is gone, and is durable before
-/// this returns.
+/// The first half of a pledge. The position is read when the receiver is gone, and is durable
+/// before this returns.
 async fn stop_receiving<I: Instance>(
     context: &Arc<Context<I>>,
     fence: String,
@@ -236,9 +236,7 @@ async fn stop_for_hand_over<I: Instance>(
     candidate: Option<MemberName>,
 ) -> Result<(), Failure> {
     let view = context.store.current().view;
-    let address = candidate
-        .as_ref()
-        .and_then(|name| view.as_ref()?.member(name)?.api_address());
+    let address = candidate.as_ref().and_then(|name| view.as_ref()?.member(name)?.api_address());
     let received = move |end| {
         let address = address.clone();
         async move {

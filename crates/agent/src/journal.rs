@@ -49,7 +49,13 @@ impl Journal {
     }
 
     /// An action has ended. `detail` is what came back, if anything is worth telling.
-    pub(crate) fn end(&mut self, id: ActionId, outcome: Outcome, millis: u64, detail: Option<&str>) {
+    pub(crate) fn end(
+        &mut self,
+        id: ActionId,
+        outcome: Outcome,
+        millis: u64,
+        detail: Option<&str>,
+    ) {
         let held = self.held.remove(&id);
         if let Some(line) = held {
             if outcome == Outcome::Done {

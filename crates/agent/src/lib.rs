@@ -1,8 +1,8 @@
 //! The agent: the shell around the brain. It observes, asks [`decide::Brain`] what to do, does it,
 //! and tells how that ended. It decides nothing.
 //!
-//! One task owns the brain ([`shell`](self)); actions run in tasks of their own and report back over
-//! one bounded channel, so that nothing long blocks the loop.
+//! One task owns the brain ([`shell`](self)); actions run in tasks of their own and report back
+//! over one bounded channel, so that nothing long blocks the loop.
 #![forbid(unsafe_code)]
 
 mod clock;
@@ -13,6 +13,7 @@ mod guarding;
 mod journal;
 mod on_dcs;
 mod peer;
+mod preflight;
 mod requests;
 mod setup;
 mod shell;
@@ -47,8 +48,8 @@ pub async fn run(options: AgentOptions) -> Result<ExitCode, AgentError> {
     }
 }
 
-/// A panic anywhere in the agent ends the process: lease and guard make that safe, half a loop would
-/// not be.
+/// A panic anywhere in the agent ends the process: lease and guard make that safe, half a loop
+/// would not be.
 fn abort_on_panic() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {

@@ -1,5 +1,5 @@
-//! Actions on the DCS. Each ends with a view at least as new as its effect; after an ambiguous answer
-//! the view is read, and only then is the end told.
+//! Actions on the DCS. Each ends with a view at least as new as its effect; after an ambiguous
+//! answer the view is read, and only then is the end told.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -133,11 +133,7 @@ async fn read_until_answered<I: Instance>(context: &Context<I>) -> Arc<ClusterVi
     }
 }
 
-async fn touch_member<I: Instance>(
-    context: &Context<I>,
-    id: ActionId,
-    member: &Member,
-) -> Ended {
+async fn touch_member<I: Instance>(context: &Context<I>, id: ActionId, member: &Member) -> Ended {
     let touched = async {
         let (_, granted) = context.session.ensure().await?;
         let write = context.store.touch_member(&context.session, &context.name, member).await?;

@@ -17,6 +17,7 @@ use crate::context::{Context, ContextParts, Limits};
 use crate::error::AgentError;
 use crate::guarding::Guard;
 use crate::journal::Journal;
+use crate::preflight;
 use crate::signals::Signals;
 use crate::state::StateDir;
 
@@ -96,22 +97,26 @@ pub(crate) async fn start(options: AgentOptions) -> Result<Parts<LocalInstance>,
     let (dynamic, _) = Dynamic::from_json(&settings.bootstrap.dcs)
         .map_err(|errors| AgentError::InitialConfig { detail: errors.join("; ") })?;
     let instance = LocalInstance::new(instance_config(&settings, &dynamic)?)?;
+    let host = preflight::check_host(&settings, &instance).await?;
     let listener = bind(&settings).await?;
     let (client, view, store) = reach_dcs(&settings, &dynamic).await?;
+    let in_force = view.config.as_ref().and_then(|c| Dynamic::from_json(&c.value).ok());
+    let dynamic = in_force.map_or(dynamic, |(dynamic, _)| dynamic).merged(&settings);
+    preflight::check_cluster(&settings, &host, &view, &dynamic)?;
+
+    // From here on things change; the guard comes last, so that no failure leaves one behind.
+    let session = Session::new(client, dynamic.ttl);
+    let lease = take_lease(&session, &view, &settings, dynamic.ttl).await?;
     let state = StateDir::open(&settings.pgherd.state_dir, &settings.name)?;
     let journal = Journal::open(state.path())
         .map_err(|source| AgentError::Journal { path: state.path().to_owned(), source })?;
+    let signals = Signals::install().map_err(|source| AgentError::Signals { source })?;
     let guard = Guard::new(
         options.exe.clone(),
         settings.pgherd.state_dir.clone(),
         settings.postgresql.data_dir.clone(),
     );
     guard.connect().await.map_err(|source| AgentError::Guard { source })?;
-
-    let in_force = view.config.as_ref().and_then(|c| Dynamic::from_json(&c.value).ok());
-    let dynamic = in_force.map_or(dynamic, |(dynamic, _)| dynamic).merged(&settings);
-    let session = Session::new(client, dynamic.ttl);
-    let lease = take_lease(&session, &view, &settings, dynamic.ttl).await?;
 
     let mut brain = Brain::new(node_of(&settings), seed()?);
     brain.reconfigure(node_of(&settings), Arc::clone(&settings));
@@ -129,16 +134,15 @@ pub(crate) async fn start(options: AgentOptions) -> Result<Parts<LocalInstance>,
     let reload = Reload { options, settings: Arc::clone(&settings) };
     let (snapshots, published) = watch::channel(Arc::new(reload.snapshot_base()));
     let requests = serve_api(&settings, listener, published);
-    let signals = Signals::install().map_err(|source| AgentError::Signals { source })?;
     Ok(Parts { brain, context, journal, snapshots, requests, signals, reload, lease, follower })
 }
 
 async fn bind(settings: &Static) -> Result<tokio::net::TcpListener, AgentError> {
     let listen = &settings.restapi.listen;
     let host = if listen.is_wildcard() { "0.0.0.0" } else { listen.host.as_str() };
-    tokio::net::TcpListener::bind((host, listen.port)).await.map_err(|source| {
-        AgentError::Listen { address: format!("{host}:{}", listen.port), source }
-    })
+    tokio::net::TcpListener::bind((host, listen.port))
+        .await
+        .map_err(|source| AgentError::Listen { address: format!("{host}:{}", listen.port), source })
 }
 
 async fn reach_dcs(

@@ -18,7 +18,7 @@ use crate::execute::{Ended, execute, finished};
 use crate::journal::Journal;
 use crate::requests;
 use crate::setup::{Parts, Reload};
-use crate::signals::Signal;
+use crate::signals::{Signal, Signals};
 
 /// News that waits for the loop; senders wait when it is full.
 const NEWS_MAX: usize = 256;
@@ -44,6 +44,14 @@ struct Running {
     lane: Lane,
     issued: Millis,
     abort: AbortHandle,
+}
+
+/// Where news comes from.
+struct Inputs {
+    incoming: mpsc::Receiver<News>,
+    views: watch::Receiver<dcs::ViewState>,
+    requests: mpsc::Receiver<ApiRequest>,
+    signals: Signals,
 }
 
 /// The shell around one brain.
@@ -73,30 +81,24 @@ const OFTEN: Duration = Duration::from_millis(100);
 impl<I: Instance> Shell<I> {
     /// Runs until the brain or a signal ends it.
     pub(crate) async fn run(parts: Parts<I>) -> End {
-        let Parts {
-            brain,
-            context,
-            journal,
-            snapshots,
-            mut requests,
-            mut signals,
-            reload,
-            lease,
-            follower: _follower,
-        } = parts;
-        let (news, mut incoming) = mpsc::channel(NEWS_MAX);
+        let (news, incoming) = mpsc::channel(NEWS_MAX);
         let (hurry, hurrying) = watch::channel(clock::now().plus(HURRY));
-        let mut views = context.store.subscribe();
-        let observer =
-            tokio::spawn(observe(Arc::clone(&context), news.clone(), hurrying));
+        let context = parts.context;
+        let observer = tokio::spawn(observe(Arc::clone(&context), news.clone(), hurrying));
+        let mut inputs = Inputs {
+            incoming,
+            views: context.store.subscribe(),
+            requests: parts.requests,
+            signals: parts.signals,
+        };
         let mut shell = Shell {
-            brain,
+            brain: parts.brain,
             context,
-            journal,
+            journal: parts.journal,
             news,
             running: BTreeMap::new(),
-            snapshots,
-            reload,
+            snapshots: parts.snapshots,
+            reload: parts.reload,
             observed_at: Millis::ZERO,
             viewed: None,
             viewed_at: Millis::ZERO,
@@ -105,47 +107,53 @@ impl<I: Instance> Shell<I> {
             hurry,
             exit: None,
         };
-        shell.step(Event::Lease { ttl: lease });
-        let first = views.borrow_and_update().view.clone();
+        shell.step(Event::Lease { ttl: parts.lease });
+        let first = inputs.views.borrow_and_update().view.clone();
         if let Some(view) = first {
             shell.see(view);
         }
         let end = loop {
-            let tick = shell.next_tick();
-            tokio::select! {
-                Some(news) = incoming.recv() => shell.hear(news),
-                changed = views.changed() => {
-                    if changed.is_err() {
-                        break End::Exit(1);
-                    }
-                    let state = views.borrow_and_update().clone();
-                    if state.fresh {
-                        shell.viewed_at = clock::now();
-                    }
-                    if let Some(view) = state.view {
-                        shell.see(view);
-                    }
-                }
-                Some(request) = requests.recv() => shell.serve(request),
-                signal = signals.next() => match signal {
-                    Signal::Terminate => {
-                        shell.journal.note("shutdown", json!({}));
-                        shell.step(Event::Shutdown);
-                    }
-                    Signal::Reload => shell.reload_file().await,
-                    Signal::Reexecute => break End::Reexecute,
-                },
-                () = tokio::time::sleep(tick) => shell.step(Event::Tick),
-            }
-            if let Some(code) = shell.exit {
-                break End::Exit(code);
+            if let Some(end) = shell.turn(&mut inputs).await {
+                break end;
             }
         };
         observer.abort();
+        drop(parts.follower);
         if matches!(end, End::Exit(_)) {
             shell.leave().await;
         }
         end
+    }
+
+    /// Takes one piece of news. Cancel safety: not to be cancelled; the loop awaits it to its end.
+    async fn turn(&mut self, inputs: &mut Inputs) -> Option<End> {
+        let tick = self.next_tick();
+        tokio::select! {
+            Some(news) = inputs.incoming.recv() => self.hear(news),
+            changed = inputs.views.changed() => {
+                if changed.is_err() {
+                    return Some(End::Exit(1));
+                }
+                let state = inputs.views.borrow_and_update().clone();
+                if state.fresh {
+                    self.viewed_at = clock::now();
+                }
+                if let Some(view) = state.view {
+                    self.see(view);
+                }
+            }
+            Some(request) = inputs.requests.recv() => self.serve(request),
+            signal = inputs.signals.next() => match signal {
+                Signal::Terminate => {
+                    self.journal.note("shutdown", json!({}));
+                    self.step(Event::Shutdown);
+                }
+                Signal::Reload => self.reload_file().await,
+                Signal::Reexecute => return Some(End::Reexecute),
+            },
+            () = tokio::time::sleep(tick) => self.step(Event::Tick),
+        }
+        self.exit.map(End::Exit)
     }
 
     /// How long to sleep when nothing happens.
@@ -305,8 +313,7 @@ impl<I: Instance> Shell<I> {
 
     /// Applies the dynamic configuration when its key has changed.
     fn apply_config(&mut self) {
-        let revision =
-            self.viewed.as_ref().and_then(|v| v.config.as_ref()).map(|c| c.mod_revision);
+        let revision = self.viewed.as_ref().and_then(|v| v.config.as_ref()).map(|c| c.mod_revision);
         if revision.is_none() || revision == self.applied_config {
             return;
         }

@@ -3,7 +3,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -21,6 +21,21 @@ pub enum StateError {
         #[source]
         source: io::Error,
     },
+    /// Others could read or change it.
+    #[error(
+        "the state directory {path} has owner {owner} and mode {mode:o}; it must be a directory of \
+         uid {own} with mode 700: chown and chmod it"
+    )]
+    NotOurs {
+        /// The directory.
+        path: PathBuf,
+        /// Its owner.
+        owner: u32,
+        /// Its mode.
+        mode: u32,
+        /// Whom the agent runs as.
+        own: u32,
+    },
     /// Another agent holds it.
     #[error("another agent runs with the state directory {path}; stop it first")]
     Locked {
@@ -37,7 +52,9 @@ pub enum StateError {
         source: serde_json::Error,
     },
     /// It belongs to somebody else.
-    #[error("{path} belongs to {found}, not to {expected}; give this member its own pgherd.state_dir")]
+    #[error(
+        "{path} belongs to {found}, not to {expected}; give this member its own pgherd.state_dir"
+    )]
     Foreign {
         /// The file.
         path: PathBuf,
@@ -71,6 +88,21 @@ struct StateFile {
 
 const VERSION: u32 = 1;
 const FILE: &str = "state.json";
+const LOCK: &str = "agent.lock";
+
+impl StateFile {
+    /// Refuses a state that names another cluster.
+    fn is_of(&self, dir: &Path, system_identifier: &str) -> Result<(), StateError> {
+        if self.system_identifier == system_identifier {
+            return Ok(());
+        }
+        Err(StateError::Foreign {
+            path: dir.join(FILE),
+            found: format!("the cluster {}", self.system_identifier),
+            expected: format!("the cluster {system_identifier}"),
+        })
+    }
+}
 
 /// The open state directory. While it lives, no other agent can use it.
 #[derive(Debug)]
@@ -90,12 +122,46 @@ impl StateDir {
             .truncate(false)
             .write(true)
             .mode(0o600)
-            .open(dir.join("agent.lock"))
+            .open(dir.join(LOCK))
             .map_err(failed)?;
-        rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive)
-            .map_err(|_| StateError::Locked { path: dir.to_owned() })?;
+        lock_for(&lock, dir)?;
         let state = read(&dir.join(FILE), member)?;
         Ok(StateDir { dir: dir.to_owned(), state, _lock: lock })
+    }
+
+    /// Whether [`StateDir::open`] and [`StateDir::bind`] would succeed, and what is recorded (`None`
+    /// when there is no directory yet). Changes nothing.
+    pub(crate) fn check(
+        dir: &Path,
+        member: &MemberName,
+        system_identifier: Option<&str>,
+    ) -> Result<Option<Durable>, StateError> {
+        let failed = |source| StateError::Open { path: dir.to_owned(), source };
+        let meta = match fs::metadata(dir) {
+            Ok(meta) => meta,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(failed(source)),
+        };
+        let own = rustix::process::geteuid().as_raw();
+        if !meta.is_dir() || meta.uid() != own || meta.mode() & 0o077 != 0 {
+            return Err(StateError::NotOurs {
+                path: dir.to_owned(),
+                owner: meta.uid(),
+                mode: meta.mode() & 0o7777,
+                own,
+            });
+        }
+        match OpenOptions::new().write(true).open(dir.join(LOCK)) {
+            Ok(lock) => lock_for(&lock, dir)?,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(failed(source)),
+        }
+        let state = read(&dir.join(FILE), member)?;
+        match system_identifier {
+            Some(found) if !state.system_identifier.is_empty() => state.is_of(dir, found)?,
+            Some(_) | None => {}
+        }
+        Ok(Some(state.durable))
     }
 
     /// What is recorded.
@@ -108,18 +174,11 @@ impl StateDir {
         &self.dir
     }
 
-    /// Says to which cluster the recorded state belongs. A state that names another cluster than the
-    /// data directory is not of this copy: whatever it promises or claims is refused.
+    /// Says to which cluster the recorded state belongs. A state that names another cluster than
+    /// the data directory is not of this copy: whatever it promises or claims is refused.
     pub(crate) fn bind(&mut self, system_identifier: &str) -> Result<(), StateError> {
-        if self.state.system_identifier == system_identifier {
-            return Ok(());
-        }
         if !self.state.system_identifier.is_empty() {
-            return Err(StateError::Foreign {
-                path: self.dir.join(FILE),
-                found: format!("the cluster {}", self.state.system_identifier),
-                expected: format!("the cluster {system_identifier}"),
-            });
+            return self.state.is_of(&self.dir, system_identifier);
         }
         system_identifier.clone_into(&mut self.state.system_identifier);
         self.write()
@@ -143,10 +202,16 @@ impl StateDir {
     fn write(&self) -> Result<(), StateError> {
         let path = self.dir.join(FILE);
         let failed = |source| StateError::Write { path: path.clone(), source };
-        let text = serde_json::to_vec_pretty(&self.state)
-            .map_err(|e| failed(io::Error::other(e)))?;
+        let text =
+            serde_json::to_vec_pretty(&self.state).map_err(|e| failed(io::Error::other(e)))?;
         write_atomically(&path, &text).map_err(failed)
     }
+}
+
+/// Takes the lock that only one agent can hold, as long as the file is open.
+fn lock_for(lock: &File, dir: &Path) -> Result<(), StateError> {
+    rustix::fs::flock(lock, rustix::fs::FlockOperation::NonBlockingLockExclusive)
+        .map_err(|_| StateError::Locked { path: dir.to_owned() })
 }
 
 fn read(path: &Path, member: &MemberName) -> Result<StateFile, StateError> {

@@ -18,8 +18,8 @@ const ANSWER_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// user and password for basic authentication.
 ///
 /// # Errors
-/// Nobody listens, the connection broke, the answer is no HTTP or too long, or all of it took longer
-/// than `limit`. A status code of 400 and above is an answer, not an error.
+/// Nobody listens, the connection broke, the answer is no HTTP or too long, or all of it took
+/// longer than `limit`. A status code of 400 and above is an answer, not an error.
 pub(crate) async fn request(
     method: &str,
     host: &str,

@@ -44,7 +44,8 @@ pub(crate) fn runtime() -> anyhow::Result<Runtime> {
 }
 
 fn log_to_stderr(default_level: &str) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default_level));
+    let filter =
+        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default_level));
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_ansi(false)

@@ -5,10 +5,10 @@
 //! - Actions of one [`Lane`] never overlap; actions of different lanes run at the same time. One
 //!   exception: an [`Act::Stop`] that is not [`StopMode::Fast`] may be issued while another action
 //!   of [`Lane::Data`] runs; the shell then gives that one up first and reports it as failed.
-//! - Before the shell reports the end of an action on the DCS it delivers a view that is at least as
-//!   new as the action's effect; before it reports the end of an action on PostgreSQL it delivers a
-//!   [`LocalPostgres`](types::LocalPostgres) observed after that end. So the brain never acts on a
-//!   picture from before its own last step.
+//! - Before the shell reports the end of an action on the DCS it delivers a view that is at least
+//!   as new as the action's effect; before it reports the end of an action on PostgreSQL it
+//!   delivers a [`LocalPostgres`](types::LocalPostgres) observed after that end. So the brain never
+//!   acts on a picture from before its own last step.
 //! - Every action is safe to repeat after a restart of the agent.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -210,8 +210,8 @@ pub enum Act {
     /// Create a new cluster beside the data directory and rename it into place when complete.
     Initdb,
     /// Copy from `source` beside the data directory and rename into place when complete (I3).
-    /// Persists `in_progress` first when an old copy is replaced, and `fresh_copy` and `term` at the
-    /// end.
+    /// Persists `in_progress` first when an old copy is replaced, and `fresh_copy` and `term` at
+    /// the end.
     Clone {
         /// Whom to copy from.
         source: Upstream,
@@ -248,8 +248,8 @@ pub enum Act {
         /// How.
         mode: StopMode,
     },
-    /// Stop for a successor: fast, and done as soon as pg_control says `shut down` and the candidate
-    /// has the shutdown checkpoint; what is left then is killed.
+    /// Stop for a successor: fast, and done as soon as pg_control says `shut down` and the
+    /// candidate has the shutdown checkpoint; what is left then is killed.
     StopForHandOver {
         /// Who shall have everything; `None` if there is nobody.
         candidate: Option<MemberName>,

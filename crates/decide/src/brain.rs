@@ -69,8 +69,8 @@ pub struct Brain {
 }
 
 impl Brain {
-    /// A brain that has seen nothing yet. `seed` makes the names of fences unique; two brains of one
-    /// cluster must not share it.
+    /// A brain that has seen nothing yet. `seed` makes the names of fences unique; two brains of
+    /// one cluster must not share it.
     #[must_use]
     pub fn new(node: Node, seed: u64) -> Brain {
         let dynamic = Dynamic::from_json(&node.initial_config).map(|(d, _)| d).unwrap_or_default();

@@ -33,8 +33,8 @@ impl Claim {
         self.until
     }
 
-    /// When PostgreSQL must be stopped if the claim does not move: two margins before its end, since
-    /// the guard kills one margin before it.
+    /// When PostgreSQL must be stopped if the claim does not move: two margins before its end,
+    /// since the guard kills one margin before it.
     pub(crate) fn stop_at(self, margin: Millis) -> Option<Millis> {
         self.until.map(|until| Millis(until.0.saturating_sub(2 * margin.0)))
     }

@@ -1,7 +1,7 @@
 //! The election and fence machine: the one place where it is decided who leads next.
 //!
-//! A pure function of the DCS's records and of our own durable pledge; it holds no state and knows no
-//! clock (that somebody waited long enough is an input). Protocol: `design.md`, section 5.
+//! A pure function of the DCS's records and of our own durable pledge; it holds no state and knows
+//! no clock (that somebody waited long enough is an input). Protocol: `design.md`, section 5.
 //!
 //! With synchronous replication each voter pledges: it stops receiving, then reports what it holds.
 //! A pledged voter acknowledges nothing to the old leader, so pledges of any `quorum + 1` voters

@@ -4,9 +4,9 @@
 //! events so far: no clock, no randomness, no I/O. Production, the test scripts, the simulator and
 //! the model checker run this same code.
 //!
-//! Where to look: who becomes leader is in [`election`]; what the leader does in `leader`, everybody
-//! else in `follower` and `unlocked`; which standbys are waited for in [`sync_set`]; the lease
-//! arithmetic in `claim`.
+//! Where to look: who becomes leader is in [`election`]; what the leader does in `leader`,
+//! everybody else in `follower` and `unlocked`; which standbys are waited for in [`sync_set`]; the
+//! lease arithmetic in `claim`.
 #![forbid(unsafe_code)]
 
 mod action;

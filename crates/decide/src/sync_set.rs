@@ -2,7 +2,8 @@
 //!
 //! Two things must move together: `/sync` (voters `V`, `quorum` `q`: an election needs pledges of
 //! `q + 1` voters) and `synchronous_standby_names` (names `N`, number `n`: a commit needs `n` of
-//! them). What must hold in every intermediate state: any `q + 1` voters meet any `n` names, that is
+//! them). What must hold in every intermediate state: any `q + 1` voters meet any `n` names, that
+//! is
 //! `|V ∪ N| <= q + n` whenever there are voters. With no voters only the leader itself may lead
 //! again, which is safe with any names.
 //!
@@ -137,8 +138,8 @@ fn transition(
     sync: &SyncState,
     target: &SyncNames,
 ) -> (usize, BTreeSet<MemberName>) {
-    // What `/sync` was made safe for: fewer than the names' number while a change before this one is
-    // not yet confirmed. Commits from before that change still count on it.
+    // What `/sync` was made safe for: fewer than the names' number while a change before this one
+    // is not yet confirmed. Commits from before that change still count on it.
     let promised = sync.voters.len().saturating_sub(sync.quorum);
     let number = promised.min(picture.names.number).min(target.number);
     if sync.voters.is_empty() || number == 0 {

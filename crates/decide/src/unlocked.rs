@@ -1,4 +1,5 @@
-//! What a member does while nobody leads: bootstrap, come up in recovery, take part in the election.
+//! What a member does while nobody leads: bootstrap, come up in recovery, take part in the
+//! election.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -113,7 +113,8 @@ impl Group {
     }
 }
 
-/// The directory of our own cgroup, from the text of `/proc/self/mountinfo` and `/proc/self/cgroup`.
+/// The directory of our own cgroup, from the text of `/proc/self/mountinfo` and
+/// `/proc/self/cgroup`.
 fn own_directory(mounts: &str, own: &str) -> Option<PathBuf> {
     let mount = mounts.lines().find_map(|line| {
         let (before, after) = line.split_once(" - ")?;

@@ -1,5 +1,5 @@
-//! A simulated host: one agent, its guard, its PostgreSQL with every backend, and whatever the agent
-//! started besides. It can be lost or frozen as a whole.
+//! A simulated host: one agent, its guard, its PostgreSQL with every backend, and whatever the
+//! agent started besides. It can be lost or frozen as a whole.
 
 use std::collections::BTreeSet;
 use std::io;

@@ -172,8 +172,8 @@ pub async fn wait_gone(pids: impl IntoIterator<Item = u32>, limit: Duration) -> 
     }
 }
 
-/// Whether this is a program of a cluster: PostgreSQL's, etcd, or one called `own`. Somebody's shell
-/// or editor that happens to stand in a data directory is none.
+/// Whether this is a program of a cluster: PostgreSQL's, etcd, or one called `own`. Somebody's
+/// shell or editor that happens to stand in a data directory is none.
 #[must_use]
 pub fn is_cluster_program(pid: u32, own: &str) -> bool {
     const POSTGRES: [&str; 6] =
@@ -182,8 +182,9 @@ pub fn is_cluster_program(pid: u32, own: &str) -> bool {
         .is_some_and(|name| name == own || name == "etcd" || POSTGRES.contains(&name.as_str()))
 }
 
-/// The processes of a cluster that lives in `directory`: programs of a cluster that work below it or
-/// were started with a file below it. `own` is the file name of our own program. Never this process.
+/// The processes of a cluster that lives in `directory`: programs of a cluster that work below it
+/// or were started with a file below it. `own` is the file name of our own program. Never this
+/// process.
 #[must_use]
 pub fn of_cluster_in(directory: &Path, own: &str) -> Vec<u32> {
     let Ok(directory) = directory.canonicalize() else { return Vec::new() };

@@ -1,9 +1,9 @@
 //! A TCP relay on loopback that can be cut: the network between two parts of a cluster, without
 //! root.
 //!
-//! A cut relay is a black hole, not a closed door: connections stay open, new ones are accepted, and
-//! nothing gets through. That is what a lost network looks like to a program, and it is harder to
-//! notice than a refused connection.
+//! A cut relay is a black hole, not a closed door: connections stay open, new ones are accepted,
+//! and nothing gets through. That is what a lost network looks like to a program, and it is harder
+//! to notice than a refused connection.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};

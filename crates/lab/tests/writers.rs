@@ -1,5 +1,5 @@
-//! The writers and the ledger on a real PostgreSQL: what they say about where a row was written, and
-//! that they go on after the server was killed.
+//! The writers and the ledger on a real PostgreSQL: what they say about where a row was written,
+//! and that they go on after the server was killed.
 #![allow(clippy::unwrap_used)]
 
 use std::fs;

@@ -133,7 +133,8 @@ const HEALING: u64 = 70_000;
 /// Runs one cluster through its faults and judges it.
 ///
 /// # Panics
-/// If the setup has no member or more than five, or if the brain breaks its contract with the shell.
+/// If the setup has no member or more than five, or if the brain breaks its contract with the
+/// shell.
 #[must_use]
 pub fn run(setup: &Setup) -> Report {
     assert!((1..=5).contains(&setup.members), "{} members", setup.members);

@@ -1,5 +1,5 @@
-//! `sim --seed N` prints the story of one seed; `sim --seeds N` or `A..B` runs many and prints those
-//! that fail, each with the line that replays it.
+//! `sim --seed N` prints the story of one seed; `sim --seeds N` or `A..B` runs many and prints
+//! those that fail, each with the line that replays it.
 #![allow(clippy::print_stdout, reason = "a command whose output is its result")]
 
 use std::process::ExitCode;
@@ -68,14 +68,16 @@ fn range(text: &str) -> Option<(u64, u64)> {
     }
 }
 
+/// Planted mistakes by name.
+const MISTAKES: [(&str, Mutation); 4] = [
+    ("promote-without-lease", Mutation::PromoteWithoutLease),
+    ("ignore-sync-set", Mutation::IgnoreSyncSet),
+    ("claim-from-reply", Mutation::ClaimFromReply),
+    ("running-receivers", Mutation::CompareRunningReceivers),
+];
+
 fn mistake(text: &str) -> Option<Mutation> {
-    match text {
-        "promote-without-lease" => Some(Mutation::PromoteWithoutLease),
-        "ignore-sync-set" => Some(Mutation::IgnoreSyncSet),
-        "claim-from-reply" => Some(Mutation::ClaimFromReply),
-        "running-receivers" => Some(Mutation::CompareRunningReceivers),
-        _ => None,
-    }
+    MISTAKES.iter().find(|(name, _)| *name == text).map(|(_, mutation)| *mutation)
 }
 
 fn setup(options: &Options, seed: u64) -> Setup {
@@ -112,12 +114,25 @@ fn many(options: &Options, from: u64, to: u64) -> ExitCode {
         if let Some(violation) = report.violation {
             failed += 1;
             println!("seed {seed}: {}: {}", violation.invariant, violation.seen);
-            let (members, mode) = (setup.members, setup.mode.name());
-            println!(
-                "  replay: cargo run -p sim -- --seed {seed} --members {members} --mode {mode}"
-            );
+            println!("  replay: cargo run -p sim -- {}", arguments_of(&setup));
         }
     }
     println!("{} seeds, {failed} failed", to.saturating_sub(from));
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// The command line that replays a setup.
+fn arguments_of(setup: &Setup) -> String {
+    let Setup { seed, members, mode, .. } = setup;
+    let mut line = format!("--seed {seed} --members {members} --mode {}", mode.name());
+    if let Some(mistake) = setup.mutation {
+        let name = MISTAKES.iter().find(|(_, m)| *m == mistake).map_or("", |(name, _)| name);
+        line.push_str(&format!(" --mistake {name}"));
+    }
+    for (set, name) in [(setup.slow_answers, "slow-answers"), (setup.fence_only, "fence-only")] {
+        if set {
+            line.push_str(&format!(" --{name} yes"));
+        }
+    }
+    line
 }

@@ -7,7 +7,8 @@
 //! - **A2 backends outlive the postmaster**: after `kill -9` of the postmaster alone its backends
 //!   and walsenders may go on, write and acknowledge until somebody ends them.
 //! - **A3 a receiver flushes before it exits**: what a WAL receiver got and had not flushed is in
-//!   the log once the receiver is gone in an orderly way. (After a kill of the host it may be lost.)
+//!   the log once the receiver is gone in an orderly way. (After a kill of the host it may be
+//!   lost.)
 //! - **A4 a restart ends a synchronous wait**: a commit whose session ends while it waits stays in
 //!   the log, unacknowledged, and is visible after the restart.
 //! - **A5 equal timelines hide divergence**: streaming and `pg_rewind` look at timeline numbers,
@@ -36,8 +37,9 @@
 //!   fence and the proxy's term do.)
 //! - **A16 a standby's process group ends with its postmaster**: the startup process and the
 //!   receiver of a killed standby postmaster are gone within half a second.
-//! - **A17 a slot admits one walsender**: a standby that comes back waits until the walsender of its
-//!   former connection is gone, so no member is counted twice; without its slot it does not stream.
+//! - **A17 a slot admits one walsender**: a standby that comes back waits until the walsender of
+//!   its former connection is gone, so no member is counted twice; without its slot it does not
+//!   stream.
 
 use std::collections::{BTreeMap, BTreeSet};
 

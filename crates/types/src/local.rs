@@ -1,5 +1,5 @@
-//! What an agent can observe of its own PostgreSQL and of its own durable state. Probes write these,
-//! the core reads them; nothing here is a wish.
+//! What an agent can observe of its own PostgreSQL and of its own durable state. Probes write
+//! these, the core reads them; nothing here is a wish.
 
 use std::collections::BTreeSet;
 
@@ -50,8 +50,8 @@ pub struct Control {
     pub timeline: Timeline,
     /// Position of the latest checkpoint record.
     pub checkpoint: Lsn,
-    /// End of what the copy is known to hold: the end of the shutdown checkpoint after a clean stop,
-    /// the minimum recovery end of a standby; the latest checkpoint otherwise.
+    /// End of what the copy is known to hold: the end of the shutdown checkpoint after a clean
+    /// stop, the minimum recovery end of a standby; the latest checkpoint otherwise.
     pub end: Lsn,
     /// The timeline `end` belongs to.
     pub end_timeline: Timeline,

@@ -1,4 +1,5 @@
-//! The values of the DCS keys: Patroni's (`patroni-compat.md`, 1.4 to 1.8) and ours (`design.md`, 4).
+//! The values of the DCS keys: Patroni's (`patroni-compat.md`, 1.4 to 1.8) and ours (`design.md`,
+//! 4).
 //!
 //! Readers accept what Patroni's readers accept: unknown fields, missing fields, any spacing.
 

@@ -28,7 +28,8 @@ pub(crate) struct CtlOptions {
     /// Configuration file
     #[arg(short = 'c', long, value_name = "FILE", global = true)]
     pub(crate) config_file: Option<PathBuf>,
-    /// Where the DCS is (before the command, as with patronictl): HOST:PORT[,HOST:PORT…][/NAMESPACE], instead of the file's
+    /// Where the DCS is (before the command, as with patronictl):
+    /// HOST:PORT[,HOST:PORT…][/NAMESPACE], instead of the file's
     #[arg(short = 'd', long, visible_alias = "dcs", value_name = "URL")]
     pub(crate) dcs_url: Option<String>,
 }

@@ -33,6 +33,13 @@ const ENDPOINTS_MAX: usize = 6;
 /// Longest path of a Unix socket, from the kernel's `sockaddr_un` without its final zero.
 const SOCKET_PATH_MAX: usize = 107;
 
+/// What a new member of etcd writes at once: it reserves its log.
+const ETCD_MIB: u64 = 65;
+/// What a new node soon has written: 40 MiB of initdb, and some segments of log.
+const NODE_MIB: u64 = 120;
+/// What a cluster that exists must be able to write when it starts.
+const RESTART_MIB: u64 = 32;
+
 /// What is kept beside the cluster so that it can be started again.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Kept {
@@ -168,6 +175,7 @@ impl Layout {
             etcd_program,
         };
         layout.check_paths()?;
+        layout.check_space()?;
         Ok(layout)
     }
 
@@ -196,6 +204,14 @@ impl Layout {
         self.endpoints.iter().map(|endpoint| format!("http://{endpoint}")).collect()
     }
 
+    /// A cluster that exists only grows slowly; a new one is written as a whole.
+    fn check_space(&self) -> anyhow::Result<()> {
+        let members = u64::try_from(self.etcd.len()).unwrap_or(u64::MAX);
+        let nodes = u64::try_from(self.nodes.len()).unwrap_or(u64::MAX);
+        let whole = members.saturating_mul(ETCD_MIB).saturating_add(nodes.saturating_mul(NODE_MIB));
+        check_space_for(&self.dir, if self.reused { RESTART_MIB } else { whole })
+    }
+
     fn check_paths(&self) -> anyhow::Result<()> {
         for node in &self.nodes {
             let socket = node.socket_dir().join(format!(".s.PGSQL.{}", node.pg_port));
@@ -212,6 +228,23 @@ impl Layout {
             None => Ok(()),
         }
     }
+}
+
+/// Refuses a place whose file system has fewer than `needed` MiB left.
+fn check_space_for(dir: &Path, needed: u64) -> anyhow::Result<()> {
+    let there = dir.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    // What cannot be asked is not refused: the first write will tell.
+    let Ok(found) = rustix::fs::statvfs(there) else { return Ok(()) };
+    let available = found.f_bavail.saturating_mul(found.f_frsize) >> 20;
+    // Some file systems keep no account at all.
+    if found.f_blocks != 0 && available < needed {
+        bail!(
+            "the file system of {} is full ({available} MiB left, {needed} MiB needed): free \
+             space there, or choose another --dir",
+            dir.display()
+        );
+    }
+    Ok(())
 }
 
 /// The nodes, numbered from 1, and the member for disaster recovery after them.
