@@ -26,6 +26,7 @@ demo: tools
 	@. tools/env.sh && exec target/release/pgherd demo $(ARGS)
 
 test: tools
+	@tools/install-test.sh
 	@. tools/env.sh && exec cargo xtask test
 
 check:

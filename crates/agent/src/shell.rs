@@ -384,7 +384,7 @@ fn tell(action: &Action) {
                 why,
                 Reason::LeaseRunsOut { .. }
                     | Reason::PrimaryWithoutLeaderKey
-                    | Reason::PostgresDied { .. }
+                    | Reason::PostgresDown { .. }
                     | Reason::WrongCluster { .. }
                     | Reason::StartTimedOut
             );

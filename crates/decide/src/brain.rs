@@ -62,6 +62,10 @@ pub struct Brain {
     pub(crate) member_clock: crate::member_key::MemberClock,
     pub(crate) slots_at: Millis,
     pub(crate) slots_known: std::collections::BTreeSet<String>,
+    /// After a failed bootstrap: when this node may try again.
+    pub(crate) bootstrap_after: Millis,
+    /// Since when a primary has been running here under our leader key without a claim of ours.
+    no_claim_since: Option<Millis>,
     pub(crate) shutting_down: bool,
     pub(crate) nonce: u64,
     wake: Option<Millis>,
@@ -92,6 +96,8 @@ impl Brain {
             member_clock: crate::member_key::MemberClock::default(),
             slots_at: Millis::ZERO,
             slots_known: std::collections::BTreeSet::new(),
+            bootstrap_after: Millis::ZERO,
+            no_claim_since: None,
             shutting_down: false,
             nonce: seed,
             wake: None,
@@ -234,7 +240,7 @@ impl Brain {
             | Act::Promote { .. }
             | Act::SetSync { .. }
             | Act::ConfirmWrite
-            | Act::Checkpoint => self.absorb_leader_end(ended, outcome),
+            | Act::Checkpoint => self.absorb_leader_end(now, ended, outcome),
             Act::SyncSlots { .. } => self.slots_at = now,
         }
     }
@@ -250,6 +256,11 @@ impl Brain {
         let leadership = leadership_of(&view, &self.node.name);
         self.duty_of_guard(now, &local, &leadership);
         self.touch_member(now, &view, &local, &leadership);
+        if self.dynamic.pause && self.shutting_down {
+            // PostgreSQL stays as it is; whoever comes next takes it over.
+            self.issue(now, Act::Exit { code: 0 }, Reason::ShuttingDown);
+            return;
+        }
         if self.dynamic.pause {
             self.paused(now, &view, &local, &leadership);
             return;
@@ -300,15 +311,22 @@ impl Brain {
         leadership: &Leadership,
     ) -> bool {
         if !self.may_be_primary(local) || !matches!(leadership, Leadership::Mine { .. }) {
+            self.no_claim_since = None;
             return false;
         }
         let margin = self.node.stop_margin;
         let (stop_at, until) = match (self.claim.stop_at(margin), self.claim.until()) {
-            (Some(stop_at), Some(until)) => (stop_at, until),
-            // No claim of ours yet: a restarted agent found its primary running. The first renewal
-            // decides; the guard of the former agent keeps its deadline meanwhile.
-            (None, _) | (_, None) if self.leader.renew_failed => (now, now),
-            (None, _) | (_, None) => return false,
+            (Some(stop_at), Some(until)) => {
+                self.no_claim_since = None;
+                (stop_at, until)
+            }
+            // A restarted agent found its primary running (I7). The guard of the former agent keeps
+            // its deadline; within one round of retries our own first renewal has to succeed.
+            (None, _) | (_, None) => {
+                let since = *self.no_claim_since.get_or_insert(now);
+                let stop_at = since.plus(self.dynamic.retry_timeout);
+                (stop_at, stop_at)
+            }
         };
         if now < stop_at {
             self.wake_at(stop_at);
@@ -353,9 +371,6 @@ impl Brain {
         let Leadership::Mine { created, term } = leadership else {
             return;
         };
-        if self.shutting_down {
-            return;
-        }
         match &local.process {
             Process::Running(running) => match &running.role {
                 Role::Primary(primary) => {
@@ -385,7 +400,8 @@ impl Brain {
     ) {
         if let Leadership::Mine { created, term } = leadership {
             self.renew_if_due(now, leadership, None);
-            self.hand_over_and_release(now, view, local, *created, *term, None);
+            let why = Reason::ShuttingDown;
+            self.hand_over_and_release(now, view, local, (*created, *term), None, why);
         } else if local.process == Process::Stopped {
             if self.lanes.running(Lane::Data).is_none() {
                 self.issue(now, Act::Exit { code: 0 }, Reason::ShuttingDown);

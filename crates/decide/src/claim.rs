@@ -121,7 +121,13 @@ impl Lanes {
             }
             Outcome::Failed | Outcome::Unknown => {
                 let failures = self.failures.entry(lane).or_insert(0);
-                let pause = Millis(RETRY_FIRST.0 << (*failures).min(10)).min(pause_limit);
+                let pause = match (&ended.act, *failures) {
+                    // A race on the DCS was lost; the new view says what is next.
+                    (_, 0) if lane == Lane::Dcs => Millis::ZERO,
+                    // Each try copies the whole cluster.
+                    (Act::Clone { .. } | Act::Rewind { .. } | Act::Initdb, _) => pause_limit,
+                    (_, n) => Millis(RETRY_FIRST.0 << n.min(10)).min(pause_limit),
+                };
                 *failures = failures.saturating_add(1);
                 self.retry_at.insert(lane, now.plus(pause));
             }

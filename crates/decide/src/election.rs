@@ -52,6 +52,10 @@ pub struct Ballot {
     pub stepping_down: Option<MemberName>,
     /// An operator's request is pending.
     pub request_pending: bool,
+    /// It names a candidate and no leader: the operator was shown what may be lost, and takes it.
+    pub forced: bool,
+    /// Without synchronous replication: we lack more than `maximum_lag_on_failover`.
+    pub too_far_behind: bool,
     /// We waited long enough for members that are not strictly needed.
     pub waited: bool,
     /// We waited long enough for whoever should have won.
@@ -93,6 +97,8 @@ pub enum Abstention {
     NotAVoter,
     /// Tags forbid it, and nobody needs our pledge.
     MayNotLead,
+    /// We lack more than `maximum_lag_on_failover` of what the last leader had.
+    TooFarBehind,
 }
 
 /// For what a member waits.
@@ -152,19 +158,34 @@ pub fn next_move(ballot: &Ballot) -> Move {
 }
 
 fn abstention(ballot: &Ballot) -> Option<Abstention> {
-    match &ballot.sync {
-        Some((sync, _)) if !takes_part(sync, &ballot.me) => Some(Abstention::NotAVoter),
-        Some(_) => None,
-        None => {
-            let may_lead = ballot.alive.get(&ballot.me).is_some_and(|me| me.may_lead);
-            (!may_lead).then_some(Abstention::MayNotLead)
-        }
+    if !takes_part(ballot, &ballot.me) {
+        return Some(Abstention::NotAVoter);
+    }
+    if ballot.sync.is_some() || is_forced(ballot, &ballot.me) {
+        return None;
+    }
+    let may_lead = ballot.alive.get(&ballot.me).is_some_and(|me| me.may_lead);
+    if !may_lead {
+        Some(Abstention::MayNotLead)
+    } else if ballot.too_far_behind {
+        Some(Abstention::TooFarBehind)
+    } else {
+        None
     }
 }
 
-/// Voters, and the leader that the set belongs to.
-fn takes_part(sync: &SyncState, name: &MemberName) -> bool {
-    sync.voters.contains(name) || sync.leader.as_ref() == Some(name)
+/// Voters, the leader that the set belongs to, and whom an operator's word puts in their place.
+/// Without synchronous replication everybody takes part.
+fn takes_part(ballot: &Ballot, name: &MemberName) -> bool {
+    let Some((sync, _)) = &ballot.sync else {
+        return true;
+    };
+    sync.voters.contains(name) || sync.leader.as_ref() == Some(name) || is_forced(ballot, name)
+}
+
+/// Whether an operator's word makes this member the leader, whatever it lacks.
+fn is_forced(ballot: &Ballot, name: &MemberName) -> bool {
+    ballot.forced && ballot.preferred.as_ref() == Some(name)
 }
 
 /// A fence that names a leader key is from before that key ended; one opened under another `/sync`
@@ -189,8 +210,8 @@ fn own_pledge_step(ballot: &Ballot, fence: &Fence) -> Option<Move> {
 fn counted_pledges(ballot: &Ballot, fence: &Fence) -> BTreeMap<MemberName, (Position, Revision)> {
     let mut counted = BTreeMap::new();
     for (name, (pledge, revision)) in &ballot.pledges {
-        let part = ballot.sync.as_ref().is_none_or(|(sync, _)| takes_part(sync, name));
-        if pledge.fence == fence.id && part && ballot.alive.contains_key(name) {
+        let part = takes_part(ballot, name) && ballot.alive.contains_key(name);
+        if pledge.fence == fence.id && part {
             counted.insert(name.clone(), (pledge.position, *revision));
         }
     }
@@ -202,7 +223,15 @@ fn choose(
     ballot: &Ballot,
     counted: &BTreeMap<MemberName, (Position, Revision)>,
 ) -> Result<MemberName, Waiting> {
-    enough(ballot, counted)?;
+    if let Err(missing) = enough(ballot, counted) {
+        // First everybody gets the chance to be heard; then the operator's word counts.
+        return match &ballot.preferred {
+            Some(name) if ballot.forced && ballot.waited && counted.contains_key(name) => {
+                Ok(name.clone())
+            }
+            Some(_) | None => Err(missing),
+        };
+    }
     let newest = counted.values().map(|(position, _)| *position).max();
     let contenders: BTreeSet<&MemberName> = counted
         .iter()
@@ -232,7 +261,11 @@ fn enough(
         Some((sync, _)) => {
             let voters = counted.keys().filter(|name| sync.voters.contains(name)).count();
             let needed = sync.quorum + 1;
-            let leader = sync.leader.as_ref().is_some_and(|name| counted.contains_key(name));
+            // Whoever steps down decides alone only when nobody else came.
+            let leader = sync.leader.as_ref().is_some_and(|name| {
+                let stepping_down = ballot.stepping_down.as_ref() == Some(name);
+                counted.contains_key(name) && (!stepping_down || ballot.waited)
+            });
             if voters < needed && !leader {
                 return Err(Waiting::Pledges { counted: voters, needed });
             }
@@ -258,8 +291,9 @@ fn preferred_is_missing(
     let Some(preferred) = &ballot.preferred else {
         return false;
     };
-    let part = ballot.sync.as_ref().is_none_or(|(sync, _)| takes_part(sync, preferred));
-    part && ballot.alive.contains_key(preferred) && !counted.contains_key(preferred)
+    takes_part(ballot, preferred)
+        && ballot.alive.contains_key(preferred)
+        && !counted.contains_key(preferred)
 }
 
 fn winner_plan(

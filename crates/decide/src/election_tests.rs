@@ -47,6 +47,8 @@ fn ballot(me: &str, pledges: &[(&str, Position)]) -> Ballot {
         preferred: None,
         stepping_down: None,
         request_pending: false,
+        forced: false,
+        too_far_behind: false,
         waited: false,
         stuck: false,
         synchronous: true,
@@ -161,7 +163,39 @@ fn whoever_stepped_down_leads_again_only_if_nobody_else_can() {
     assert_eq!(next_move(&a), Move::Wait(Waiting::Winner("b".into())));
     let mut alone = ballot("a", &[("a", at(4, 3, 100))]);
     alone.stepping_down = Some("a".into());
+    assert!(takes(&alone).is_none(), "others may still come");
+    alone.waited = true;
     assert!(takes(&alone).is_some());
+}
+
+#[test]
+fn an_operators_word_elects_without_enough_pledges_but_only_after_a_wait() {
+    let mut b = ballot("b", &[("b", at(4, 3, 100))]);
+    b.preferred = Some("b".into());
+    b.request_pending = true;
+    b.waited = true;
+    assert!(takes(&b).is_none(), "a switchover forces nothing");
+    b.forced = true;
+    b.waited = false;
+    assert!(takes(&b).is_none());
+    b.waited = true;
+    assert!(takes(&b).is_some());
+    let mut outsider = ballot("d", &[("d", at(4, 3, 50))]);
+    outsider.preferred = Some("d".into());
+    outsider.forced = true;
+    outsider.waited = true;
+    assert!(takes(&outsider).is_some(), "named by the operator, though no voter");
+}
+
+#[test]
+fn a_copy_too_far_behind_does_not_lead_an_asynchronous_cluster() {
+    let mut b = ballot("b", &[("b", at(4, 3, 100))]);
+    b.sync = None;
+    b.fence.as_mut().expect("open").value.sync_revision = Revision(0);
+    b.waited = true;
+    assert!(takes(&b).is_some());
+    b.too_far_behind = true;
+    assert_eq!(next_move(&b), Move::Abstain(Abstention::TooFarBehind));
 }
 
 #[test]

@@ -60,7 +60,10 @@ impl Brain {
     }
 
     fn rejoin_stopped(&mut self, now: Millis, local: &LocalPostgres, leader: &Leader) {
-        if !leader.published {
+        // A leader of an older term than this copy's came with an older state of the DCS; nothing is
+        // replaced from it (I3).
+        let older = leader.term != Term(0) && leader.term < local.durable.term;
+        if !leader.published || older {
             return;
         }
         let control = match &local.data_dir {
@@ -188,7 +191,8 @@ impl Brain {
         }
         let failed = possible && settings.remove_data_directory_on_rewind_failure;
         if failed || settings.remove_data_directory_on_diverged_timelines {
-            let why = Reason::RewindFailed { times: self.rewind_failures };
+            let why =
+                if possible { Reason::RewindFailed { times: self.rewind_failures } } else { why };
             let act = clone_act(leader, true);
             self.issue(now, act, why);
         }

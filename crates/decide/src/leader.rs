@@ -26,6 +26,10 @@ pub(crate) struct LeaderMemory {
     pub(crate) taken_over: Option<(SyncNames, Lsn)>,
     /// When each standby was last seen streaming.
     pub(crate) streaming_at: BTreeMap<MemberName, Millis>,
+    /// When `taken_over` was seen, for those who do not confirm.
+    pub(crate) taken_over_at: Option<Millis>,
+    /// Standbys that stream but do not flush, with the position that would bring them back.
+    pub(crate) slow: BTreeMap<MemberName, Lsn>,
     /// Since when PostgreSQL has been trying to come up.
     pub(crate) starting_since: Option<Millis>,
     /// The timeline whose history was published.
@@ -48,7 +52,7 @@ pub(crate) struct HandOver {
 
 impl Brain {
     /// Takes the end of a leader's action into its memory.
-    pub(crate) fn absorb_leader_end(&mut self, ended: &UnderWay, outcome: Outcome) {
+    pub(crate) fn absorb_leader_end(&mut self, now: Millis, ended: &UnderWay, outcome: Outcome) {
         let done = outcome == Outcome::Done;
         match &ended.act {
             Act::ConfirmWrite if done => {
@@ -60,6 +64,7 @@ impl Brain {
                 self.leader.taken_over = None;
                 if done && let Some(flush) = self.primary_flush() {
                     self.leader.taken_over = Some((names_of(sync), flush));
+                    self.leader.taken_over_at = Some(now);
                 }
             }
             Act::Promote { .. } => self.leader.taken_over = None,
@@ -123,7 +128,8 @@ impl Brain {
         self.renew_if_due(now, &mine, status);
         if self.leader.handing_over.is_some() {
             let candidate = self.leader.handing_over.as_ref().and_then(|h| h.candidate.clone());
-            self.hand_over_and_release(now, view, local, created, term, candidate);
+            let why = Reason::Requested { candidate: candidate.clone() };
+            self.hand_over_and_release(now, view, local, (created, term), candidate, why);
             return;
         }
         match &local.process {
@@ -134,6 +140,8 @@ impl Brain {
             }
             Process::Running(running) => match &running.role {
                 Role::Standby(standby) => self.promote(now, view, local, standby, created, term),
+                // Without a claim nothing is decided for the cluster (I4).
+                Role::Primary(_) if !self.claim.holds(now, self.node.stop_margin) => {}
                 Role::Primary(primary) => {
                     self.duties(now, view, local, primary, created, term);
                 }
@@ -196,7 +204,7 @@ impl Brain {
         let candidates = self.successors(view);
         if !candidates.is_empty() {
             let status = view.status.as_ref().map(|s| s.value.clone());
-            self.release(now, created, status, Reason::PostgresDied { candidates });
+            self.release(now, created, status, Reason::PostgresDown { candidates });
             return;
         }
         if self.start_timed_out(now, view) {
@@ -223,7 +231,8 @@ impl Brain {
         local: &LocalPostgres,
         created: Revision,
     ) {
-        self.leader.starting_since.get_or_insert(now);
+        let since = *self.leader.starting_since.get_or_insert(now);
+        self.wake_at(since.plus(self.dynamic.primary_start_timeout).plus(Millis(1)));
         if self.start_timed_out(now, view) {
             self.stop_now(now, local, Reason::StartTimedOut);
             if local.process == Process::Stopped {
@@ -373,7 +382,8 @@ impl Brain {
         let picture = self.sync_picture(now, view, primary);
         let why = Reason::SyncSet { active: picture.active.iter().cloned().collect() };
         match sync_set::next_step(&picture) {
-            SyncStep::Settled | SyncStep::Wait => {}
+            SyncStep::Settled => {}
+            SyncStep::Wait => self.note_slow(now, &picture),
             SyncStep::Write(sync) => {
                 // `/sync` and the names never move at the same time: the order is the safety.
                 if self.lanes.running(Lane::Sync).is_none() {
@@ -390,6 +400,24 @@ impl Brain {
                 if !writing {
                     self.issue(now, Act::SetSync { sync }, why);
                 }
+            }
+        }
+    }
+
+    /// A standby that streams and does not confirm within a `loop_wait` holds nobody else up: it is
+    /// left out until it has flushed what it was asked for.
+    fn note_slow(&mut self, now: Millis, picture: &SyncPicture) {
+        let (Some(at), Some((names, changed))) =
+            (self.leader.taken_over_at, self.leader.taken_over.clone())
+        else {
+            return;
+        };
+        let until = at.plus(self.dynamic.loop_wait);
+        if now < until {
+            self.wake_at(until);
+        } else if picture.confirmed.len() >= picture.wanted.max(1) {
+            for name in names.names.difference(&picture.confirmed) {
+                self.leader.slow.insert(name.clone(), changed);
             }
         }
     }
@@ -434,7 +462,14 @@ impl Brain {
             }
             let priority = member.value.tags.sync_priority.unwrap_or(1);
             let leads = member.value.tags.may_lead();
-            let streams = primary.replicas.iter().any(|r| r.streaming && r.name == name.0);
+            let replica = primary.replicas.iter().find(|r| r.streaming && r.name == name.0);
+            let streams = replica.is_some();
+            if let Some(needed) = self.leader.slow.get(name).copied() {
+                if replica.is_none_or(|r| r.flush < needed) {
+                    continue;
+                }
+                self.leader.slow.remove(name);
+            }
             let rank = (!leads, -priority, name.clone());
             if streams {
                 ranked.push(rank);
@@ -454,6 +489,10 @@ impl Brain {
             }
         }
         ranked.sort();
+        // Who may never lead is a voter only where there would be too few: with the newest position
+        // in such hands nobody could be elected.
+        let leaders = ranked.iter().filter(|(follows_only, _, _)| !follows_only).count();
+        ranked.truncate(leaders.max(self.dynamic.synchronous_node_count.max(1)));
         ranked.into_iter().map(|(_, _, name)| name).collect()
     }
 
@@ -494,11 +533,10 @@ impl Brain {
         now: Millis,
         view: &ClusterView,
         local: &LocalPostgres,
-        created: Revision,
-        term: Term,
+        (created, term): (Revision, Term),
         candidate: Option<MemberName>,
+        why: Reason,
     ) {
-        let why = Reason::Requested { candidate: candidate.clone() };
         if local.process == Process::Stopped {
             let clean = control_of(local).filter(|c| c.state == ControlState::ShutDown);
             let optime = clean.map(|c| Status {

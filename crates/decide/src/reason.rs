@@ -90,12 +90,12 @@ pub enum Reason {
     },
     /// PostgreSQL died; processes of it are left.
     Orphans,
-    /// PostgreSQL died and a synchronous standby can take over.
-    PostgresDied {
+    /// PostgreSQL is down here and synchronous standbys can take over.
+    PostgresDown {
         /// The candidates.
         candidates: BTreeSet<MemberName>,
     },
-    /// PostgreSQL died and nobody can take over without loss.
+    /// PostgreSQL is down here, the leader key is ours, and nobody can take over without loss.
     NoCandidate,
     /// PostgreSQL did not come up within `primary_start_timeout`.
     StartTimedOut,

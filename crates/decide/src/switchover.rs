@@ -32,7 +32,9 @@ impl Brain {
                 if self.leader.confirmed != Some(term) {
                     return false;
                 }
-                self.hand_over_and_release(now, view, local, created, term, Some(candidate));
+                let candidate = Some(candidate);
+                let why = Reason::Requested { candidate: candidate.clone() };
+                self.hand_over_and_release(now, view, local, (created, term), candidate, why);
                 true
             }
             Err(because) => {
@@ -64,7 +66,10 @@ impl Brain {
         let good = self.candidates(view, local);
         match &request.member {
             Some(name) if good.contains(name) => Ok(name.clone()),
-            Some(name) => Err(format!("{name} is no healthy candidate (of {good:?})")),
+            Some(name) => {
+                let good: Vec<&str> = good.iter().map(MemberName::as_str).collect();
+                Err(format!("{name} is no healthy candidate; healthy: [{}]", good.join(", ")))
+            }
             None => {
                 self.best_candidate(view, local).ok_or_else(|| "no healthy candidate".to_owned())
             }

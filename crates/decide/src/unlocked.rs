@@ -64,10 +64,14 @@ impl Brain {
         if self.bootstrap_is_ours(view) {
             if self.leader.initdb_failed {
                 self.leader.initdb_failed = false;
+                // Another member gets its turn first.
+                self.bootstrap_after = now.plus(self.dynamic.ttl);
                 self.issue(now, Act::CancelInitialize, Reason::BootstrapFailed);
             } else {
                 self.issue(now, Act::Initdb, Reason::WonBootstrap);
             }
+        } else if now < self.bootstrap_after {
+            self.wake_at(self.bootstrap_after);
         } else if view.initialize.is_none() && self.node.may_bootstrap && self.node.tags.may_lead()
         {
             self.issue(now, Act::TakeInitialize, Reason::NoCluster);
@@ -177,11 +181,25 @@ impl Brain {
             preferred: request.and_then(|r| r.member.clone()),
             stepping_down: request.and_then(|r| r.leader.clone()),
             request_pending: request.is_some(),
+            forced: request.is_some_and(|r| r.leader.is_none() && r.member.is_some()),
+            too_far_behind: self.too_far_behind(view, local),
             waited: now >= waited_at,
             stuck: stuck_at.is_some_and(|at| now >= at),
             synchronous: self.synchronous(),
             timeline_seen: newest_timeline(view, local),
         }
+    }
+
+    /// I2 without synchronous replication: what a failover may lose has a bound.
+    fn too_far_behind(&self, view: &ClusterView, local: &LocalPostgres) -> bool {
+        let Process::Running(running) = &local.process else {
+            return true;
+        };
+        let Role::Standby(standby) = &running.role else {
+            return true;
+        };
+        let optime = view.status.as_ref().map_or(types::Lsn(0), |s| s.value.optime);
+        optime.bytes_since(standby.received) > self.dynamic.maximum_lag_on_failover
     }
 
     fn alive(&self, view: &ClusterView) -> BTreeMap<MemberName, Candidate> {

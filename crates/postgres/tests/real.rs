@@ -3,86 +3,14 @@
 
 mod common;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use common::{Node, bin_dirs};
-use postgres::{HandOver, Instance, PromotePlan, StartAs, Started, StopMode, SyncRule};
-use types::{
-    Control, ControlState, DataDir, Lsn, Millis, Primary, Process, RoleState, Running, Standby,
-    SyncNames, Timeline, slot_name,
+use common::{
+    LIMIT, Node, any, bin_dirs, control, new_primary, new_standby, primary, running, standby, streaming,
 };
-
-const LIMIT: Millis = Millis(30_000);
-
-async fn running(node: &Node) -> Running {
-    let begun = Instant::now();
-    loop {
-        match node.instance.observe().await.process {
-            Process::Running(running) => return running,
-            other => assert!(begun.elapsed() < Duration::from_secs(20), "{other:?}"),
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
-async fn primary(node: &Node) -> Primary {
-    match running(node).await.role {
-        RoleState::Primary(primary) => primary,
-        RoleState::Standby(standby) => panic!("{standby:?}"),
-    }
-}
-
-async fn standby(node: &Node) -> Standby {
-    match running(node).await.role {
-        RoleState::Standby(standby) => standby,
-        RoleState::Primary(primary) => panic!("{primary:?}"),
-    }
-}
-
-async fn streaming(node: &Node) -> Standby {
-    let begun = Instant::now();
-    loop {
-        let seen = standby(node).await;
-        if seen.receiver.as_ref().is_some_and(|r| r.streaming) {
-            return seen;
-        }
-        assert!(begun.elapsed() < Duration::from_secs(20), "{seen:?}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
-async fn control(node: &Node) -> Control {
-    match node.instance.observe().await.data_dir {
-        DataDir::Present(control) => control,
-        other => panic!("{other:?}"),
-    }
-}
-
-fn any(number: usize, names: &[&Node]) -> SyncRule {
-    let names: BTreeSet<_> = names.iter().map(|n| n.name()).collect();
-    SyncRule::Any(SyncNames { number, names })
-}
-
-async fn new_primary(node: &Node) {
-    node.instance.initdb().await.unwrap();
-    let started = node.instance.start(StartAs::Primary, LIMIT).await.unwrap();
-    assert_eq!(started, Started::Ready);
-}
-
-async fn new_standby(node: &Node, of: &Node) {
-    let wanted = BTreeMap::from([(slot_name(&node.name()), None)]);
-    of.instance.sync_slots(&wanted, &[]).await.unwrap();
-    let bytes = std::sync::atomic::AtomicU64::new(0);
-    let progress = |p: postgres::CopyProgress| {
-        bytes.store(p.done, std::sync::atomic::Ordering::Relaxed);
-    };
-    node.instance.clone_from(&of.upstream(), progress).await.unwrap();
-    assert!(bytes.into_inner() > 1_000_000, "progress was reported");
-    let upstream = Some(of.upstream());
-    node.instance.start(StartAs::Standby { upstream }, LIMIT).await.unwrap();
-    assert_eq!(streaming(node).await.upstream, Some(of.upstream()));
-}
+use postgres::{HandOver, Instance, PromotePlan, StartAs, StopMode};
+use types::{ControlState, DataDir, Lsn, Millis, Process, Timeline, slot_name};
 
 #[tokio::test]
 async fn a_failover_and_the_return_of_the_old_primary() {

