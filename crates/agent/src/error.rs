@@ -92,6 +92,17 @@ pub enum AgentError {
         /// What is needed to begin.
         needed_kib: u64,
     },
+    /// A member of this name runs already.
+    #[error(
+        "there is already a node named {name} running, its REST interface answers at {address}; \
+         give this one another name"
+    )]
+    Twin {
+        /// The name.
+        name: String,
+        /// Where it answers.
+        address: String,
+    },
     /// The DCS does not answer.
     #[error("cannot reach the DCS; check etcd3.hosts and that etcd runs")]
     Dcs {

@@ -122,18 +122,23 @@ pub(crate) fn with_sources(error: &(dyn std::error::Error + 'static)) -> String 
 async fn on_postgres<I: Instance>(context: &Arc<Context<I>>, act: Act) -> Result<(), Failure> {
     let instance = &context.instance;
     match act {
-        Act::Initdb => instance.initdb().await?,
+        Act::Initdb => {
+            context.state().expect_own()?;
+            instance.initdb().await?;
+        }
         Act::Clone { source, term, replace } => {
-            if replace {
-                context.state().update(|d| d.in_progress = Some(InProgress::Rebuild))?;
-            }
+            // Before the copy can stand in place: whatever interrupts this, it never passes for the
+            // copy that was here before.
+            context.state().update(|d| {
+                d.in_progress = replace.then_some(InProgress::Rebuild);
+                d.pledge = None;
+                d.fresh_copy = true;
+            })?;
             instance.clone_from(&source, |_| {}).await?;
             context.set_compared(None);
             context.state().update(|d| {
                 d.in_progress = None;
-                d.pledge = None;
                 d.term = term;
-                d.fresh_copy = true;
             })?;
         }
         Act::Rewind { source, term: _ } => {
@@ -169,7 +174,12 @@ async fn on_postgres<I: Instance>(context: &Arc<Context<I>>, act: Act) -> Result
         Act::Promote { term, timeline, sync } => {
             follow_term(context, term)?;
             let plan = postgres::PromotePlan { timeline, sync: rule(&sync) };
-            let taken = instance.promote(plan, PROMOTE).await?;
+            let promoted = instance.promote(plan, PROMOTE).await;
+            if promoted.is_err() {
+                // A promotion that goes on by itself could end when we do not lead any more.
+                instance.stop(postgres::StopMode::Kill, STOP_FAST).await?;
+            }
+            let taken = promoted?;
             if taken != timeline {
                 // Numbers must never be shared; the term record says which one is ours.
                 tracing::error!(%taken, reserved = %timeline, "PostgreSQL took another timeline");
@@ -190,7 +200,8 @@ async fn on_postgres<I: Instance>(context: &Arc<Context<I>>, act: Act) -> Result
 /// Persists the term that this copy follows from now on; a pledge to an older one is fulfilled.
 fn follow_term<I: Instance>(context: &Context<I>, term: Term) -> Result<(), Failure> {
     context.state().update(|d| {
-        d.term = term;
+        // A Patroni leader's term is not known (0); what was known stays.
+        d.term = d.term.max(term);
         d.pledge = None;
     })?;
     Ok(())

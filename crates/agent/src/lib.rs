@@ -38,7 +38,7 @@ pub async fn run(options: AgentOptions) -> Result<ExitCode, AgentError> {
     let exe = options.exe.clone();
     let parts = setup::start(options).await?;
     match Shell::run(parts).await {
-        End::Exit(code) => Ok(ExitCode::from(code)),
+        End::Exit(code) | End::GiveUp(code) => Ok(ExitCode::from(code)),
         End::Reexecute => {
             // PostgreSQL, guard and lease go on; only this program is replaced, under the same pid.
             let error = Command::new(&exe).args(std::env::args_os().skip(1)).exec();

@@ -135,7 +135,11 @@ async fn read_until_answered<I: Instance>(context: &Context<I>) -> Arc<ClusterVi
 
 async fn touch_member<I: Instance>(context: &Context<I>, id: ActionId, member: &Member) -> Ended {
     let touched = async {
-        let (_, granted) = context.session.ensure().await?;
+        let (lease, granted) = context.session.ensure().await?;
+        let recorded = context.state().record_lease(lease);
+        if let Err(error) = recorded {
+            tracing::error!(%error, "the lease was not recorded; a restart would not go on with it");
+        }
         let write = context.store.touch_member(&context.session, &context.name, member).await?;
         Ok::<_, Error>((granted, write))
     };

@@ -6,7 +6,7 @@ use api::{ApiReply, ApiRequest, Command, ValidatedSwitchover};
 use dcs::Write;
 use postgres::Instance;
 use serde_json::{Value, json};
-use types::{ClusterView, FailoverRequest};
+use types::{ClusterView, FailoverRequest, MemberName};
 
 use crate::context::Context;
 use crate::execute::with_sources;
@@ -23,7 +23,10 @@ pub(crate) async fn serve<I: Instance>(
     request: ApiRequest,
 ) {
     let reply = match request.command {
-        Command::Switchover(wanted) => write_failover(&context, &wanted).await,
+        Command::Switchover(wanted) => {
+            let leader = view.as_ref().and_then(|v| v.leader_name().cloned());
+            write_failover(&context, &wanted, leader).await
+        }
         Command::PatchConfig(patch) => patch_config(&context, &patch).await,
         Command::CancelSwitchover => cancel(&context, view.as_deref()).await,
     };
@@ -38,12 +41,14 @@ fn reply(status: u16, text: impl Into<String>) -> ApiReply {
 async fn write_failover<I: Instance>(
     context: &Context<I>,
     wanted: &ValidatedSwitchover,
+    present: Option<MemberName>,
 ) -> ApiReply {
     let (leader, member) = match wanted {
         ValidatedSwitchover::Switchover { leader, candidate } => {
             (Some(leader.clone()), candidate.clone())
         }
-        ValidatedSwitchover::Failover { candidate } => (None, Some(candidate.clone())),
+        // With a leader there it is an orderly hand-over; only without one it forces anything.
+        ValidatedSwitchover::Failover { candidate } => (present, Some(candidate.clone())),
     };
     let request = FailoverRequest { leader, member, scheduled_at: None };
     let value = serde_json::to_value(&request).unwrap_or(Value::Null);

@@ -32,6 +32,9 @@ pub struct AgentOptions {
     pub exe: PathBuf,
 }
 
+/// A twin that lives answers its REST interface within this.
+const TWIN_LIMIT: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// The running parts of an agent, for the loop to take.
 pub(crate) struct Parts<I: postgres::Instance> {
     pub(crate) brain: Brain,
@@ -98,16 +101,17 @@ pub(crate) async fn start(options: AgentOptions) -> Result<Parts<LocalInstance>,
         .map_err(|errors| AgentError::InitialConfig { detail: errors.join("; ") })?;
     let instance = LocalInstance::new(instance_config(&settings, &dynamic)?)?;
     let host = preflight::check_host(&settings, &instance).await?;
-    let listener = bind(&settings).await?;
     let (client, view, store) = reach_dcs(&settings, &dynamic).await?;
+    refuse_twin(&settings, &view).await?;
+    let listener = bind(&settings).await?;
     let in_force = view.config.as_ref().and_then(|c| Dynamic::from_json(&c.value).ok());
     let dynamic = in_force.map_or(dynamic, |(dynamic, _)| dynamic).merged(&settings);
     preflight::check_cluster(&settings, &host, &view, &dynamic)?;
 
     // From here on things change; the guard comes last, so that no failure leaves one behind.
     let session = Session::new(client, dynamic.ttl);
-    let lease = take_lease(&session, &view, &settings, dynamic.ttl).await?;
-    let state = StateDir::open(&settings.pgherd.state_dir, &settings.name)?;
+    let mut state = StateDir::open(&settings.pgherd.state_dir, &settings.name)?;
+    let lease = take_lease(&session, &view, &settings, &mut state, dynamic.ttl).await?;
     let journal = Journal::open(state.path())
         .map_err(|source| AgentError::Journal { path: state.path().to_owned(), source })?;
     let signals = Signals::install().map_err(|source| AgentError::Signals { source })?;
@@ -157,6 +161,21 @@ async fn reach_dcs(
     Ok((client, view, store))
 }
 
+/// Two agents of one name would share lease and leadership (`patroni-compat.md`, 2.1).
+async fn refuse_twin(settings: &Static, view: &ClusterView) -> Result<(), AgentError> {
+    let Some((host, port)) = view.member(&settings.name).and_then(Member::api_address) else {
+        return Ok(());
+    };
+    let answer = api::client::request("GET", &host, port, "/liveness", None, None, TWIN_LIMIT);
+    match answer.await {
+        Ok(_) => Err(AgentError::Twin {
+            name: settings.name.to_string(),
+            address: format!("{host}:{port}"),
+        }),
+        Err(_) => Ok(()),
+    }
+}
+
 fn dcs_config(settings: &Static, retry_timeout: Millis) -> Result<ClientConfig, AgentError> {
     let etcd = &settings.etcd3;
     Ok(ClientConfig {
@@ -173,17 +192,24 @@ async fn take_lease(
     session: &Session,
     view: &ClusterView,
     settings: &Static,
+    state: &mut StateDir,
     ttl: Millis,
 ) -> Result<Millis, AgentError> {
+    let failed = |source| AgentError::Dcs { source };
     let leading = view.leader.as_ref().filter(|l| l.value.name == settings.name).map(|l| l.lease);
     let member = view.members.get(&settings.name).map(|m| m.lease);
-    if let Some(lease) = leading.or(member).filter(|lease| *lease != 0) {
+    // Only the lease that this very agent was granted: a copy of the machine has the same name.
+    let ours = leading.or(member).filter(|lease| *lease != 0 && *lease == state.lease());
+    if let Some(lease) = ours {
         session.adopt(lease);
-        if let Ok(kept) = session.keep_alive().await {
-            return Ok(Millis::from_secs(u64::try_from(kept.ttl_secs).unwrap_or(0)));
+        match session.keep_alive().await {
+            Ok(kept) => return Ok(Millis::from_secs(u64::try_from(kept.ttl_secs).unwrap_or(0))),
+            Err(error) if error.refusal() == Some(dcs::Refusal::LeaseNotFound) => {}
+            Err(error) => return Err(failed(error)),
         }
     }
-    session.grant(ttl).await.map_err(|source| AgentError::Dcs { source })?;
+    let lease = session.grant(ttl).await.map_err(failed)?;
+    state.record_lease(lease)?;
     Ok(session.ttl())
 }
 

@@ -34,8 +34,11 @@ pub(crate) enum News {
 /// How the loop ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
-    /// Leave with this exit status.
+    /// Leave with this exit status: PostgreSQL is down, or stays by an operator's wish (pause).
     Exit(u8),
+    /// Leave at once. PostgreSQL, guard and lease are left as they are, so that they end each other
+    /// in time if nobody comes back.
+    GiveUp(u8),
     /// Replace this process by the binary on disk (SIGUSR2).
     Reexecute,
 }
@@ -70,7 +73,9 @@ pub(crate) struct Shell<I: Instance> {
     applied_config: Option<types::Revision>,
     /// Until when the observer looks often.
     hurry: watch::Sender<Millis>,
-    exit: Option<u8>,
+    /// SIGUSR2 came.
+    reexecute: bool,
+    exit: Option<End>,
 }
 
 /// After something happened here, the instance is looked at often for so long.
@@ -105,6 +110,7 @@ impl<I: Instance> Shell<I> {
             local: None,
             applied_config: None,
             hurry,
+            reexecute: false,
             exit: None,
         };
         shell.step(Event::Lease { ttl: parts.lease });
@@ -132,7 +138,7 @@ impl<I: Instance> Shell<I> {
             Some(news) = inputs.incoming.recv() => self.hear(news),
             changed = inputs.views.changed() => {
                 if changed.is_err() {
-                    return Some(End::Exit(1));
+                    return Some(End::GiveUp(1));
                 }
                 let state = inputs.views.borrow_and_update().clone();
                 if state.fresh {
@@ -149,11 +155,16 @@ impl<I: Instance> Shell<I> {
                     self.step(Event::Shutdown);
                 }
                 Signal::Reload => self.reload_file().await,
-                Signal::Reexecute => return Some(End::Reexecute),
+                Signal::Reexecute => self.reexecute = true,
             },
             () = tokio::time::sleep(tick) => self.step(Event::Tick),
         }
-        self.exit.map(End::Exit)
+        // Programs that work on the data directory end first: the new agent would not know of them.
+        let working = self.running.values().any(|running| running.lane == Lane::Data);
+        if self.reexecute && !working {
+            return Some(End::Reexecute);
+        }
+        self.exit
     }
 
     /// How long to sleep when nothing happens.
@@ -183,7 +194,7 @@ impl<I: Instance> Shell<I> {
             let bound = self.context.state().bind(&control.system_identifier);
             if let Err(error) = bound {
                 tracing::error!(%error, "the state directory is not of this data directory");
-                self.exit = Some(1);
+                self.exit = Some(End::GiveUp(1));
                 return;
             }
         }
@@ -191,9 +202,6 @@ impl<I: Instance> Shell<I> {
     }
 
     fn see(&mut self, view: Arc<ClusterView>) {
-        if self.viewed.as_ref().is_some_and(|old| old.revision > view.revision) {
-            return;
-        }
         let eventful = view.leader.is_none() || view.failover_request().is_some();
         let changed = self.viewed.as_ref().map(|v| v.leader_name().cloned())
             != Some(view.leader_name().cloned());
@@ -220,7 +228,8 @@ impl<I: Instance> Shell<I> {
         if let Some(ttl) = ended.granted {
             self.step(Event::Lease { ttl });
         }
-        if let Some(view) = ended.view {
+        // The action's view went through the store, which holds the newest one.
+        if let Some(view) = ended.view.and(self.context.store.current().view) {
             self.see(view);
         }
         if let Some(local) = ended.local {
@@ -243,7 +252,7 @@ impl<I: Instance> Shell<I> {
         let lane = action.act.lane();
         tell(&action);
         if let Act::Exit { code } = action.act {
-            self.exit = Some(code);
+            self.exit = Some(End::Exit(code));
         }
         if lane == Lane::Data {
             self.give_up_data_lane();

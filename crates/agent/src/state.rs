@@ -82,6 +82,12 @@ struct StateFile {
     /// Decimal; empty until a data directory is there.
     #[serde(default)]
     system_identifier: String,
+    /// Our own initdb makes the data directory that will be found next.
+    #[serde(default)]
+    own_initdb: bool,
+    /// The lease that this agent was granted; 0 for none.
+    #[serde(default)]
+    lease: i64,
     #[serde(flatten)]
     durable: Durable,
 }
@@ -174,6 +180,26 @@ impl StateDir {
         &self.dir
     }
 
+    /// From now on a data directory that is found for the first time is our own initdb's.
+    pub(crate) fn expect_own(&mut self) -> Result<(), StateError> {
+        self.state.own_initdb = true;
+        self.write()
+    }
+
+    /// The lease that this agent was granted before; only that one may be gone on with.
+    pub(crate) fn lease(&self) -> i64 {
+        self.state.lease
+    }
+
+    /// Records the lease that our keys hang on.
+    pub(crate) fn record_lease(&mut self, lease: i64) -> Result<(), StateError> {
+        if self.state.lease == lease {
+            return Ok(());
+        }
+        self.state.lease = lease;
+        self.write()
+    }
+
     /// Says to which cluster the recorded state belongs. A state that names another cluster than
     /// the data directory is not of this copy: whatever it promises or claims is refused.
     pub(crate) fn bind(&mut self, system_identifier: &str) -> Result<(), StateError> {
@@ -181,6 +207,10 @@ impl StateDir {
             return self.state.is_of(&self.dir, system_identifier);
         }
         system_identifier.clone_into(&mut self.state.system_identifier);
+        // A copy whose past is not recorded may be anything: an old backup, another member's copy.
+        if !self.state.own_initdb {
+            self.state.durable.fresh_copy = true;
+        }
         self.write()
     }
 
@@ -222,6 +252,8 @@ fn read(path: &Path, member: &MemberName) -> Result<StateFile, StateError> {
                 version: VERSION,
                 member: member.clone(),
                 system_identifier: String::new(),
+                own_initdb: false,
+                lease: 0,
                 durable: Durable::default(),
             });
         }
@@ -266,6 +298,7 @@ mod tests {
         let mut state = StateDir::open(&path, &a).expect("fresh");
         state.update(|d| d.term = Term(3)).expect("written");
         state.bind("7000000000000000001").expect("first");
+        assert!(state.durable().fresh_copy, "nothing is known of this copy's past");
         assert!(matches!(StateDir::open(&path, &a), Err(StateError::Locked { .. })));
         drop(state);
         let mut state = StateDir::open(&path, &a).expect("again");

@@ -376,7 +376,11 @@ fn a_proxy_refuses_what_it_cannot_serve() {
                     site.replace("    read_write:", "    hold_timout: 3\n    read_write:");
                     None
                 },
-                says: &["{dir}/node.yml:23:", "pgherd.proxy.hold_timout", "did you mean hold_timeout"],
+                says: &[
+                    "{dir}/node.yml:23:",
+                    "pgherd.proxy.hold_timout",
+                    "did you mean hold_timeout",
+                ],
             },
             Case {
                 name: "TLS to etcd",

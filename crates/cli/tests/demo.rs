@@ -167,8 +167,11 @@ fn a_member_for_disaster_recovery_never_leads() {
     insert(&demo, 1);
 
     let leader = demo.settled(1);
-    let refused = demo.ctl(&["switchover", "--force", "--candidate", "dr1"]);
-    assert!(!refused.contains("Successfully"), "{refused}");
+    let mut command = demo.command(&["-c"]);
+    command.arg(demo.dir.join("node1.yml")).args(["switchover", "--force", "--candidate", "dr1"]);
+    let refused = common::run(command, Duration::from_secs(60));
+    assert!(!refused.status.success());
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("nofailover"), "it says why");
     kill_primary(&demo, &leader);
     insert(&demo, 2);
     assert!(demo.settled(1).starts_with("node"));

@@ -66,6 +66,10 @@ pub struct Brain {
     pub(crate) bootstrap_after: Millis,
     /// Since when a primary has been running here under our leader key without a claim of ours.
     no_claim_since: Option<Millis>,
+    /// Since when a primary has been running here without an armed guard.
+    unguarded_since: Option<Millis>,
+    /// The last orderly stop did not end in its time.
+    fast_stop_failed: bool,
     pub(crate) shutting_down: bool,
     pub(crate) nonce: u64,
     wake: Option<Millis>,
@@ -98,6 +102,8 @@ impl Brain {
             slots_known: std::collections::BTreeSet::new(),
             bootstrap_after: Millis::ZERO,
             no_claim_since: None,
+            unguarded_since: None,
+            fast_stop_failed: false,
             shutting_down: false,
             nonce: seed,
             wake: None,
@@ -191,6 +197,9 @@ impl Brain {
 
     fn absorb_end(&mut self, now: Millis, ended: &UnderWay, outcome: Outcome) {
         let done = outcome == Outcome::Done;
+        if let Act::Stop { mode } = &ended.act {
+            self.fast_stop_failed = !done && *mode == StopMode::Fast;
+        }
         match &ended.act {
             Act::Renew { .. } => {
                 let mine = matches!(self.leadership(), Some(Leadership::Mine { .. }));
@@ -224,7 +233,6 @@ impl Brain {
             | Act::VoidFence { .. }
             | Act::TakeLeadership(_)
             | Act::ReleaseLeader { .. }
-            | Act::WriteSync { .. }
             | Act::ClearFailover { .. }
             | Act::Compare { .. }
             | Act::Follow { .. }
@@ -234,6 +242,7 @@ impl Brain {
             | Act::Exit { .. } => {}
             Act::Initdb => self.leader.initdb_failed = !done,
             Act::PublishHistory { .. }
+            | Act::WriteSync { .. }
             | Act::Start { .. }
             | Act::Stop { .. }
             | Act::StopForHandOver { .. }
@@ -298,7 +307,7 @@ impl Brain {
         if local.process == Process::Stopped {
             self.issue(now, Act::Exit { code: 1 }, why);
         } else {
-            self.issue(now, Act::Stop { mode: StopMode::Fast }, why);
+            self.stop_fast(now, why);
         }
         true
     }
@@ -330,11 +339,27 @@ impl Brain {
         };
         if now < stop_at {
             self.wake_at(stop_at);
-            return false;
+            return self.stop_without_guard(now, local);
         }
         self.stop_now(now, local, Reason::LeaseRunsOut { claim_until: until });
         // The claim may be renewed again while PostgreSQL stops; only then goes anything on.
         self.renew_if_due(now, leadership, None);
+        true
+    }
+
+    /// A primary does not go on without a guard: an agent that freezes then has nobody to stop it.
+    fn stop_without_guard(&mut self, now: Millis, local: &LocalPostgres) -> bool {
+        if self.guard.is_some_and(|kill_at| now < kill_at) {
+            self.unguarded_since = None;
+            return false;
+        }
+        let since = *self.unguarded_since.get_or_insert(now);
+        let stop_at = since.plus(self.dynamic.retry_timeout);
+        if now < stop_at {
+            self.wake_at(stop_at);
+            return false;
+        }
+        self.stop_now(now, local, Reason::NoGuard);
         true
     }
 
@@ -381,9 +406,9 @@ impl Brain {
                 }
                 Role::Standby(_) => self.release(now, *created, None, Reason::CannotLead),
             },
-            Process::Stopped | Process::Orphaned => {
-                self.release(now, *created, None, Reason::CannotLead);
-            }
+            Process::Stopped => self.release(now, *created, None, Reason::CannotLead),
+            // Processes that are left may still commit.
+            Process::Orphaned => {}
             Process::NotReady { .. } | Process::Silent { .. } => {
                 self.renew_if_due(now, leadership, None);
             }
@@ -407,8 +432,14 @@ impl Brain {
                 self.issue(now, Act::Exit { code: 0 }, Reason::ShuttingDown);
             }
         } else {
-            self.issue(now, Act::Stop { mode: StopMode::Fast }, Reason::ShuttingDown);
+            self.stop_fast(now, Reason::ShuttingDown);
         }
+    }
+
+    /// An orderly stop; after one that did not end in its time, an immediate one.
+    pub(crate) fn stop_fast(&mut self, now: Millis, why: Reason) {
+        let mode = if self.fast_stop_failed { StopMode::Immediate } else { StopMode::Fast };
+        self.issue(now, Act::Stop { mode }, why);
     }
 
     /// Stops a primary that must not write any more; takes the data lane over if something runs.
@@ -419,11 +450,11 @@ impl Brain {
         let stop = Act::Stop { mode: StopMode::Immediate };
         match self.lanes.running(Lane::Data) {
             Some(Act::Stop { mode: StopMode::Immediate } | Act::EndOrphans) => {}
-            Some(_) => {
+            // No pause after an earlier failure holds this up.
+            Some(_) | None => {
                 let action = self.lanes.issue(now, stop, why);
                 self.out.push(action);
             }
-            None => self.issue(now, stop, why),
         }
     }
 

@@ -36,6 +36,8 @@ pub struct Ballot {
     pub alive: BTreeMap<MemberName, Candidate>,
     /// `/sync` with its modification revision, if active.
     pub sync: Option<(SyncState, Revision)>,
+    /// `/sync`'s modification revision, active or not; 0 if the key is absent.
+    pub sync_revision: Revision,
     /// `pgherd/term` with its modification revision.
     pub term: Option<(TermRecord, Revision)>,
     /// The open fence.
@@ -136,7 +138,7 @@ pub fn next_move(ballot: &Ballot) -> Move {
         return Move::Open(Fence {
             id: ballot.new_fence_id.clone(),
             leader_revision: Revision(0),
-            sync_revision: ballot.sync.as_ref().map_or(Revision(0), |(_, revision)| *revision),
+            sync_revision: ballot.sync_revision,
             candidate: ballot.me.clone(),
         });
     };
@@ -191,8 +193,7 @@ fn is_forced(ballot: &Ballot, name: &MemberName) -> bool {
 /// A fence that names a leader key is from before that key ended; one opened under another `/sync`
 /// would count the wrong voters.
 fn is_stale(ballot: &Ballot, fence: &Fence) -> bool {
-    let sync_revision = ballot.sync.as_ref().map_or(Revision(0), |(_, revision)| *revision);
-    fence.leader_revision != Revision(0) || fence.sync_revision != sync_revision
+    fence.leader_revision != Revision(0) || fence.sync_revision != ballot.sync_revision
 }
 
 /// A pledge counts only when it is durable here and published under this very fence.
@@ -314,10 +315,15 @@ fn winner_plan(
     });
     let winner = Winner {
         fence,
-        sync_revision: ballot.sync.as_ref().map(|(_, revision)| *revision),
+        sync_revision: (ballot.sync_revision != Revision(0)).then_some(ballot.sync_revision),
         term_revision: ballot.term.as_ref().map(|(_, revision)| *revision),
         pledges: counted.iter().map(|(name, (_, revision))| (name.clone(), *revision)).collect(),
-        term: TermRecord { term, leader: ballot.me.clone(), timeline: Timeline(newest.0 + 1) },
+        term: TermRecord {
+            term,
+            leader: ballot.me.clone(),
+            timeline: Timeline(newest.0 + 1),
+            position: Some(position),
+        },
         sync,
         clear_failover: ballot.request_pending,
     };

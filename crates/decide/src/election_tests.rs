@@ -28,8 +28,9 @@ fn ballot(me: &str, pledges: &[(&str, Position)]) -> Ballot {
             .map(|n| (n.into(), Candidate { may_lead: true, priority: 1 }))
             .collect(),
         sync: Some((sync, Revision(7))),
+        sync_revision: Revision(7),
         term: Some((
-            TermRecord { term: Term(4), leader: "a".into(), timeline: Timeline(3) },
+            TermRecord { term: Term(4), leader: "a".into(), timeline: Timeline(3), position: None },
             Revision(5),
         )),
         fence: Some(Versioned {
@@ -126,7 +127,7 @@ fn a_member_outside_the_set_abstains() {
 #[test]
 fn a_fence_from_another_set_is_voided() {
     let mut b = ballot("b", &[]);
-    b.sync.as_mut().expect("there").1 = Revision(8);
+    b.sync_revision = Revision(8);
     assert!(matches!(next_move(&b), Move::Void { stuck: false, .. }));
 }
 
@@ -191,6 +192,7 @@ fn an_operators_word_elects_without_enough_pledges_but_only_after_a_wait() {
 fn a_copy_too_far_behind_does_not_lead_an_asynchronous_cluster() {
     let mut b = ballot("b", &[("b", at(4, 3, 100))]);
     b.sync = None;
+    b.sync_revision = Revision(0);
     b.fence.as_mut().expect("open").value.sync_revision = Revision(0);
     b.waited = true;
     assert!(takes(&b).is_some());
@@ -203,6 +205,7 @@ fn without_synchronous_replication_everybody_alive_is_heard() {
     let pledges = [("b", at(4, 3, 100)), ("c", at(4, 3, 120))];
     let mut c = ballot("c", &pledges);
     c.sync = None;
+    c.sync_revision = Revision(0);
     c.fence.as_mut().expect("open").value.sync_revision = Revision(0);
     c.synchronous = false;
     assert!(matches!(next_move(&c), Move::Wait(Waiting::Pledges { .. })), "a and d are missing");

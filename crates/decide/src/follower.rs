@@ -1,13 +1,14 @@
 //! What a member does while somebody else leads: follow, rewind, or copy anew.
 
 use types::{
-    ClusterView, Compared, Control, DataDir, InProgress, LocalPostgres, MemberName, Millis,
-    Process, Rejoin, Role, Standby, Term, Timeline, Upstream, compare_with_leader,
+    ClusterView, Compared, Control, DataDir, InProgress, LocalPostgres, Lsn, MemberName, Millis,
+    Position, Process, Rejoin, Role, Standby, Term, Timeline, Upstream, compare_with_leader,
 };
 
-use crate::action::{Act, StartAs, StopMode};
+use crate::action::{Act, StartAs};
 use crate::brain::{Brain, control_of, upstream_of};
 use crate::reason::Reason;
+use crate::unlocked::is_operators_word;
 
 /// After so many failed rewinds a new copy is made.
 const REWIND_ATTEMPTS: u32 = 2;
@@ -17,8 +18,10 @@ struct Leader {
     name: MemberName,
     term: Term,
     address: Upstream,
-    /// Published as primary: it accepts connections and can be compared with.
-    published: bool,
+    /// It runs as primary, published or not: it can be compared with and copied.
+    writable: bool,
+    /// What it held when it won its term, if that is recorded.
+    won_at: Option<Position>,
     /// Its checkpoint after the promotion is done, so that pg_rewind may use it.
     checkpointed: bool,
 }
@@ -40,11 +43,21 @@ impl Brain {
         let (Some(address), Some(member)) = (upstream_of(view, name), view.member(name)) else {
             return;
         };
+        if let Some(fence) = view.fence.as_ref().filter(|_| term == Term(0)) {
+            // A Patroni leader does not know of fences; an open one would count old pledges later.
+            self.issue(now, Act::VoidFence { fence: fence.mod_revision }, Reason::StaleFence);
+        }
         let leader = Leader {
             name: name.clone(),
             term,
             address,
-            published: member.role == "primary" && member.state == "running",
+            writable: matches!(member.role.as_str(), "primary" | "promoted" | "master")
+                && member.state == "running",
+            won_at: view
+                .term
+                .as_ref()
+                .filter(|t| t.value.term == term)
+                .and_then(|t| t.value.position),
             checkpointed: member.checkpoint_after_promote != Some(false),
         };
         match &local.process {
@@ -63,7 +76,7 @@ impl Brain {
         // A leader of an older term than this copy's came with an older state of the DCS; nothing is
         // replaced from it (I3).
         let older = leader.term != Term(0) && leader.term < local.durable.term;
-        if !leader.published || older {
+        if !leader.writable || older {
             return;
         }
         let control = match &local.data_dir {
@@ -86,6 +99,13 @@ impl Brain {
                 Some(compared) => {
                     let end = (control.end_timeline, control.end);
                     let certain = control.state.end_is_certain();
+                    if !certain && control.standby_signal && end.0 != compared.timeline {
+                        // A standby that crashed: in recovery it learns where its log ends.
+                        let start_as = StartAs::Standby(None);
+                        let act = Act::Start { start_as, term: None, sync: None };
+                        self.issue(now, act, leader_is(leader));
+                        return;
+                    }
                     match compare_with_leader(end, certain, compared.timeline, &compared.history) {
                         Rejoin::Follow => self.start_under(now, leader),
                         Rejoin::Rewind => {
@@ -116,8 +136,12 @@ impl Brain {
             return;
         }
         let upstream = self.upstream(view, leader);
-        let term_known = local.durable.term == leader.term || leader.term == Term(0);
-        if standby.upstream != upstream || !term_known || pledge.is_some() {
+        let new_term = local.durable.term != leader.term && leader.term != Term(0);
+        if new_term || pledge.is_some() {
+            self.follow_new_term(now, local, standby, leader, upstream);
+            return;
+        }
+        if standby.upstream != upstream {
             let why = leader_is(leader);
             self.issue(now, Act::Follow { upstream, term: leader.term }, why);
             return;
@@ -126,22 +150,83 @@ impl Brain {
         if streams && local.durable.fresh_copy && self.is_voter_of(view, leader) {
             self.issue(now, Act::ForgetFreshCopy, Reason::VoterAgain);
         }
-        if streams || !leader.published || upstream.is_none() {
+        if streams || !leader.writable || upstream.is_none() {
             return;
         }
         // It should stream and does not: is it ahead of where the leader's timeline began?
+        let end = (standby.timeline, standby.received);
+        if self.compared(now, local, end, leader) == Some(Rejoin::Rewind) {
+            self.stop_diverged(now, local, standby.timeline, leader);
+        }
+    }
+
+    /// Under a new leader a copy streams only when it is known to be a prefix of the leader's log. A
+    /// diverged standby would stream the old timeline from before the switch, and report positions
+    /// past it as flushed: PostgreSQL would take that for a confirmation (I2).
+    fn follow_new_term(
+        &mut self,
+        now: Millis,
+        local: &LocalPostgres,
+        standby: &Standby,
+        leader: &Leader,
+        upstream: Option<Upstream>,
+    ) {
+        let end = match &local.durable.pledge {
+            Some(pledge) => (pledge.position.timeline, pledge.position.lsn),
+            // Whoever did not pledge may still receive from the old leader.
+            None if standby.upstream.is_some() || standby.receiver.is_some() => {
+                let act = Act::Follow { upstream: None, term: local.durable.term };
+                self.issue(now, act, leader_is(leader));
+                return;
+            }
+            None => (standby.timeline, standby.received.max(standby.replayed)),
+        };
+        let prefix = leader.won_at.is_some_and(|won| won.timeline == end.0 && end.1 <= won.lsn);
+        let rejoin = if prefix {
+            Some(Rejoin::Follow)
+        } else if leader.writable {
+            self.compared(now, local, end, leader)
+        } else {
+            None
+        };
+        match rejoin {
+            Some(Rejoin::Follow) => {
+                let act = Act::Follow { upstream, term: leader.term };
+                self.issue(now, act, leader_is(leader));
+            }
+            Some(Rejoin::Rewind) => self.stop_diverged(now, local, end.0, leader),
+            None => {}
+        }
+    }
+
+    /// The last comparison with this leader, or asks for one.
+    fn compared(
+        &mut self,
+        now: Millis,
+        local: &LocalPostgres,
+        end: (Timeline, Lsn),
+        leader: &Leader,
+    ) -> Option<Rejoin> {
         match compared_with(local, leader) {
-            None => self.compare(now, leader),
+            None => {
+                self.compare(now, leader);
+                None
+            }
             Some(compared) => {
-                let end = (standby.timeline, standby.received);
-                if compare_with_leader(end, true, compared.timeline, &compared.history)
-                    == Rejoin::Rewind
-                {
-                    let why = diverged(standby.timeline, compared.timeline);
-                    self.issue(now, Act::Stop { mode: StopMode::Fast }, why);
-                }
+                Some(compare_with_leader(end, true, compared.timeline, &compared.history))
             }
         }
+    }
+
+    fn stop_diverged(
+        &mut self,
+        now: Millis,
+        local: &LocalPostgres,
+        timeline: Timeline,
+        leader: &Leader,
+    ) {
+        let theirs = compared_with(local, leader).map_or(Timeline(0), |c| c.timeline);
+        self.stop_fast(now, diverged(timeline, theirs));
     }
 
     /// Whether the present leader counts on us; without a synchronous set nobody counts on anybody.
@@ -225,7 +310,12 @@ fn diverged(timeline: Timeline, leader_timeline: Timeline) -> Reason {
     Reason::Diverged { timeline, leader_timeline }
 }
 
-/// Whether this copy may take part in an election at all.
-pub(crate) fn may_take_part(local: &LocalPostgres) -> bool {
-    control_of(local).is_some() && local.durable.in_progress.is_none() && !local.durable.fresh_copy
+/// Whether this copy may take part in an election at all. Where nobody was promised anything, or by
+/// an operator's word, a copy of unknown past may, too.
+pub(crate) fn may_take_part(view: &ClusterView, local: &LocalPostgres, me: &MemberName) -> bool {
+    let named = view.failover_request().and_then(|r| r.member.as_ref()) == Some(me);
+    let known = !local.durable.fresh_copy
+        || view.active_sync().is_none()
+        || (named && is_operators_word(view));
+    control_of(local).is_some() && local.durable.in_progress.is_none() && known
 }

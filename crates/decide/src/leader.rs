@@ -38,6 +38,15 @@ pub(crate) struct LeaderMemory {
     pub(crate) handing_over: Option<HandOver>,
     /// When each member's slot was last wanted.
     pub(crate) slot_seen: BTreeMap<String, Millis>,
+    /// What became of the last write of `/sync` is not known.
+    pub(crate) sync_unknown: bool,
+    /// The start time of the server that `confirmed` and `taken_over` speak of.
+    pub(crate) server_started: Option<String>,
+    /// When this term's primary was first seen.
+    pub(crate) primary_since: Option<Millis>,
+    /// The leader key of this create revision is being given away: nothing becomes writable under
+    /// it any more, whatever the answer was.
+    pub(crate) releasing: Option<Revision>,
     /// initdb failed; the bootstrap race is given back.
     pub(crate) initdb_failed: bool,
 }
@@ -67,11 +76,7 @@ impl Brain {
                     self.leader.taken_over_at = Some(now);
                 }
             }
-            Act::Promote { .. } => self.leader.taken_over = None,
-            Act::Start { .. } | Act::Stop { .. } => {
-                self.leader.confirmed = None;
-                self.leader.taken_over = None;
-            }
+            Act::WriteSync { .. } => self.leader.sync_unknown = outcome == Outcome::Unknown,
             Act::PublishHistory { timeline, .. } if done => {
                 self.leader.history_of = Some(*timeline);
             }
@@ -97,6 +102,20 @@ impl Brain {
 
     /// Keeps track of who streams, from each observation.
     pub(crate) fn note_local(&mut self, now: Millis, local: &LocalPostgres) {
+        let primary = match &local.process {
+            Process::Running(running) => match &running.role {
+                Role::Primary(_) => Some(running.server.started.clone()),
+                Role::Standby(_) => None,
+            },
+            _ => None,
+        };
+        if primary != self.leader.server_started {
+            // Another server, or none: what was confirmed on the one before says nothing (I2).
+            self.leader.confirmed = None;
+            self.leader.taken_over = None;
+            self.leader.primary_since = primary.is_some().then_some(now);
+            self.leader.server_started = primary;
+        }
         if let Process::Running(running) = &local.process {
             self.leader.starting_since = None;
             if let Role::Primary(primary) = &running.role {
@@ -125,7 +144,16 @@ impl Brain {
             },
             _ => None,
         };
+        if self.leader.releasing == Some(created) {
+            if !self.may_be_primary(local) {
+                self.release(now, created, None, Reason::CannotLead);
+            }
+            return;
+        }
         self.renew_if_due(now, &mine, status);
+        if let Some(fence) = &view.fence {
+            self.issue(now, Act::VoidFence { fence: fence.mod_revision }, Reason::StaleFence);
+        }
         if self.leader.handing_over.is_some() {
             let candidate = self.leader.handing_over.as_ref().and_then(|h| h.candidate.clone());
             let why = Reason::Requested { candidate: candidate.clone() };
@@ -159,7 +187,7 @@ impl Brain {
         let Leadership::Mine { created, .. } = leadership else {
             return;
         };
-        let due = self.leader.renewed_at.map(|at| at.plus(self.dynamic.loop_wait));
+        let due = self.leader.renewed_at.map(|at| at.plus(self.lease_period()));
         let due = if self.leader.renew_failed { None } else { due };
         if let Some(due) = due
             && now < due
@@ -173,6 +201,14 @@ impl Brain {
             self.leader.renewed_at = Some(now);
             self.leader.renew_failed = false;
         }
+    }
+
+    /// How often the lease is kept alive: each `loop_wait`, and at least twice before the agent would
+    /// have to stop PostgreSQL, whatever the lease's present time to live is.
+    pub(crate) fn lease_period(&self) -> Millis {
+        let margins = 2 * self.node.stop_margin.0;
+        let half = Millis(self.lease_ttl.0.saturating_sub(margins) / 2).max(Millis(500));
+        self.dynamic.loop_wait.min(half)
     }
 
     /// Whether we hold a claim, and the guard would end PostgreSQL before it ends. Only then may
@@ -340,11 +376,19 @@ impl Brain {
         }
         self.reconcile_sync(now, view, primary, created);
         self.confirm(now, term);
-        if self.leader.confirmed != Some(term) {
+        let confirmed = self.leader.confirmed == Some(term);
+        // The first write comes first; but whoever has to rewind before it can confirm anything
+        // needs the checkpoint.
+        let since = self.leader.primary_since.unwrap_or(now).plus(self.dynamic.loop_wait);
+        if !confirmed && now < since {
+            self.wake_at(since);
             return;
         }
         if !primary.checkpoint_done {
             self.issue(now, Act::Checkpoint, Reason::CheckpointAfterPromotion);
+        }
+        if !confirmed {
+            return;
         }
         let published = self.leader.history_of == Some(primary.timeline);
         if primary.timeline > Timeline(1) && !published {
@@ -377,6 +421,14 @@ impl Brain {
             } else if !primary.sync.names.is_empty() {
                 self.issue(now, Act::SetSync { sync: SyncRule::Off }, Reason::SyncOff);
             }
+            return;
+        }
+        if self.leader.sync_unknown {
+            // A late write of ours must not land after the names have moved: the same value again,
+            // under a new revision, leaves it nothing to compare with.
+            let sync = view.sync.as_ref().map(|s| s.value.clone());
+            let act = Act::WriteSync { leader_created: created, expected, sync };
+            self.issue(now, act, Reason::SyncUnknown);
             return;
         }
         let picture = self.sync_picture(now, view, primary);
@@ -524,7 +576,11 @@ impl Brain {
         status: Option<Status>,
         why: Reason,
     ) {
-        self.issue(now, Act::ReleaseLeader { leader_created: created, status }, why);
+        let act = Act::ReleaseLeader { leader_created: created, status };
+        if self.issue_if_free(now, act, why) {
+            self.leader.releasing = Some(created);
+            self.claim.clear();
+        }
     }
 
     /// Stops for a successor, then gives the leader key away. Also the end of a leader's agent.

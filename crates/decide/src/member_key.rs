@@ -33,7 +33,7 @@ impl Brain {
         let member = self.member_value(local, leadership);
         let there = view.members.contains_key(&self.node.name);
         if let Some((last, at)) = &self.member_clock.written {
-            let due = at.plus(self.dynamic.loop_wait);
+            let due = at.plus(self.lease_period());
             let same = without_positions(last) == without_positions(&member);
             if there && same && now < due {
                 self.wake_at(due);

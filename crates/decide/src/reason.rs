@@ -88,6 +88,10 @@ pub enum Reason {
         /// When the claim ends.
         claim_until: Millis,
     },
+    /// The guard cannot be armed, and a primary runs here (I1).
+    NoGuard,
+    /// What became of the last write of `/sync` is not known; a new revision settles it.
+    SyncUnknown,
     /// PostgreSQL died; processes of it are left.
     Orphans,
     /// PostgreSQL is down here and synchronous standbys can take over.

@@ -51,6 +51,12 @@ impl Brain {
                     self.finish_bootstrap(now, control.system_identifier.clone());
                     return;
                 }
+                // Our own bootstrap was interrupted after initdb: this copy has never led.
+                let unborn = local.durable.term == Term(0) && !local.durable.fresh_copy;
+                if view.initialize.is_none() && unborn && !control.standby_signal {
+                    self.bootstrap(now, view);
+                    return;
+                }
                 // In recovery and following nobody: so even a former primary learns where its log
                 // ends, and takes part in the election without any privilege.
                 let start_as = StartAs::Standby(None);
@@ -87,8 +93,12 @@ impl Brain {
     }
 
     fn finish_bootstrap(&mut self, now: Millis, system_identifier: String) {
-        let term =
-            TermRecord { term: Term(1), leader: self.node.name.clone(), timeline: Timeline(1) };
+        let term = TermRecord {
+            term: Term(1),
+            leader: self.node.name.clone(),
+            timeline: Timeline(1),
+            position: None,
+        };
         let sync = self.synchronous().then(|| SyncState {
             leader: Some(self.node.name.clone()),
             quorum: 0,
@@ -100,7 +110,7 @@ impl Brain {
 
     /// Makes the next move of the election.
     fn elect(&mut self, now: Millis, view: &ClusterView, local: &LocalPostgres) {
-        if !may_take_part(local) || view.system_identifier().is_none() {
+        if !may_take_part(view, local, &self.node.name) || view.system_identifier().is_none() {
             return;
         }
         let ballot = self.ballot(now, view, local);
@@ -111,7 +121,7 @@ impl Brain {
         match (next, fence) {
             (Move::Abstain(_) | Move::Wait(_), _) => {}
             (Move::Open(fence), _) => {
-                let sync_revision = ballot.sync.as_ref().map(|(_, revision)| *revision);
+                let sync_revision = view.sync.as_ref().map(|s| s.mod_revision);
                 self.issue(now, Act::OpenFence { fence, sync_revision }, Reason::NoLeader);
             }
             (Move::Void { stuck, waiting_for }, Some(fence)) => {
@@ -169,6 +179,7 @@ impl Brain {
             me: self.node.name.clone(),
             alive: self.alive(view),
             sync: view.active_sync().map(|s| (s.value.clone(), s.mod_revision)),
+            sync_revision: view.sync.as_ref().map_or(Revision(0), |s| s.mod_revision),
             term: view.term.as_ref().map(|t| (t.value.clone(), t.mod_revision)),
             fence: view.fence.clone(),
             pledges: view
@@ -181,7 +192,7 @@ impl Brain {
             preferred: request.and_then(|r| r.member.clone()),
             stepping_down: request.and_then(|r| r.leader.clone()),
             request_pending: request.is_some(),
-            forced: request.is_some_and(|r| r.leader.is_none() && r.member.is_some()),
+            forced: is_operators_word(view),
             too_far_behind: self.too_far_behind(view, local),
             waited: now >= waited_at,
             stuck: stuck_at.is_some_and(|at| now >= at),
@@ -240,6 +251,21 @@ impl Brain {
             (None, _) => self.election.waiting = None,
         }
     }
+}
+
+/// Whether an operator named a candidate while nobody led, having been shown what may be lost. A
+/// request that a leader saw is a wish for an orderly hand-over, and forces nothing.
+pub(crate) fn is_operators_word(view: &ClusterView) -> bool {
+    let Some(key) = &view.failover else {
+        return false;
+    };
+    let led_until = [
+        view.term.as_ref().map(|t| t.mod_revision),
+        view.sync.as_ref().map(|s| s.mod_revision),
+        view.status.as_ref().map(|s| s.mod_revision),
+    ];
+    let later = led_until.into_iter().flatten().all(|led| key.mod_revision > led);
+    later && key.value.as_ref().is_some_and(|r| r.leader.is_none() && r.member.is_some())
 }
 
 /// The highest timeline number that anything in sight has used.

@@ -131,7 +131,7 @@ mod tests {
     #[test]
     fn the_own_group_is_found_on_old_and_new_layouts() {
         let hybrid = "40 1 0:9 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n\
-                      42 1 0:9 / /sys/fs/cgroup/unified rw,relatime shared:3 - cgroup2 cgroup2 rw\n";
+                      42 1 0:9 / /sys/fs/cgroup/unified rw shared:3 - cgroup2 cgroup2 rw\n";
         assert_eq!(
             own_directory(hybrid, "9:name=systemd:/\n0::/\n"),
             Some(PathBuf::from("/sys/fs/cgroup/unified/"))

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::process::Signal;
-use types::{ControlState, Millis, Upstream};
+use types::{ControlState, Millis, Timeline, Upstream};
 
 use crate::command::{self, run_tool};
 use crate::conf;
@@ -397,7 +397,7 @@ pub(crate) async fn rewind_from(
     let _mark = instance.tool_mark();
     write_pgpass(instance, upstream).await?;
     let (prepared, source) = (config.clone(), upstream.clone());
-    blocking(move || prepare_rewind(&prepared, source)).await?;
+    let unseen = blocking(move || prepare_rewind(&prepared, source)).await?;
     let source = conf::remote_conninfo(&config, upstream, config.rewind_role());
     let arguments = [
         OsString::from("--target-pgdata"),
@@ -406,20 +406,35 @@ pub(crate) async fn rewind_from(
         source.into(),
     ];
     let program = instance.programs().path("pg_rewind");
-    run_tool(&config, &program, &arguments, |_| {}).await?;
+    let mut done_nothing = false;
+    let look = |line: &str| done_nothing |= line.contains(NO_REWIND);
+    run_tool(&config, &program, &arguments, look).await?;
+    if let Some(timeline) = unseen.filter(|_| done_nothing) {
+        return Err(Error::refused(format!(
+            "pg_rewind sees no difference, since it compares the timelines of checkpoints, but \
+             this copy has log of timeline {timeline} beyond its checkpoint; it needs a new copy"
+        )));
+    }
     let upstream = upstream.clone();
     blocking(move || complete(&config, &config.data_dir.clone(), upstream)).await?;
     instance.memory().began = None;
     Ok(())
 }
 
-fn prepare_rewind(config: &InstanceConfig, upstream: Upstream) -> Result<(), Error> {
+/// What pg_rewind says when it leaves the copy as it is.
+const NO_REWIND: &str = "no rewind required";
+
+/// Makes the copy ready for pg_rewind. Returns the timeline that it cannot see, if there is one:
+/// before PostgreSQL 16 it goes by the last checkpoint alone, and a copy that was promoted and fell
+/// back into recovery before its next checkpoint has log of a later timeline.
+fn prepare_rewind(config: &InstanceConfig, upstream: Upstream) -> Result<Option<Timeline>, Error> {
     let dir = &config.data_dir;
     // An earlier pg_rewind may have left the source's files; ours must be loadable for the
     // single-user server by which pg_rewind recovers a crashed copy.
     write_files(config, dir, |state| state.upstream = Some(upstream))?;
     files::remove_if_present(&dir.join("postmaster.pid"))?;
-    match read_control(dir)?.state {
+    let control = read_control(dir)?;
+    match control.state {
         ControlState::ShutDown | ControlState::ShutDownInRecovery => {}
         ControlState::StartingUp
         | ControlState::ShuttingDown
@@ -430,7 +445,8 @@ fn prepare_rewind(config: &InstanceConfig, upstream: Upstream) -> Result<(), Err
             files::remove_if_present(&dir.join("standby.signal"))?;
         }
     }
-    Ok(())
+    let reached = control.min_recovery_timeline;
+    Ok((reached > control.timeline).then_some(reached))
 }
 
 #[cfg(test)]

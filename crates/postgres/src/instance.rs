@@ -208,10 +208,9 @@ impl LocalInstance {
     }
 
     /// What the configuration on disk says.
-    pub(crate) fn conf_state(&self) -> ConfState {
+    pub(crate) fn conf_state(&self) -> Result<ConfState, Error> {
         let path = self.config().data_dir.join("postgresql.conf");
-        let text = std::fs::read_to_string(path).unwrap_or_default();
-        ConfState::read(&text)
+        Ok(ConfState::read(&read_or_empty(&path)?))
     }
 
     /// Lets one kind of server process read the configuration again, now: the postmaster passes a
@@ -274,6 +273,16 @@ pub(crate) fn read_control(dir: &Path) -> Result<ControlFile, Error> {
     }
 }
 
+/// A file's text; only a missing file is an empty one. Taken for empty, a file that cannot be read
+/// would be written back without its upstream and its synchronous set (I2).
+fn read_or_empty(path: &Path) -> Result<String, Error> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(text),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+        Err(error) => Err(Error::file("read", path)(error)),
+    }
+}
+
 /// Writes all configuration files of `dir`, which may be a copy that is not yet in place.
 pub(crate) fn write_files(
     config: &InstanceConfig,
@@ -283,8 +292,7 @@ pub(crate) fn write_files(
     let (owner, mode) = (config.os_user.as_ref(), files::mode_in(dir));
     let main = dir.join("postgresql.conf");
     let base = dir.join("postgresql.base.conf");
-    let text = std::fs::read_to_string(&main).unwrap_or_default();
-    let mut state = ConfState::read(&text);
+    let mut state = ConfState::read(&read_or_empty(&main)?);
     change(&mut state);
     if !base.exists() {
         if main.exists() {

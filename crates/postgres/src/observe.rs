@@ -291,7 +291,7 @@ fn standby(
         replayed,
         receiver: receiver_lives
             .then(|| Receiver { streaming: field(&receiver, 0) == Some("streaming") }),
-        upstream: instance.conf_state().upstream,
+        upstream: instance.conf_state().unwrap_or_default().upstream,
         replay_lag: number(field(facts, 9)).map(Millis),
     }
 }

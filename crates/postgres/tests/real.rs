@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use common::{
-    LIMIT, Node, any, bin_dirs, control, new_primary, new_standby, primary, running, standby, streaming,
+    LIMIT, Node, any, bin_dirs, control, new_primary, new_standby, primary, running, standby,
+    streaming,
 };
 use postgres::{HandOver, Instance, PromotePlan, StartAs, StopMode};
 use types::{ControlState, DataDir, Lsn, Millis, Process, Timeline, slot_name};

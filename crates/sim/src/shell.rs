@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use decide::{Act, Action, ActionId, Brain, Lane, Outcome, StopMode};
 use types::{
-    HistoryEntry, LeaderKey, Member, MemberName, Millis, SyncState, Term, TermRecord, Timeline,
-    Versioned,
+    HistoryEntry, LeaderKey, Member, MemberName, Millis, SyncState, TermRecord, Timeline, Versioned,
 };
 
 use crate::Mutation;
@@ -552,10 +551,15 @@ fn leader_key_is_mine(view: &Snapshot, me: &MemberName) -> Snapshot {
     }
     let mut view = (**view).clone();
     let at = view.revision;
-    let last = view.term.as_ref().map(|t| t.value.clone());
-    let (term, timeline) = last.map_or((Term(0), Timeline(1)), |t| (t.term, t.timeline));
-    let record =
-        TermRecord { term: term.next(), leader: me.clone(), timeline: Timeline(timeline.0 + 1) };
+    let Some(last) = view.term.as_ref().map(|t| t.value.clone()) else {
+        return Arc::new(view);
+    };
+    let record = TermRecord {
+        term: last.term.next(),
+        leader: me.clone(),
+        timeline: Timeline(last.timeline.0 + 1),
+        ..last
+    };
     let key = LeaderKey { name: me.clone(), lease: 0 };
     view.leader = Some(Versioned { value: key, create_revision: at, mod_revision: at, lease: 0 });
     view.term = Some(Versioned { value: record, create_revision: at, mod_revision: at, lease: 0 });

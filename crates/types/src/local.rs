@@ -86,11 +86,11 @@ impl ControlState {
     #[must_use]
     pub const fn end_is_certain(self) -> bool {
         match self {
-            ControlState::ShutDown
-            | ControlState::ShutDownInRecovery
-            | ControlState::InArchiveRecovery => true,
+            ControlState::ShutDown | ControlState::ShutDownInRecovery => true,
+            // A standby that crashed holds what it received after the last restart point, too.
             ControlState::StartingUp
             | ControlState::ShuttingDown
+            | ControlState::InArchiveRecovery
             | ControlState::InCrashRecovery
             | ControlState::InProduction => false,
         }

@@ -399,6 +399,10 @@ pub struct TermRecord {
     pub leader: MemberName,
     /// The timeline number reserved for it; no other promotion ever gets this number.
     pub timeline: Timeline,
+    /// What the winner held when it won: a copy on the same timeline that holds no more is a prefix
+    /// of the new leader's log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub position: Option<Position>,
 }
 
 /// `pgherd/fence`: an election is open. Its identity is the key's create revision.

@@ -11,6 +11,7 @@ use std::process::{ExitCode, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
+use lab::cgroup::Group;
 use lab::process;
 use rustix::process::Signal;
 use serde_json::Value;
@@ -152,6 +153,11 @@ pub(super) async fn stop(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     }
     // It stops its processes itself; one that was killed could not.
     herd::sweep_directory(dir, &own).await?;
+    for node in &file.nodes {
+        if let Some(group) = Group::create(&herd::group_name(file.pid, &node.name)) {
+            group.remove();
+        }
+    }
     match fs::remove_file(&path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(error).with_context(|| format!("cannot remove {}", path.display()))

@@ -295,8 +295,13 @@ async fn all<F: Future<Output = ()> + Unpin>(mut futures: Vec<F>) {
     .await;
 }
 
+/// The name of a host's cgroup in the demo that is process `demo`.
+pub(super) fn group_name(demo: u32, node: &str) -> String {
+    format!("pgherd-demo-{demo}-{node}")
+}
+
 fn start_node(layout: &Layout, plan: &NodePlan, relays: Relays) -> Node {
-    let group = Group::create(&format!("pgherd-demo-{}-{}", std::process::id(), plan.name));
+    let group = Group::create(&group_name(std::process::id(), &plan.name));
     let host = Host {
         name: plan.name.clone(),
         data_dir: plan.data_dir(),

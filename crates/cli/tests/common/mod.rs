@@ -18,7 +18,7 @@ pub fn pgherd() -> &'static Path {
 
 /// A temporary directory that every user may enter.
 pub fn directory() -> tempfile::TempDir {
-    let dir = tempfile::Builder::new().prefix("pgh").tempdir().unwrap();
+    let dir = tempfile::Builder::new().prefix("pgherd-t").tempdir().unwrap();
     fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
     dir
 }

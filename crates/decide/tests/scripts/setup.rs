@@ -230,6 +230,7 @@ impl World {
         self.set_cluster(words)?;
         let leader = MemberName::from(name);
         let record = TermRecord {
+            position: None,
             term: Term(options.number("term", 1)?),
             leader: leader.clone(),
             timeline: options.timeline()?,
@@ -250,6 +251,7 @@ impl World {
     pub(crate) fn set_cluster(&mut self, words: &[&str]) -> Result<(), String> {
         let options = Options(words);
         let record = TermRecord {
+            position: None,
             term: Term(options.number("term", 1)?),
             leader: "nobody".into(),
             timeline: options.timeline()?,

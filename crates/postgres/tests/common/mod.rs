@@ -40,7 +40,7 @@ pub fn bin_dirs() -> Vec<PathBuf> {
     }
     found.push(root.join(INSTALLED));
     found.retain(|dir| dir.join("initdb").is_file());
-    let usable = |dir: &PathBuf| reachable(dir).is_none();
+    let usable = |dir: &PathBuf| closed_above(dir).is_none();
     let (usable, unreachable): (Vec<_>, Vec<_>) = found.into_iter().partition(usable);
     report(&usable, &unreachable);
     assert!(!usable.is_empty(), "no PostgreSQL to test with: make tools");
@@ -48,7 +48,7 @@ pub fn bin_dirs() -> Vec<PathBuf> {
 }
 
 /// What keeps the user that PostgreSQL runs as from a directory, if the test is root.
-fn reachable(dir: &Path) -> Option<PathBuf> {
+fn closed_above(dir: &Path) -> Option<PathBuf> {
     if !rustix::process::geteuid().is_root() {
         return None;
     }
@@ -69,7 +69,7 @@ fn report(usable: &[PathBuf], unreachable: &[PathBuf]) {
             text.push_str(&format!("tested with the PostgreSQL of {}\n", dir.display()));
         }
         for dir in unreachable {
-            let closed = reachable(dir).unwrap_or_default();
+            let closed = closed_above(dir).unwrap_or_default();
             text.push_str(&format!(
                 "NOT tested with the PostgreSQL of {}: its user may not enter {}\n",
                 dir.display(),
@@ -320,8 +320,6 @@ pub fn thaw(pid: i32) {
     signal(pid, Signal::CONT);
 }
 
-pub const LIMIT: Millis = Millis(30_000);
-
 pub async fn running(node: &Node) -> Running {
     let begun = Instant::now();
     loop {
@@ -354,8 +352,12 @@ pub async fn streaming(node: &Node) -> Standby {
         if seen.receiver.as_ref().is_some_and(|r| r.streaming) {
             return seen;
         }
-        assert!(begun.elapsed() < PATIENCE, "{seen:?}
-{}", node.log());
+        assert!(
+            begun.elapsed() < PATIENCE,
+            "{seen:?}
+{}",
+            node.log()
+        );
         pause(20).await;
     }
 }
@@ -390,7 +392,6 @@ pub async fn new_standby(node: &Node, of: &Node) {
     node.instance.start(StartAs::Standby { upstream }, LIMIT).await.unwrap();
     assert_eq!(streaming(node).await.upstream, Some(of.upstream()));
 }
-
 
 fn config(
     name: &str,
@@ -436,7 +437,7 @@ fn config(
         parameters: BTreeMap::from(parameters),
         pg_hba: pg_hba.map(str::to_owned).to_vec(),
         pg_ident: Vec::new(),
-        initdb: vec![("no-sync".to_owned(), None)],
+        initdb: Vec::new(),
         basebackup: vec![("no-sync".to_owned(), None)],
         use_unix_socket: true,
     }

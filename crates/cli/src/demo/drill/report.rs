@@ -150,8 +150,8 @@ impl Report {
             ]);
         }
         format!(
-            "{table}\n{} inserts acknowledged, {} missing, {} interleaved, {} without an answer, {} \
-             ledger entries lost, {} faults not tried\n{}",
+            "{table}\n{} inserts acknowledged, {} missing, {} interleaved, {} without an answer, \
+             {} ledger entries lost, {} faults not tried\n{}",
             self.acknowledged,
             self.missing,
             self.interleaved,
