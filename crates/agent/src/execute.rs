@@ -7,7 +7,7 @@ use decide::{Act, Action, ActionId, Outcome, StartAs, StopMode, SyncRule};
 use postgres::Instance;
 use types::{
     ClusterView, Compared, DurablePledge, InProgress, LocalPostgres, MemberName, Millis, Position,
-    Term,
+    Term, Timeline,
 };
 
 use crate::context::Context;
@@ -170,20 +170,9 @@ async fn on_postgres<I: Instance>(context: &Arc<Context<I>>, act: Act) -> Result
             follow_term(context, term)?;
             instance.follow(upstream.as_ref()).await?;
         }
-        Act::StopReceiving { fence } => stop_receiving(context, fence).await?,
+        Act::StopReceiving { fence, term } => stop_receiving(context, fence, term).await?,
         Act::Promote { term, timeline, sync } => {
-            follow_term(context, term)?;
-            let plan = postgres::PromotePlan { timeline, sync: rule(&sync) };
-            let promoted = instance.promote(plan, PROMOTE).await;
-            if promoted.is_err() {
-                // A promotion that goes on by itself could end when we do not lead any more.
-                instance.stop(postgres::StopMode::Kill, STOP_FAST).await?;
-            }
-            let taken = promoted?;
-            if taken != timeline {
-                // Numbers must never be shared; the term record says which one is ours.
-                tracing::error!(%taken, reserved = %timeline, "PostgreSQL took another timeline");
-            }
+            promote(context, term, timeline, &sync).await?;
         }
         Act::SetSync { sync } => instance.set_sync(&rule(&sync), SET_SYNC).await?,
         Act::ConfirmWrite => instance.confirm_write(context.limits().retry_timeout).await?,
@@ -228,15 +217,35 @@ async fn start<I: Instance>(
     Ok(())
 }
 
+async fn promote<I: Instance>(
+    context: &Arc<Context<I>>,
+    term: Term,
+    timeline: Timeline,
+    sync: &SyncRule,
+) -> Result<(), Failure> {
+    follow_term(context, term)?;
+    let plan = postgres::PromotePlan { timeline, sync: rule(sync) };
+    let promoted = context.instance.promote(plan, PROMOTE).await;
+    if promoted.as_ref().is_ok_and(|taken| *taken == timeline) {
+        return Ok(());
+    }
+    // A promotion that goes on by itself could end when we do not lead any more; and elections
+    // compare by timeline, so a number that is not ours must not be written on.
+    context.instance.stop(postgres::StopMode::Kill, STOP_FAST).await?;
+    let taken = promoted?;
+    Err(format!("took timeline {taken}, reserved was {timeline}").into())
+}
+
 /// The first half of a pledge. The position is read when the receiver is gone, and is durable
 /// before this returns.
 async fn stop_receiving<I: Instance>(
     context: &Arc<Context<I>>,
     fence: String,
+    term: Term,
 ) -> Result<(), Failure> {
     let (timeline, lsn) = context.instance.stop_receiving(STOP_RECEIVING).await?;
     context.state().update(|d| {
-        let position = Position { term: d.term, timeline, lsn };
+        let position = Position { timeline, lsn, term };
         d.pledge = Some(DurablePledge { fence, position });
     })?;
     Ok(())

@@ -138,7 +138,7 @@ async fn touch_member<I: Instance>(context: &Context<I>, id: ActionId, member: &
         let (lease, granted) = context.session.ensure().await?;
         let recorded = context.state().record_lease(lease);
         if let Err(error) = recorded {
-            tracing::error!(%error, "the lease was not recorded; a restart would not go on with it");
+            tracing::error!(%error, "the lease was not recorded; a restart will not adopt it");
         }
         let write = context.store.touch_member(&context.session, &context.name, member).await?;
         Ok::<_, Error>((granted, write))

@@ -1,8 +1,8 @@
 //! What is looked at before an agent takes its place, beyond the file and PostgreSQL's programs.
 //! Nothing is changed here, on disk or elsewhere.
 //!
-//! A PostgreSQL that runs is never a reason to refuse: an agent that comes back has to look after it
-//! (I7), and what is wrong with it is the brain's to judge.
+//! A PostgreSQL that runs is never a reason to refuse: an agent that comes back has to look after
+//! it (I7), and what is wrong with it is the brain's to judge.
 
 use std::io;
 use std::net::{TcpListener, ToSocketAddrs};
@@ -92,8 +92,8 @@ fn identifier(data_dir: &DataDir) -> Option<&str> {
     }
 }
 
-/// Whether PostgreSQL could listen. It goes on when one of several addresses is not there (a virtual
-/// one, say), so only a taken port is refused, and that none of the addresses can be had.
+/// Whether PostgreSQL could listen. It goes on when one of several addresses is not there (a
+/// virtual one, say), so only a taken port is refused, and that none of the addresses can be had.
 fn check_port(listen: &HostPort) -> Result<(), AgentError> {
     let mut failed = None;
     let mut usable = false;

@@ -356,7 +356,7 @@ impl<I: Instance> Shell<I> {
                 self.step(Event::Tick);
             }
             Err(error) => {
-                tracing::error!(%error, "the file was not reloaded; the old settings stay in force");
+                tracing::error!(%error, "the file was refused; the old settings stay");
             }
         }
     }

@@ -135,8 +135,8 @@ impl StateDir {
         Ok(StateDir { dir: dir.to_owned(), state, _lock: lock })
     }
 
-    /// Whether [`StateDir::open`] and [`StateDir::bind`] would succeed, and what is recorded (`None`
-    /// when there is no directory yet). Changes nothing.
+    /// Whether [`StateDir::open`] and [`StateDir::bind`] would succeed, and what is recorded
+    /// (`None` when there is no directory yet). Changes nothing.
     pub(crate) fn check(
         dir: &Path,
         member: &MemberName,

@@ -468,8 +468,6 @@ fn a_command_says_what_it_cannot_reach() {
     let file = site.dir().join("node.yml");
     fs::write(&file, &site.yaml).unwrap();
     let (file, missing) = (file.display().to_string(), format!("{}/no.yml", site.dir().display()));
-    for command in ["list", "topology", "pause", "resume"] {
-        refused(command, &site, &["-c", &file, command], &["127.0.0.1:9"]);
-    }
+    refused("no etcd", &site, &["-c", &file, "list"], &["127.0.0.1:9", "could be reached"]);
     refused("no file", &site, &["-c", &missing, "agent"], &["{dir}/no.yml", "No such file"]);
 }

@@ -268,6 +268,8 @@ pub enum Act {
     StopReceiving {
         /// The fence's `id`.
         fence: String,
+        /// The newest term so far: the pledge binds against its leader and all before.
+        term: Term,
     },
     /// Persist the term, set the rule, put history files for reserved numbers into place, promote.
     Promote {

@@ -5,9 +5,10 @@
 //!
 //! With synchronous replication each voter pledges: it stops receiving, then reports what it holds.
 //! A pledged voter acknowledges nothing to the old leader, so pledges of any `quorum + 1` voters
-//! meet every group that could have acknowledged a commit, and the newest position among them holds
-//! every acknowledged commit (I2). The leader that the set belongs to holds every commit that it
-//! acknowledged, so its own pledge is enough too; it has no other privilege.
+//! meet every group that could have acknowledged a commit, and the newest position among them, by
+//! timeline and then by length, holds every acknowledged commit (I2). The leader that the set
+//! belongs to holds every commit that it acknowledged, so its own pledge is enough too; it has no
+//! other privilege.
 
 use std::collections::{BTreeMap, BTreeSet};
 

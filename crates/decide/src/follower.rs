@@ -51,8 +51,10 @@ impl Brain {
             name: name.clone(),
             term,
             address,
+            // A key from before its present term says nothing about this one (I4).
             writable: matches!(member.role.as_str(), "primary" | "promoted" | "master")
-                && member.state == "running",
+                && member.state == "running"
+                && (term == Term(0) || member.term == Some(term)),
             won_at: view
                 .term
                 .as_ref()
@@ -73,8 +75,8 @@ impl Brain {
     }
 
     fn rejoin_stopped(&mut self, now: Millis, local: &LocalPostgres, leader: &Leader) {
-        // A leader of an older term than this copy's came with an older state of the DCS; nothing is
-        // replaced from it (I3).
+        // A leader of an older term than this copy's came with an older state of the DCS; nothing
+        // is replaced from it (I3).
         let older = leader.term != Term(0) && leader.term < local.durable.term;
         if !leader.writable || older {
             return;
@@ -160,9 +162,9 @@ impl Brain {
         }
     }
 
-    /// Under a new leader a copy streams only when it is known to be a prefix of the leader's log. A
-    /// diverged standby would stream the old timeline from before the switch, and report positions
-    /// past it as flushed: PostgreSQL would take that for a confirmation (I2).
+    /// Under a new leader a copy streams only when it is known to be a prefix of the leader's log.
+    /// A diverged standby would stream the old timeline from before the switch, and report
+    /// positions past it as flushed: PostgreSQL would take that for a confirmation (I2).
     fn follow_new_term(
         &mut self,
         now: Millis,

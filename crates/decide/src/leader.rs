@@ -203,8 +203,8 @@ impl Brain {
         }
     }
 
-    /// How often the lease is kept alive: each `loop_wait`, and at least twice before the agent would
-    /// have to stop PostgreSQL, whatever the lease's present time to live is.
+    /// How often the lease is kept alive: each `loop_wait`, and at least twice before the agent
+    /// would have to stop PostgreSQL, whatever the lease's present time to live is.
     pub(crate) fn lease_period(&self) -> Millis {
         let margins = 2 * self.node.stop_margin.0;
         let half = Millis(self.lease_ttl.0.saturating_sub(margins) / 2).max(Millis(500));

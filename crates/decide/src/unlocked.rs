@@ -130,7 +130,9 @@ impl Brain {
                 self.issue(now, Act::VoidFence { fence }, why);
             }
             (Move::StopReceiving, Some(_)) => {
-                let act = Act::StopReceiving { fence: fence_id.clone() };
+                let known = view.term.as_ref().map_or(Term(0), |t| t.value.term);
+                let term = known.max(local.durable.term);
+                let act = Act::StopReceiving { fence: fence_id.clone(), term };
                 self.issue(now, act, Reason::ElectionOpen { fence: fence_id });
             }
             (Move::WritePledge(pledge), Some(fence)) => {

@@ -60,7 +60,7 @@ fn check_user(config: &InstanceConfig, problems: &mut Vec<String>) {
         }
         Some(user) if !root && user.uid != rustix::process::geteuid().as_raw() => {
             problems.push(format!(
-                "only root can run PostgreSQL as another user ({0}): start the agent as root or {0}",
+                "only root can run PostgreSQL as {0}: start the agent as root or as {0}",
                 user.name
             ));
         }

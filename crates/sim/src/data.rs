@@ -90,7 +90,7 @@ impl World {
             Act::StopForHandOver { candidate } => self.stop_fast(step, Some(candidate.as_ref())),
             Act::Stop { mode: StopMode::Immediate } | Act::EndOrphans => self.kill_step(step),
             Act::Follow { upstream, term } => self.follow(step, upstream.as_ref(), *term),
-            Act::StopReceiving { fence } => self.stop_receiving(step, fence),
+            Act::StopReceiving { fence, term } => self.stop_receiving(step, fence, *term),
             Act::Promote { term, timeline, sync } => self.promote(step, *term, *timeline, sync),
             Act::SetSync { sync } => self.set_sync(step, sync),
             Act::ConfirmWrite => self.prove(step),
@@ -393,7 +393,7 @@ impl World {
         Next::Done
     }
 
-    fn stop_receiving(&mut self, step: &mut Step, fence: &str) -> Next {
+    fn stop_receiving(&mut self, step: &mut Step, fence: &str, term: Term) -> Next {
         let node = step.node;
         let sloppy = self.mutated(crate::Mutation::CompareRunningReceivers);
         let Some(data) = self.standby_mut(node) else { return Next::Failed };
@@ -423,7 +423,7 @@ impl World {
             _ => {
                 let (timeline, lsn) = (data.log.timeline(), data.log.end());
                 let durable = self.durable(node);
-                let position = Position { term: durable.term, timeline, lsn };
+                let position = Position { timeline, lsn, term };
                 durable.pledge = Some(DurablePledge { fence: fence.to_owned(), position });
                 self.tell(node, || format!("pledges {position}"));
                 Next::Done

@@ -53,7 +53,6 @@ fn seeds_that_failed_once_hold() {
 }
 
 #[test]
-#[ignore = "open: the first two of seeds::OPEN; remove this line once they hold"]
 fn every_invariant_holds_where_only_the_fence_protects() {
     for seed in 0..SEEDS {
         let setup = Setup { fence_only: true, ..of(seed, 3, Mode::Quorum) };

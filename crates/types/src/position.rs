@@ -47,18 +47,21 @@ impl std::fmt::Display for Timeline {
     }
 }
 
-/// What an election compares. The order is that of the fields: a longer log of an older term or
-/// timeline never outranks a shorter one of a newer.
+/// What an election compares. The order is that of the fields: a longer log of an older timeline
+/// never outranks a shorter one of a newer. Timeline numbers are reserved, one for each term, and
+/// only grow, so the timeline says which term's log this is. The recorded term does not: an agent
+/// that is cut off from the DCS can miss a term whose log its PostgreSQL streams and confirms
+/// (`docs/decisions/0004-positions-compare-by-timeline.md`).
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
 )]
 pub struct Position {
-    /// The newest term whose leader this copy has followed (or been).
-    pub term: Term,
     /// The timeline of the last received record.
     pub timeline: Timeline,
     /// The end of what is flushed to disk.
     pub lsn: Lsn,
+    /// The newest term that was known when this was noted; what was pledged binds up to it.
+    pub term: Term,
 }
 
 impl std::fmt::Display for Position {
@@ -144,9 +147,9 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_term_outranks_a_longer_log() {
-        let old = Position { term: Term(4), timeline: Timeline(9), lsn: Lsn(900) };
-        let new = Position { term: Term(5), timeline: Timeline(2), lsn: Lsn(1) };
+    fn a_newer_timeline_outranks_a_longer_log_and_a_newer_note() {
+        let old = Position { term: Term(5), timeline: Timeline(2), lsn: Lsn(900) };
+        let new = Position { term: Term(4), timeline: Timeline(3), lsn: Lsn(1) };
         assert!(new > old);
     }
 

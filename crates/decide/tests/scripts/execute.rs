@@ -200,11 +200,10 @@ fn on_host(host: &mut Host, act: &Act, now: Millis) -> Option<()> {
             host.durable.pledge = None;
             standby(host)?.upstream = upstream.as_ref().map(|u| u.name.clone());
         }
-        Act::StopReceiving { fence } => {
-            let term = host.durable.term;
+        Act::StopReceiving { fence, term } => {
             let data = standby(host)?;
             data.upstream = None;
-            let position = Position { term, timeline: data.timeline, lsn: data.end };
+            let position = Position { timeline: data.timeline, lsn: data.end, term: *term };
             host.durable.pledge = Some(DurablePledge { fence: fence.clone(), position });
         }
         Act::Promote { term, timeline, sync } => {

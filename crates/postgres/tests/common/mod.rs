@@ -23,6 +23,8 @@ use types::{
 pub const LIMIT: Millis = Millis(30_000);
 /// How long something that must come is waited for; a loaded machine needs a part of it.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Free memory for files that is enough for the clusters of all tests, in bytes.
+const MEMORY_BYTES_MIN: u64 = 2 << 30;
 /// The release that `make test` installs beside the distribution's.
 const INSTALLED: &str = "target/tools/postgresql-18/bin";
 
@@ -182,10 +184,13 @@ impl Node {
         self.sql(statement).await.remove(0)
     }
 
-    /// Runs statements in a session in the background: whether they were acknowledged.
+    /// Runs statements in a session in the background: whether they were acknowledged, bounded.
     pub fn begin(&self, statement: &str) -> tokio::task::JoinHandle<bool> {
         let (pg, statement) = (self.connection(), statement.to_owned());
-        tokio::spawn(async move { run_in(&pg, &statement).await.is_ok() })
+        tokio::spawn(async move {
+            let ran = tokio::time::timeout(2 * PATIENCE, run_in(&pg, &statement)).await;
+            ran.unwrap_or_else(|_| panic!("no answer: {statement}")).is_ok()
+        })
     }
 
     /// Starts it, and says that it answers.
@@ -225,9 +230,17 @@ impl Drop for Node {
     }
 }
 
+/// In memory if there is room: no test is about a disk, and a busy one makes them slow.
+fn parent() -> PathBuf {
+    let memory = Path::new("/dev/shm");
+    let free = rustix::fs::statvfs(memory).map_or(0, |stat| stat.f_bavail * stat.f_frsize);
+    let room = std::env::var_os("TMPDIR").is_none() && free >= MEMORY_BYTES_MIN;
+    if room { memory.to_owned() } else { std::env::temp_dir() }
+}
+
 /// A temporary directory that PostgreSQL's user can work in.
 fn directory() -> tempfile::TempDir {
-    let base = tempfile::Builder::new().prefix("pgh").tempdir().unwrap();
+    let base = tempfile::Builder::new().prefix("pgh").tempdir_in(parent()).unwrap();
     std::fs::set_permissions(base.path(), PermissionsExt::from_mode(0o755)).unwrap();
     if let Some(user) = os_user() {
         chown(base.path(), Some(user.uid), Some(user.gid)).unwrap();
