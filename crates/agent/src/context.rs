@@ -31,6 +31,8 @@ pub(crate) struct Limits {
     pub(crate) loop_wait: Millis,
     pub(crate) retry_timeout: Millis,
     pub(crate) primary_start_timeout: Millis,
+    /// How many entries of the history are kept; 0 for all.
+    pub(crate) history_max: usize,
 }
 
 impl Limits {
@@ -40,6 +42,7 @@ impl Limits {
             loop_wait: dynamic.loop_wait,
             retry_timeout: dynamic.retry_timeout,
             primary_start_timeout: dynamic.primary_start_timeout,
+            history_max: dynamic.max_timelines_history,
         }
     }
 }

@@ -186,7 +186,11 @@ async fn publish_history<I: Instance>(
     };
     let view = context.store.current().view;
     let known = view.as_ref().and_then(|v| v.history.as_ref()).map(|h| h.value.clone());
-    let merged = merge_history(known.unwrap_or_default(), local, context.name.as_str());
+    let mut merged = merge_history(known.unwrap_or_default(), local, context.name.as_str());
+    let history_max = context.limits().history_max;
+    if history_max > 0 {
+        merged.drain(..merged.len().saturating_sub(history_max));
+    }
     let answer = context.store.write_history(&context.session, leader_created, &merged).await;
     written(context, id, answer).await
 }

@@ -69,7 +69,7 @@ fn leaf(entry: &Entry, key: &Key, found: &mut Findings) {
         return;
     }
     if key.support == Support::NotYet {
-        let text = "known to Patroni, has no effect here yet";
+        let text = "known, but has no effect yet";
         found.without_effect.push(Problem::new(entry.line, key.path, text));
     }
     if key.holds == Type::Scalars {

@@ -242,6 +242,10 @@ fn choose(
         .filter(|name| ballot.alive.get(*name).is_some_and(|c| c.may_lead))
         .collect();
     let others = contenders.iter().any(|name| Some(*name) != ballot.stepping_down.as_ref());
+    if !contenders.is_empty() && !others && !ballot.waited {
+        // Whoever steps down leads again only when nobody else could be found.
+        return Err(Waiting::Pledges { counted: counted.len(), needed: counted.len() + 1 });
+    }
     let best = contenders
         .into_iter()
         .filter(|name| !others || Some(*name) != ballot.stepping_down.as_ref())
@@ -263,11 +267,7 @@ fn enough(
         Some((sync, _)) => {
             let voters = counted.keys().filter(|name| sync.voters.contains(name)).count();
             let needed = sync.quorum + 1;
-            // Whoever steps down decides alone only when nobody else came.
-            let leader = sync.leader.as_ref().is_some_and(|name| {
-                let stepping_down = ballot.stepping_down.as_ref() == Some(name);
-                counted.contains_key(name) && (!stepping_down || ballot.waited)
-            });
+            let leader = sync.leader.as_ref().is_some_and(|name| counted.contains_key(name));
             if voters < needed && !leader {
                 return Err(Waiting::Pledges { counted: voters, needed });
             }

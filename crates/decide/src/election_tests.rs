@@ -167,6 +167,11 @@ fn whoever_stepped_down_leads_again_only_if_nobody_else_can() {
     assert!(takes(&alone).is_none(), "others may still come");
     alone.waited = true;
     assert!(takes(&alone).is_some());
+    // With one voter frozen, the pledge of whoever steps down makes the other one's enough.
+    let pledges = [("a", at(4, 3, 100)), ("b", at(4, 3, 100))];
+    let mut b = ballot("b", &pledges);
+    b.stepping_down = Some("a".into());
+    assert!(takes(&b).is_some());
 }
 
 #[test]

@@ -1,11 +1,14 @@
 //! PostgreSQL as the simulator believes it to be.
 //!
 //! # Assumptions
-//! Tests on real PostgreSQL cite these by name.
+//! Tests on real PostgreSQL cite these by name (`crates/postgres/tests/assumptions.rs`). Where
+//! versions differ, or a moment depends on luck, the worst case is what is simulated.
 //! - **A1 flushed before sent**: a walsender sends only what is flushed on its own host; a record
 //!   that was not flushed survives no crash and was seen by nobody.
 //! - **A2 backends outlive the postmaster**: after `kill -9` of the postmaster alone its backends
-//!   and walsenders may go on, write and acknowledge until somebody ends them.
+//!   may go on, write and acknowledge until somebody ends them. So may its walsenders, which is the
+//!   worst case: a real one ends when it next waits for something and notices the death. Test:
+//!   `backends_outlive_the_postmaster`.
 //! - **A3 a receiver flushes before it exits**: what a WAL receiver got and had not flushed is in
 //!   the log once the receiver is gone in an orderly way. (After a kill of the host it may be
 //!   lost.)
@@ -20,15 +23,20 @@
 //!   `synchronous_standby_names`; a reload reaches the processes one by one. Setting it to empty
 //!   releases every waiting session.
 //! - **A8 released positions stay released**: within one instance the released position never goes
-//!   back; a restart begins at zero.
+//!   back, so whoever comes to wait for a position that it covers is released at once, whatever the
+//!   rule has become since; a restart begins at zero. Test: `released_positions_stay_released`.
 //! - **A9 promotion replays first**: a promoted standby ends its receiver (A3) and replays all that
-//!   it has, then begins the timeline after the highest number of which it finds a history file.
+//!   it has, then begins the timeline after the last history file that follows on its own timeline
+//!   without a gap; a file behind a gap is not seen. Tests: `promotion_replays_first`,
+//!   `a_promotion_takes_the_reserved_timeline`.
 //! - **A10 the received position is not known at first**: until a standby has streamed, only the
 //!   replayed position can be asked for.
 //! - **A11 `pg_control` of a standby lags**: its minimum recovery end may lie before what was
 //!   replayed or received; after a clean stop it is what was replayed, not what was received.
-//! - **A12 a promotion is in `pg_control` after its checkpoint**: until then `pg_rewind` takes the
-//!   source for one of the former timeline.
+//! - **A12 a promotion is in `pg_control` after its checkpoint**: until then `pg_rewind` up to
+//!   PostgreSQL 15 takes the source for one of the former timeline; from 16 on it is not misled.
+//!   The worst case, that of 15, is simulated. Test:
+//!   `a_promotion_is_in_pg_control_after_its_checkpoint`.
 //! - **A13 standby.signal wins**: with it a crashed primary's directory recovers to the end of its
 //!   own log and becomes a standby there.
 //! - **A14 no record is recycled**: slots and `wal_keep_size` suffice for every outage simulated.
