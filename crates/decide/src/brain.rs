@@ -66,6 +66,8 @@ pub struct Brain {
     pub(crate) bootstrap_after: Millis,
     /// Since when a primary has been running here under our leader key without a claim of ours.
     no_claim_since: Option<Millis>,
+    /// The start time of the server that ran when this agent began.
+    found_running: Option<String>,
     /// Since when a primary has been running here without an armed guard.
     unguarded_since: Option<Millis>,
     /// The last orderly stop did not end in its time.
@@ -102,6 +104,7 @@ impl Brain {
             slots_known: std::collections::BTreeSet::new(),
             bootstrap_after: Millis::ZERO,
             no_claim_since: None,
+            found_running: None,
             unguarded_since: None,
             fast_stop_failed: false,
             shutting_down: false,
@@ -165,6 +168,11 @@ impl Brain {
             Event::View(view) => self.absorb_view(view),
             Event::Lease { ttl } => self.lease_ttl = ttl,
             Event::Local(local) => {
+                if self.local.is_none()
+                    && let Process::Running(running) = &local.process
+                {
+                    self.found_running = Some(running.server.started.clone());
+                }
                 self.note_local(now, &local);
                 self.local = Some(Arc::new(*local));
             }
@@ -263,6 +271,7 @@ impl Brain {
             return;
         }
         let leadership = leadership_of(&view, &self.node.name);
+        self.take_over_confirmation(&view, &local, &leadership);
         self.duty_of_guard(now, &local, &leadership);
         self.touch_member(now, &view, &local, &leadership);
         if self.dynamic.pause && self.shutting_down {
@@ -290,6 +299,30 @@ impl Brain {
             Leadership::Vacant => self.unlocked(now, &view, &local),
         }
         self.member_slots(now, &view, &local);
+    }
+
+    /// A restarted agent goes on where the former one was (I7): a primary that was published in this
+    /// term and that nobody can have restarted since, as only agents start PostgreSQL, stays so.
+    fn take_over_confirmation(
+        &mut self,
+        view: &ClusterView,
+        local: &LocalPostgres,
+        leadership: &Leadership,
+    ) {
+        let Leadership::Mine { term, .. } = leadership else {
+            return;
+        };
+        let Process::Running(running) = &local.process else {
+            return;
+        };
+        let found = self.found_running.as_ref() == Some(&running.server.started);
+        let primary = matches!(running.role, Role::Primary(_));
+        let published = view
+            .member(&self.node.name)
+            .is_some_and(|m| m.role == "primary" && m.term == Some(*term));
+        if found && primary && published && self.leader.confirmed.is_none() {
+            self.leader.confirmed = Some(*term);
+        }
     }
 
     /// A data directory of another cluster never takes part (system identifier).

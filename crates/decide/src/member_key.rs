@@ -82,7 +82,9 @@ impl Brain {
                 member.timeline = (standby.timeline.0 > 0).then_some(standby.timeline);
                 let streams = standby.receiver.as_ref().is_some_and(|r| r.streaming);
                 member.replication_state = streams.then(|| "streaming".to_owned());
-                member.replay_lag_seconds = standby.replay_lag.map(|lag| lag.0 / 1000);
+                // A standby that streams and has nothing left to replay is up to date.
+                let lag = standby.replay_lag.map(|lag| lag.0 / 1000);
+                member.replay_lag_seconds = lag.or(streams.then_some(0));
             }
         }
         member

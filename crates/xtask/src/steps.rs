@@ -10,8 +10,14 @@ use std::time::Instant;
 
 use anyhow::Context;
 
-/// Seeds that every `test` runs; they stay the same, so that two runs of one commit agree.
-const TEST_SEEDS: u64 = 200;
+/// Seeds that every `test` runs; they stay the same, so that two runs of one commit agree. The dev
+/// profile optimises the simulator.
+const SIMULATOR_TEST: &str = "cargo run --quiet --locked --package sim -- --seeds 2000";
+/// The same where only the fence protects, and not the lease.
+const SIMULATOR_FENCE: &str = "cargo run --quiet --locked --package sim -- --seeds 500 \
+                               --fence-only yes --mode quorum --members 3";
+/// A whole cluster, every fault of the drill.
+const DRILL_TEST: &str = "cargo run --quiet --locked --package cli -- demo --drill --json";
 
 /// One program to run.
 pub(crate) struct Step {
@@ -28,8 +34,6 @@ enum Need {
     Nothing,
     /// `cargo NAME`, installed beside cargo.
     Subcommand(&'static str),
-    /// A file of the workspace.
-    File(&'static str),
 }
 
 impl Step {
@@ -63,24 +67,33 @@ pub(crate) fn check() -> Vec<Step> {
 pub(crate) fn test() -> Vec<Step> {
     let mut steps = check();
     steps.push(Step::new("tests", "cargo test --workspace --locked --no-fail-fast"));
-    steps.push(simulator("simulator, fixed seeds", TEST_SEEDS));
+    steps.push(Step::new("simulator, fixed seeds", SIMULATOR_TEST));
+    steps.push(Step::new("simulator, fence alone", SIMULATOR_FENCE));
+    // From the share of real clusters: about four minutes.
+    steps.push(Step::new("drill", DRILL_TEST));
     steps
 }
 
 /// The long twins of what `test` runs quickly.
 pub(crate) fn prove(seeds: u64) -> Vec<Step> {
-    vec![simulator("simulator, many seeds", seeds)]
+    let many = |name, options: &str| {
+        let run = "cargo run --release --quiet --locked --package sim -- --seeds";
+        Step::new(name, &format!("{run} {seeds} {options}"))
+    };
+    let drill = "cargo run --release --quiet --locked --package cli -- demo --drill --json";
+    vec![
+        many("simulator, many seeds", ""),
+        many("simulator, fence alone", "--fence-only yes --mode quorum --members 3"),
+        Step::new("drill", drill),
+        Step::new("drill, etcd follower dies", &format!("{drill} --drill-kill-etcd follower")),
+        Step::new("drill, etcd leader dies", &format!("{drill} --drill-kill-etcd leader")),
+    ]
 }
 
 /// The brain's scripts alone.
 pub(crate) fn scenarios(bless: bool) -> Vec<Step> {
     let step = Step::new("scenarios", "cargo test --package decide");
     vec![if bless { step.with("PGHERD_BLESS", "1") } else { step }]
-}
-
-fn simulator(name: &'static str, seeds: u64) -> Step {
-    let command = format!("cargo run --release --quiet --locked --package sim -- --seeds {seeds}");
-    Step::new(name, &command).needs(Need::File("crates/sim/src/main.rs"))
 }
 
 /// Tests or steps that ended one way or the other.
@@ -124,7 +137,7 @@ pub(crate) fn run(root: &Path, steps: &[Step]) -> anyhow::Result<bool> {
     let mut total = Count::default();
     let mut summary = String::new();
     for step in steps {
-        if let Some(why) = missing(root, &step.needs) {
+        if let Some(why) = missing(&step.needs) {
             say(&format!("\n==> {}: skipped: {why}", step.name))?;
             summary.push_str(&format!("  {:<26} skipped: {why}\n", step.name));
             continue;
@@ -144,7 +157,7 @@ pub(crate) fn run(root: &Path, steps: &[Step]) -> anyhow::Result<bool> {
 }
 
 /// Why a step cannot run here.
-fn missing(root: &Path, need: &Need) -> Option<String> {
+fn missing(need: &Need) -> Option<String> {
     match need {
         Need::Nothing => None,
         Need::Subcommand(name) => {
@@ -156,7 +169,6 @@ fn missing(root: &Path, need: &Need) -> Option<String> {
             let found = quiet.is_ok_and(|status| status.success());
             (!found).then(|| format!("cargo-{name} is not installed"))
         }
-        Need::File(path) => (!root.join(path).is_file()).then(|| format!("there is no {path}")),
     }
 }
 
@@ -231,10 +243,8 @@ mod tests {
 
     #[test]
     fn a_missing_tool_skips_its_step_and_is_named() {
-        let root = Path::new("/");
-        let why = missing(root, &Need::Subcommand("surely-not-installed"));
+        let why = missing(&Need::Subcommand("surely-not-installed"));
         assert_eq!(why.as_deref(), Some("cargo-surely-not-installed is not installed"));
-        assert!(missing(root, &Need::File("no/such/file.rs")).is_some());
-        assert!(missing(root, &Need::Nothing).is_none());
+        assert!(missing(&Need::Nothing).is_none());
     }
 }

@@ -16,7 +16,8 @@ async fn leader(etcd: &Etcd) -> (ClusterStore, Session, Revision) {
     let session = Session::new(client, Millis(10_000));
     session.grant(Millis(10_000)).await.unwrap();
     let name = MemberName::from("a");
-    let term = TermRecord { term: Term(1), leader: name.clone(), timeline: Timeline(1) };
+    let term =
+        TermRecord { term: Term(1), leader: name.clone(), timeline: Timeline(1), position: None };
     let winner = Winner {
         name: &name,
         expect_leader: None,

@@ -27,7 +27,7 @@ async fn session(client: &Client) -> Session {
 }
 
 fn term(number: u64, leader: &str) -> TermRecord {
-    TermRecord { term: Term(number), leader: leader.into(), timeline: Timeline(1) }
+    TermRecord { term: Term(number), leader: leader.into(), timeline: Timeline(1), position: None }
 }
 
 fn winner<'a>(name: &'a MemberName, term: &'a TermRecord, term_mod: Revision) -> Winner<'a> {
