@@ -161,7 +161,7 @@ async fn reach_dcs(
     Ok((client, view, store))
 }
 
-/// Two agents of one name would share lease and leadership (`patroni-compat.md`, 2.1).
+/// Two agents of one name would share lease and leadership (as Patroni 4.1 has it).
 async fn refuse_twin(settings: &Static, view: &ClusterView) -> Result<(), AgentError> {
     let Some((host, port)) = view.member(&settings.name).and_then(Member::api_address) else {
         return Ok(());

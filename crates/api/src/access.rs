@@ -64,8 +64,10 @@ impl Access {
     }
 }
 
-/// The expected value is encoded instead of decoding the given one: no input is parsed here.
-pub(crate) fn base64(bytes: &[u8]) -> String {
+/// Base64 with padding (RFC 4648, 4). For credentials the expected value is encoded instead of
+/// decoding the given one: no input is parsed.
+#[must_use]
+pub fn base64(bytes: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for chunk in bytes.chunks(3) {

@@ -1,4 +1,4 @@
-//! The health endpoints (`patroni-compat.md`, 6.2 and 6.3), as pure functions of a snapshot.
+//! The health endpoints (as Patroni 4.1 has it), as pure functions of a snapshot.
 
 use serde_json::Value;
 use types::{Lsn, Millis};

@@ -1,4 +1,4 @@
-//! The REST interface of the agent (`patroni-compat.md`, 6): health checks, status, metrics, and
+//! The REST interface of the agent (as Patroni 4.1 has it): health checks, status, metrics, and
 //! the operator's requests.
 //!
 //! It answers from the last published [`Snapshot`] alone, never from a lock of the agent's loop, so
@@ -31,7 +31,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use types::{Millis, Revision};
 
-pub use access::{Access, Credentials};
+pub use access::{Access, Credentials, base64};
 pub use snapshot::{
     FailoverTier, PATRONI_VERSION, PGHERD_VERSION, Settings, Snapshot, Synchronous,
 };

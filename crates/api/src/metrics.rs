@@ -7,7 +7,7 @@ use types::Millis;
 use crate::snapshot::{Snapshot, Synchronous};
 use crate::status::{dcs_last_seen, pending_restart, unlocked};
 
-/// Patroni's version with two digits a component (`patroni-compat.md`, 6.6).
+/// Patroni's version with two digits a component (as Patroni 4.1 has it).
 const PATRONI_VERSION_NUMBER: &str = "040104";
 
 /// The states in the order of their numbers.

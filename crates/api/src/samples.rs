@@ -1,4 +1,4 @@
-//! The golden cluster of `patroni-compat.md`, 11, for this crate's tests.
+//! The golden cluster, recorded from Patroni 4.1.4, for this crate's tests.
 
 use std::sync::Arc;
 

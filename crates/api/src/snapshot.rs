@@ -44,7 +44,7 @@ pub struct Settings {
 }
 
 impl Default for Settings {
-    /// Patroni's defaults (`patroni-compat.md`, 5.4).
+    /// Patroni's defaults (as Patroni 4.1 has it).
     fn default() -> Settings {
         Settings {
             ttl: Millis::from_secs(30),
@@ -268,7 +268,7 @@ impl Snapshot {
         self.has_lock(now) && self.member.as_ref().is_some_and(open)
     }
 
-    /// One of the state texts of `patroni-compat.md`, 4.1, or `unknown`.
+    /// One of the state texts of Patroni, or `unknown`.
     #[must_use]
     pub fn state(&self, now: Millis) -> &str {
         if self.running(now).is_some() {

@@ -5,7 +5,7 @@ use types::{Millis, Primary, Role};
 
 use crate::snapshot::{PATRONI_VERSION, PGHERD_VERSION, Snapshot, Synchronous};
 
-/// The status JSON (`patroni-compat.md`, 6.4). `unix_now` is the wall clock in milliseconds, for
+/// The status JSON (as Patroni 4.1 has it). `unix_now` is the wall clock in milliseconds, for
 /// `dcs_last_seen` alone. `pgherd` and what stands below it are ours.
 #[must_use]
 pub fn status_json(snapshot: &Snapshot, now: Millis, unix_now: u64) -> Value {

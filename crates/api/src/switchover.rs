@@ -1,5 +1,5 @@
 //! `POST /switchover` and `POST /failover`: what is refused at once, and how long one waits
-//! (`patroni-compat.md`, 6.7). The checks are courtesy to the operator; the core checks again.
+//! (as Patroni 4.1 has it). The checks are courtesy to the operator; the core checks again.
 
 use std::time::Duration;
 

@@ -3,7 +3,6 @@
 
 mod ctl;
 mod demo;
-mod http;
 mod serve;
 
 use std::process::ExitCode;

@@ -1,4 +1,4 @@
-//! The dynamic configuration: the JSON object of the `config` key (`patroni-compat.md`, 5.4).
+//! The dynamic configuration: the JSON object of the `config` key (as Patroni 4.1 has it).
 //!
 //! Garbage in a key of Patroni's behaves as there: a number falls back to its default, a boolean
 //! is false, both with a warning; only ttl, loop_wait and retry_timeout refuse the whole document.

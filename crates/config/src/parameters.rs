@@ -1,4 +1,4 @@
-//! The server parameters that an instance runs with (`patroni-compat.md`, 5.1 rule 5 and 5.6).
+//! The server parameters that an instance runs with (as Patroni 4.1 has it).
 
 use std::collections::BTreeMap;
 

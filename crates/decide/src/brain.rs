@@ -301,8 +301,9 @@ impl Brain {
         self.member_slots(now, &view, &local);
     }
 
-    /// A restarted agent goes on where the former one was (I7): a primary that was published in this
-    /// term and that nobody can have restarted since, as only agents start PostgreSQL, stays so.
+    /// A restarted agent goes on where the former one was (I7): a primary that was published in
+    /// this term and that nobody can have restarted since, as only agents start PostgreSQL, stays
+    /// so.
     fn take_over_confirmation(
         &mut self,
         view: &ClusterView,

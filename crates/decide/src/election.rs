@@ -1,7 +1,8 @@
 //! The election and fence machine: the one place where it is decided who leads next.
 //!
 //! A pure function of the DCS's records and of our own durable pledge; it holds no state and knows
-//! no clock (that somebody waited long enough is an input). Protocol: `design.md`, section 5.
+//! no clock (that somebody waited long enough is an input). The protocol is told in
+//! `ARCHITECTURE.md`.
 //!
 //! With synchronous replication each voter pledges: it stops receiving, then reports what it holds.
 //! A pledged voter acknowledges nothing to the old leader, so pledges of any `quorum + 1` voters
@@ -306,7 +307,7 @@ fn winner_plan(
     let position = counted.get(&ballot.me).map_or_else(Position::default, |(p, _)| *p);
     let last = ballot.term.as_ref().map(|(record, _)| record);
     let term = last.map_or(Term(0), |record| record.term).next();
-    // A reserved number is never used again, even if its promotion never happened (D3, 10).
+    // A reserved number is never used again, even if its promotion never happened.
     let reserved = last.map_or(Timeline(0), |record| record.timeline);
     let newest = reserved.max(position.timeline).max(ballot.timeline_seen);
     let sync = (ballot.synchronous || ballot.sync.is_some()).then(|| SyncState {

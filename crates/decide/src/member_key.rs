@@ -90,7 +90,7 @@ impl Brain {
         member
     }
 
-    /// The state text of `patroni-compat.md`, 4.1.
+    /// The state text of Patroni.
     fn state_text(&self, local: &LocalPostgres) -> &'static str {
         match self.lanes.running(Lane::Data) {
             Some(Act::Initdb) => return "initializing new cluster",
@@ -108,7 +108,7 @@ impl Brain {
     }
 
     /// Slots of every other member on every member, advanced to where the leader's are, so that a
-    /// new primary has them before it is one (`patroni-compat.md`, 4.8).
+    /// new primary has them before it is one (as Patroni 4.1 has it).
     pub(crate) fn member_slots(&mut self, now: Millis, view: &ClusterView, local: &LocalPostgres) {
         let Process::Running(running) = &local.process else {
             return;

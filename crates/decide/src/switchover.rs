@@ -1,4 +1,4 @@
-//! Operators' requests, as the leader sees them (`patroni-compat.md`, 3.10).
+//! Operators' requests, as the leader sees them (as Patroni 4.1 has it).
 
 use std::collections::BTreeSet;
 

@@ -1,5 +1,5 @@
 //! The configuration files as text: rendered from the wanted settings, and read back
-//! (`patroni-compat.md`, 4.2, 4.5 and 5.6). Pure.
+//! (as Patroni 4.1 has it). Pure.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -95,7 +95,7 @@ impl LocalInstance {
         guard.unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The pids of all processes of the instance (design, 5, "What an instance is").
+    /// The pids of all processes of the instance.
     ///
     /// # Errors
     /// `/proc` cannot be read.

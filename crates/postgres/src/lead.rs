@@ -107,7 +107,7 @@ pub(crate) async fn own_history(
 }
 
 /// Puts a history file for every number below the reserved one, so that PostgreSQL, which takes the
-/// number after the last history file without a gap, takes the reserved one (D3.10).
+/// number after the last history file without a gap, takes the reserved one.
 async fn reserve(instance: &LocalInstance, reserved: Timeline, end: Lsn) -> Result<(), Error> {
     let control = instance.control().await?;
     let config = instance.config();
@@ -233,7 +233,7 @@ async fn end_waiting(client: &Client) -> Result<(), Error> {
 }
 
 async fn write_and_look(instance: &LocalInstance) -> Result<(), Error> {
-    // No statement time-out: a cancelled wait for standbys counts as a commit in PostgreSQL (D3.2).
+    // No statement time-out: a cancelled wait for standbys counts as a commit in PostgreSQL.
     let client = sql::connect_local(&instance.config(), CONFIRM, Millis::ZERO).await?;
     end_waiting(&client).await?;
     let write = "SELECT pg_logical_emit_message(true, 'pgherd', '')";

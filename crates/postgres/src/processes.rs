@@ -1,6 +1,6 @@
-//! The instance's processes: found by working directory, watched by pidfd (design, 5, "What an
-//! instance is"). Backends outlive a killed postmaster, and a zombie is dead although `/proc` still
-//! shows it; so neither the postmaster alone nor `kill(pid, 0)` says that PostgreSQL is gone.
+//! The instance's processes: found by working directory, watched by pidfd. Backends outlive a
+//! killed postmaster, and a zombie is dead although `/proc` still shows it; so neither the
+//! postmaster alone nor `kill(pid, 0)` says that PostgreSQL is gone.
 
 use std::fs;
 use std::io;

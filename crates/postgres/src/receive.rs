@@ -47,7 +47,7 @@ pub(crate) async fn stop_receiving(
     instance: &LocalInstance,
     limit: Millis,
 ) -> Result<(Timeline, Lsn), Error> {
-    // On disk first: a restart must not bring the receiver back (D3.5).
+    // On disk first: a restart must not bring the receiver back.
     instance.write_conf(|state| state.upstream = None).await?;
     if !instance.reload()? {
         return Err(Error::refused("PostgreSQL does not run: its position is not certain"));

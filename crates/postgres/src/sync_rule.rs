@@ -1,5 +1,5 @@
 //! `synchronous_standby_names`: written as Patroni writes it, read in any legal form
-//! (`patroni-compat.md`, 3.14).
+//! (as Patroni 4.1 has it).
 
 use std::collections::BTreeSet;
 

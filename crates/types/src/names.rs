@@ -1,4 +1,4 @@
-//! Names of members, and the names derived from them (`patroni-compat.md`, 1.12).
+//! Names of members, and the names derived from them, as Patroni derives them.
 
 use serde::{Deserialize, Serialize};
 

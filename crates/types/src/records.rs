@@ -1,5 +1,4 @@
-//! The values of the DCS keys: Patroni's (`patroni-compat.md`, 1.4 to 1.8) and ours (`design.md`,
-//! 4).
+//! The values of the DCS keys: Patroni's and ours.
 //!
 //! Readers accept what Patroni's readers accept: unknown fields, missing fields, any spacing.
 
@@ -55,7 +54,7 @@ pub struct LeaderKey {
     pub lease: i64,
 }
 
-/// Member tags (`patroni-compat.md`, 3.12). Values keep their JSON types in `other`.
+/// Member tags (as Patroni 4.1 has it). Values keep their JSON types in `other`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Tags {
     /// Never races and is never a candidate.
@@ -112,7 +111,7 @@ fn is_false(value: &bool) -> bool {
     !*value
 }
 
-/// `members/<name>` (`patroni-compat.md`, 1.4).
+/// `members/<name>` (as Patroni 4.1 has it).
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Member {
     /// `postgres://host:port/database`, without user or password.
@@ -121,7 +120,7 @@ pub struct Member {
     /// `http://host:port/patroni`.
     #[serde(default)]
     pub api_url: String,
-    /// One of the state texts of `patroni-compat.md`, 4.1.
+    /// One of the state texts of Patroni.
     #[serde(default = "unknown")]
     pub state: String,
     /// `primary`, `replica`, `promoted`, `demoted`, `uninitialized`, ….
@@ -222,7 +221,7 @@ fn address_of(url: &str, default_port: u16) -> Option<(String, u16)> {
     Some((host.to_owned(), port))
 }
 
-/// `status` (`patroni-compat.md`, 1.5).
+/// `status` (as Patroni 4.1 has it).
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Status {
     /// The leader's last position.
@@ -246,7 +245,7 @@ impl Status {
     }
 }
 
-/// `sync` (`patroni-compat.md`, 1.6).
+/// `sync` (as Patroni 4.1 has it).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(from = "SyncWire", into = "SyncWire")]
 pub struct SyncState {
@@ -301,7 +300,7 @@ impl SyncState {
     }
 }
 
-/// One entry of `history` (`patroni-compat.md`, 1.7).
+/// One entry of `history` (as Patroni 4.1 has it).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(from = "HistoryWire", into = "HistoryWire")]
 pub struct HistoryEntry {
@@ -352,7 +351,7 @@ impl From<HistoryEntry> for HistoryWire {
     }
 }
 
-/// `failover` (`patroni-compat.md`, 1.8). With `leader` it is a switchover.
+/// `failover` (as Patroni 4.1 has it). With `leader` it is a switchover.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct FailoverRequest {
     /// The leader that shall step down.

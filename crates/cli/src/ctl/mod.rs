@@ -1,5 +1,5 @@
 //! The operator's commands: names, options, texts and exit codes are patronictl's
-//! (`patroni-compat.md`, 7). They read the DCS, and ask the agents' REST to change things.
+//! (as Patroni 4.1 has it). They read the DCS, and ask the agents' REST to change things.
 #![allow(clippy::print_stdout)] // This is what these commands are for.
 
 mod config;

@@ -1,4 +1,4 @@
-//! `switchover` and `failover` (`patroni-compat.md`, 7.5).
+//! `switchover` and `failover` (as Patroni 4.1 has it).
 
 use std::process::ExitCode;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Golden outputs of patronictl 4.1.4 (`patroni-compat.md`, 11), and what was derived from them.
+//! Golden outputs of patronictl 4.1.4, and what was derived from them.
 
 use super::*;
 use types::{KeyValue, Revision};

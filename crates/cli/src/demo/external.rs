@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use api::base64;
 use serde_json::{Value, json};
 
 use super::layout::{Layout, NAMESPACE};
-use crate::http::{self, base64};
 
 /// How long one question may take.
 const LIMIT: Duration = Duration::from_secs(3);
@@ -16,7 +16,8 @@ async fn post(endpoint: &str, path: &str, body: &Value) -> anyhow::Result<Value>
     let (host, port) = endpoint.rsplit_once(':').context("an endpoint is host:port")?;
     let port = port.parse().context("an endpoint ends in a port")?;
     let body = Some(serde_json::to_vec(body)?);
-    let (status, answer) = http::request("POST", host, port, path, body, None, LIMIT).await?;
+    let (status, answer) =
+        api::client::request("POST", host, port, path, body, None, LIMIT).await?;
     if status != 200 {
         let text = String::from_utf8_lossy(&answer);
         bail!("etcd at {endpoint} answers {path} with {status}: {}", text.trim());

@@ -7,7 +7,6 @@ use serde_json::Value;
 use tokio::task::JoinSet;
 
 use super::layout::NodePlan;
-use crate::http;
 
 /// How long a member may take to answer.
 const LIMIT: Duration = Duration::from_secs(1);
@@ -78,7 +77,8 @@ pub(super) async fn ask_all(nodes: &[NodePlan]) -> Vec<Option<View>> {
 }
 
 async fn ask(port: u16) -> Option<View> {
-    let answer = http::request("GET", "127.0.0.1", port, "/cluster", None, None, LIMIT).await;
+    let answer =
+        api::client::request("GET", "127.0.0.1", port, "/cluster", None, None, LIMIT).await;
     match answer {
         Ok((200, body)) => serde_json::from_slice(&body).ok(),
         Ok(_) | Err(_) => None,

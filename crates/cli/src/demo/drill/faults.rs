@@ -11,7 +11,6 @@ use serde_json::json;
 
 use super::{Drill, Roles};
 use crate::demo::herd::{Herd, Node, RESTART_AFTER};
-use crate::http;
 
 /// How much longer than the lease a fault lasts that has to outlast it.
 const BEYOND_LEASE: Duration = Duration::from_secs(5);
@@ -215,7 +214,8 @@ impl Drill<'_> {
         let (host, port) = ("127.0.0.1", roles.leader.plan.rest_port);
         let at = self.epoch.elapsed();
         let (status, answer) =
-            http::request("POST", host, port, "/switchover", body, None, SWITCHOVER_LIMIT).await?;
+            api::client::request("POST", host, port, "/switchover", body, None, SWITCHOVER_LIMIT)
+                .await?;
         let answer = String::from_utf8_lossy(&answer).into_owned();
         let wanted = status == 200 && answer.contains(&candidate.plan.name);
         let trouble = (!wanted).then(|| format!("the switchover was answered {status}: {answer}"));
