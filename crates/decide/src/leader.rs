@@ -188,7 +188,10 @@ impl Brain {
             return;
         };
         let due = self.leader.renewed_at.map(|at| at.plus(self.lease_period()));
-        let due = if self.leader.renew_failed { None } else { due };
+        // A new cluster's first status is not waited for: lags are told from it.
+        let first_status =
+            status.is_some() && self.view.as_ref().is_some_and(|view| view.status.is_none());
+        let due = if self.leader.renew_failed || first_status { None } else { due };
         if let Some(due) = due
             && now < due
         {
