@@ -59,6 +59,8 @@ pub struct Brain {
     pub(crate) leader: LeaderMemory,
     pub(crate) election: crate::unlocked::ElectionClock,
     pub(crate) rewind_failures: u32,
+    /// The copy did not become consistent by itself; it is rewound or copied anew.
+    pub(crate) never_consistent: bool,
     pub(crate) member_clock: crate::member_key::MemberClock,
     pub(crate) slots_at: Millis,
     pub(crate) slots_known: std::collections::BTreeSet<String>,
@@ -99,6 +101,7 @@ impl Brain {
             leader: LeaderMemory::default(),
             election: crate::unlocked::ElectionClock::default(),
             rewind_failures: 0,
+            never_consistent: false,
             member_clock: crate::member_key::MemberClock::default(),
             slots_at: Millis::ZERO,
             slots_known: std::collections::BTreeSet::new(),
@@ -225,9 +228,15 @@ impl Brain {
                 self.guard = None;
                 self.guard_told = true;
             }
-            Act::Rewind { .. } if done => self.rewind_failures = 0,
+            Act::Rewind { .. } if done => {
+                self.rewind_failures = 0;
+                self.never_consistent = false;
+            }
             Act::Rewind { .. } if outcome == Outcome::Failed => self.rewind_failures += 1,
-            Act::Clone { .. } if done => self.rewind_failures = 0,
+            Act::Clone { .. } if done => {
+                self.rewind_failures = 0;
+                self.never_consistent = false;
+            }
             Act::ArmGuard { .. }
             | Act::StandDownGuard
             | Act::Rewind { .. }

@@ -10,6 +10,10 @@ use crate::brain::{Brain, control_of, upstream_of};
 use crate::reason::Reason;
 use crate::unlocked::is_operators_word;
 
+/// A standby that accepts no connections for `primary_start_timeout`, but at least for so long, under
+/// another leader than the one it was started under, is stopped and brought back by other means.
+const CONSISTENCY_MIN: Millis = Millis(90_000);
+
 /// After so many failed rewinds a new copy is made.
 const REWIND_ATTEMPTS: u32 = 2;
 
@@ -63,7 +67,21 @@ impl Brain {
             checkpointed: member.checkpoint_after_promote != Some(false),
         };
         match &local.process {
-            Process::Orphaned | Process::NotReady { .. } | Process::Silent { .. } => {}
+            Process::Orphaned | Process::Silent { .. } => {}
+            Process::NotReady { since } => {
+                // Rewound or copied under a leader that is gone, it may need log that only that
+                // leader had. Local crash recovery alone gets the time that a primary's gets.
+                let limit = self.dynamic.primary_start_timeout.max(CONSISTENCY_MIN);
+                let patience = since.plus(limit);
+                if local.durable.term == term || term == Term(0) {
+                    self.never_consistent = false;
+                } else if now < patience {
+                    self.wake_at(patience);
+                } else {
+                    self.never_consistent = true;
+                    self.stop_now(now, local, Reason::NeverConsistent);
+                }
+            }
             Process::Stopped => self.rejoin_stopped(now, local, &leader),
             Process::Running(running) => match &running.role {
                 Role::Primary(_) => {}
@@ -101,7 +119,8 @@ impl Brain {
                 Some(compared) => {
                     let end = (control.end_timeline, control.end);
                     let certain = control.state.end_is_certain();
-                    if !certain && control.standby_signal && end.0 != compared.timeline {
+                    let behind = end.0 != compared.timeline;
+                    if !certain && control.standby_signal && behind && !self.never_consistent {
                         // A standby that crashed: in recovery it learns where its log ends.
                         let start_as = StartAs::Standby(None);
                         let act = Act::Start { start_as, term: None, sync: None };

@@ -81,6 +81,8 @@ pub enum Reason {
         /// How often.
         times: u32,
     },
+    /// A standby lacks log that only a former leader had, and accepts no connections.
+    NeverConsistent,
     /// We are not the leader, but PostgreSQL accepts writes here.
     PrimaryWithoutLeaderKey,
     /// The claim ends soon and was not renewed (I1).
