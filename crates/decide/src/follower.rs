@@ -10,8 +10,9 @@ use crate::brain::{Brain, control_of, upstream_of};
 use crate::reason::Reason;
 use crate::unlocked::is_operators_word;
 
-/// A standby that accepts no connections for `primary_start_timeout`, but at least for so long, under
-/// another leader than the one it was started under, is stopped and brought back by other means.
+/// A standby that accepts no connections for `primary_start_timeout`, but at least for so long,
+/// under another leader than the one it was started under, is stopped and brought back by other
+/// means.
 const CONSISTENCY_MIN: Millis = Millis(90_000);
 
 /// After so many failed rewinds a new copy is made.
