@@ -102,6 +102,7 @@ impl<I: Instance> Context<I> {
             at,
             data_dir: observed.data_dir,
             process: observed.process,
+            health: observed.health,
             durable,
             compared,
         }

@@ -92,6 +92,7 @@ pub(crate) fn snapshot(name: &str, role: Role) -> Snapshot {
                 },
                 role,
             }),
+            health: types::Health::default(),
             durable: Durable::default(),
             compared: None,
         }),

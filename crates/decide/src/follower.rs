@@ -69,7 +69,7 @@ impl Brain {
         };
         match &local.process {
             Process::Orphaned | Process::Silent { .. } => {}
-            Process::NotReady { since } => {
+            Process::NotReady { since, .. } => {
                 // Rewound or copied under a leader that is gone, it may need log that only that
                 // leader had. Local crash recovery alone gets the time that a primary's gets.
                 let limit = self.dynamic.primary_start_timeout.max(CONSISTENCY_MIN);

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use pgproto::control::ControlFile;
 use types::{
-    Control, ControlState, DataDir, Lsn, Millis, Primary, Process, Receiver, Replica, Role,
+    Control, ControlState, DataDir, Health, Lsn, Millis, Primary, Process, Receiver, Replica, Role,
     Running, Server, Slot, Standby, SyncNames, Timeline,
 };
 
@@ -22,6 +22,8 @@ pub struct Observation {
     pub data_dir: DataDir,
     /// What runs.
     pub process: Process,
+    /// What trial runs show.
+    pub health: Health,
 }
 
 /// Milliseconds on the boot-time clock, which every `Millis` instant of this crate is of.
@@ -64,7 +66,7 @@ pub(crate) async fn observe(instance: &LocalInstance) -> Observation {
         }
     };
     let process = process(instance, control.as_ref()).await;
-    Observation { data_dir, process }
+    Observation { data_dir, process, health: Health::default() }
 }
 
 fn look(dir: &Path) -> (DataDir, Option<ControlFile>) {
@@ -171,7 +173,7 @@ fn unanswered(instance: &LocalInstance, silent: bool) -> Process {
         Some(_) | None => now(),
     };
     memory.since = Some((silent, since));
-    if silent { Process::Silent { since } } else { Process::NotReady { since } }
+    if silent { Process::Silent { since } } else { Process::NotReady { since, recovery: None } }
 }
 
 async fn probe(instance: &LocalInstance, control: Option<&ControlFile>) -> Result<Running, Error> {
@@ -195,6 +197,7 @@ async fn probe(instance: &LocalInstance, control: Option<&ControlFile>) -> Resul
         started: field(facts, 2).unwrap_or_default().to_owned(),
         pending_restart: pending_restart(instance, loaded).await?,
         slots: slots.iter().map(|row| slot(row)).collect(),
+        ..Server::default()
     };
     let role = if field(facts, 0) == Some("f") {
         Role::Primary(primary(instance, control, facts, senders))
@@ -243,6 +246,7 @@ fn primary(
         flush: lsn(field(row, 2)),
         replay: lsn(field(row, 3)),
         listed: number(field(row, 4)).is_some_and(|priority: i32| priority > 0),
+        known: true,
     };
     Primary {
         timeline,

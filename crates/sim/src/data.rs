@@ -575,7 +575,9 @@ impl World {
             return Process::Silent { since: types::Millis(host.postmaster_silent_since) };
         }
         match instance.phase {
-            Phase::Starting | Phase::Stopping | Phase::Draining => Process::NotReady { since },
+            Phase::Starting | Phase::Stopping | Phase::Draining => {
+                Process::NotReady { since, recovery: None }
+            }
             Phase::Standby | Phase::Promoting(_) | Phase::Primary => {
                 Process::Running(self.running(node, instance))
             }

@@ -23,6 +23,7 @@ impl World {
             at: host.clock(self.now),
             data_dir,
             process: self.process_of(node),
+            health: types::Health::default(),
             durable: host.disk.durable.clone(),
             compared: host.agent.as_ref().and_then(|a| a.compared.clone()),
         }
@@ -34,6 +35,7 @@ impl World {
             started: instance.number.to_string(),
             pending_restart: false,
             slots: self.slots_of(node),
+            ..Server::default()
         };
         let role = if instance.writable() {
             Role::Primary(self.primary(node, instance))
@@ -59,6 +61,7 @@ impl World {
                 flush: stream.confirmed,
                 replay: stream.replayed,
                 listed,
+                known: true,
             });
         }
         let sync = match &instance.taken {

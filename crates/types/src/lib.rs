@@ -13,9 +13,9 @@ pub mod time;
 pub mod view;
 
 pub use local::{
-    Compared, Control, ControlState, DataDir, Durable, DurablePledge, InProgress, LocalPostgres,
-    Primary, Process, Receiver, Replica, Role, RoleState, Running, Server, Slot, Standby,
-    SyncNames, Upstream,
+    Compared, Control, ControlState, DataDir, Durable, DurablePledge, Fault, Health, InProgress,
+    LocalPostgres, Lowered, Primary, Process, Receiver, Replica, Role, RoleState, Running, Server,
+    Slot, Standby, SyncNames, Trouble, Upstream,
 };
 pub use names::{MemberName, slot_name};
 pub use position::{

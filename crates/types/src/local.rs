@@ -19,10 +19,63 @@ pub struct LocalPostgres {
     pub data_dir: DataDir,
     /// What runs.
     pub process: Process,
+    /// Whether it serves new clients, and its volumes take writes.
+    pub health: Health,
     /// The agent's durable state.
     pub durable: Durable,
     /// The last comparison with a leader, if one was made since the data directory last changed.
     pub compared: Option<Compared>,
+}
+
+/// What trial runs show that no answer of a running session does: whether a new client is served,
+/// and whether the data and WAL volumes take a small write to their end. `None` is no trouble, or
+/// no answer yet.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Health {
+    /// New connections.
+    pub connection: Option<Trouble>,
+    /// A small fsynced write.
+    pub write: Option<Trouble>,
+}
+
+/// Trials that have not succeeded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    /// When the first trial began that did not succeed, with none after it that did.
+    pub since: Millis,
+    /// What came back last, or that nothing did.
+    pub fault: Fault,
+}
+
+/// How a trial did not succeed.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fault {
+    /// PostgreSQL does not answer a new client.
+    NoAnswer,
+    /// PostgreSQL has no connection left for ordinary clients.
+    NoConnectionLeft,
+    /// A write to a volume of the instance does not end.
+    DiskHangs,
+    /// A volume of the instance is full.
+    DiskFull,
+    /// A volume of the instance refuses writes: what came back.
+    DiskFails(String),
+    /// A promotion here did not come to its end.
+    PromotionFails,
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Fault::NoAnswer => f.write_str("no answer"),
+            Fault::NoConnectionLeft => f.write_str("no connection left"),
+            Fault::DiskHangs => f.write_str("disk hangs"),
+            Fault::DiskFull => f.write_str("disk full"),
+            Fault::DiskFails(what) => write!(f, "disk fails: {what}"),
+            Fault::PromotionFails => f.write_str("promotion failed"),
+        }
+    }
 }
 
 /// What stands in the data directory.
@@ -108,6 +161,8 @@ pub enum Process {
     NotReady {
         /// Since when it has been in this state.
         since: Millis,
+        /// The WAL segment that recovery works on, if it says so.
+        recovery: Option<String>,
     },
     /// The postmaster lives but did not answer within the probe's limit.
     Silent {
@@ -138,6 +193,38 @@ pub struct Server {
     pub pending_restart: bool,
     /// Physical replication slots: name, restart position, active.
     pub slots: Vec<Slot>,
+    /// Where `synchronous_commit` is set below `on`: commits there are acknowledged by nobody (I1).
+    pub lowered: BTreeSet<Lowered>,
+}
+
+/// A place where `synchronous_commit` stands below `on`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Lowered {
+    /// The server's own configuration.
+    Server,
+    /// `ALTER DATABASE … SET`.
+    Database(String),
+    /// `ALTER ROLE … SET`.
+    Role(String),
+    /// `ALTER ROLE … IN DATABASE … SET`.
+    RoleInDatabase(String, String),
+    /// `ALTER FUNCTION … SET`.
+    Function(String),
+}
+
+impl std::fmt::Display for Lowered {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Lowered::Server => f.write_str("server"),
+            Lowered::Database(name) => write!(f, "database {name}"),
+            Lowered::Role(name) => write!(f, "role {name}"),
+            Lowered::RoleInDatabase(role, database) => {
+                write!(f, "role {role} in database {database}")
+            }
+            Lowered::Function(name) => write!(f, "function {name}"),
+        }
+    }
 }
 
 /// A physical replication slot.
@@ -202,6 +289,9 @@ pub struct Replica {
     pub replay: Lsn,
     /// PostgreSQL counts it as synchronous candidate now (`sync_priority` above 0).
     pub listed: bool,
+    /// It is known to be the member of that name: it streams by that member's slot (where slots are
+    /// used), as the replication user, and is the only one of that name.
+    pub known: bool,
 }
 
 /// A member's name; walsenders of strangers carry whatever they like.

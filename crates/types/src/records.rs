@@ -165,6 +165,15 @@ pub struct Member {
     /// Seconds by which replay is behind the primary's commits, when known (ours).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replay_lag_seconds: Option<u64>,
+    /// Why the member is no candidate now: no answer, disk full, … (ours).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
+    /// The WAL segment that recovery works on while PostgreSQL comes up (ours).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovery: Option<String>,
+    /// Where `synchronous_commit` is set below `on`, on the primary (ours).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lowered: Vec<String>,
 }
 
 fn unknown() -> String {

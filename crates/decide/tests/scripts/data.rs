@@ -146,7 +146,7 @@ impl World {
                 let end = host.data.as_ref()?.end;
                 let listed = data.names.names.contains(name);
                 let name = name.0.clone();
-                Some(Replica { name, streaming: true, flush: end, replay: end, listed })
+                Some(Replica { name, streaming: true, flush: end, replay: end, listed, known: true })
             })
             .collect()
     }
@@ -161,7 +161,7 @@ impl World {
         let process = match host.process {
             Proc::Stopped => Process::Stopped,
             Proc::Orphaned => Process::Orphaned,
-            Proc::NotReady(since) => Process::NotReady { since },
+            Proc::NotReady(since) => Process::NotReady { since, recovery: None },
             Proc::Silent(since) => Process::Silent { since },
             Proc::Primary | Proc::Standby => Process::Running(self.running(name)),
         };
@@ -169,6 +169,7 @@ impl World {
             at: self.now,
             data_dir,
             process,
+            health: host.health.clone(),
             durable: host.durable.clone(),
             compared: host.compared.clone(),
         }

@@ -133,6 +133,7 @@ impl World {
             guard: None,
             cut: false,
             stream_cut: false,
+            health: types::Health::default(),
             lags_at: None,
             ways: std::collections::BTreeMap::new(),
         };

@@ -41,6 +41,8 @@ pub(crate) struct Host {
     pub(crate) cut: bool,
     /// Its receiver does not reach anybody.
     pub(crate) stream_cut: bool,
+    /// What trial runs on it show.
+    pub(crate) health: types::Health,
     /// It receives nothing past this position.
     pub(crate) lags_at: Option<types::Lsn>,
     pub(crate) ways: BTreeMap<String, Way>,
