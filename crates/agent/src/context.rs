@@ -1,14 +1,16 @@
 //! What the executing tasks share.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use dcs::{ClusterStore, Session};
 use postgres::Instance;
-use types::{Compared, LocalPostgres, MemberName, Millis};
+use types::{Compared, Health, LocalPostgres, MemberName, Millis};
 
 use crate::clock;
 use crate::guarding::Guard;
+use crate::recorded::Recorded;
 use crate::state::StateDir;
+use crate::watchdog::Timing;
 
 /// Everything that an action needs; each part is used by one lane, or guards itself.
 pub(crate) struct Context<I> {
@@ -18,17 +20,22 @@ pub(crate) struct Context<I> {
     pub(crate) session: Session,
     pub(crate) guard: Guard,
     pub(crate) initial_config: serde_json::Value,
-    state: Mutex<StateDir>,
+    /// User and password of the other members' REST interfaces: ours.
+    pub(crate) rest_credentials: Option<(String, String)>,
+    /// The durable state.
+    pub(crate) recorded: Recorded,
     compared: Mutex<Option<Compared>>,
     settings: Mutex<Limits>,
     /// Wakes the observer.
-    pub(crate) look_again: tokio::sync::Notify,
+    pub(crate) look_again: Arc<tokio::sync::Notify>,
 }
 
 /// Time limits that follow the dynamic configuration.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
+    pub(crate) ttl: Millis,
     pub(crate) loop_wait: Millis,
+    pub(crate) stop_margin: Millis,
     pub(crate) retry_timeout: Millis,
     pub(crate) primary_start_timeout: Millis,
     /// How many entries of the history are kept; 0 for all.
@@ -39,11 +46,18 @@ impl Limits {
     /// The limits that a dynamic configuration asks for.
     pub(crate) fn of(dynamic: &config::Dynamic) -> Limits {
         Limits {
+            ttl: dynamic.ttl,
             loop_wait: dynamic.loop_wait,
+            stop_margin: dynamic.pgherd.stop_margin,
             retry_timeout: dynamic.retry_timeout,
             primary_start_timeout: dynamic.primary_start_timeout,
             history_max: dynamic.max_timelines_history,
         }
+    }
+
+    /// The times that the watchdog device follows.
+    pub(crate) fn timing(self) -> Timing {
+        Timing { ttl: self.ttl, loop_wait: self.loop_wait, stop_margin: self.stop_margin }
     }
 }
 
@@ -55,6 +69,7 @@ pub(crate) struct ContextParts<I> {
     pub(crate) session: Session,
     pub(crate) guard: Guard,
     pub(crate) initial_config: serde_json::Value,
+    pub(crate) rest_credentials: Option<(String, String)>,
     pub(crate) state: StateDir,
     pub(crate) limits: Limits,
 }
@@ -68,16 +83,12 @@ impl<I: Instance> Context<I> {
             session: parts.session,
             guard: parts.guard,
             initial_config: parts.initial_config,
-            state: Mutex::new(parts.state),
+            rest_credentials: parts.rest_credentials,
+            recorded: Recorded::new(parts.state),
             compared: Mutex::new(None),
             settings: Mutex::new(parts.limits),
-            look_again: tokio::sync::Notify::new(),
+            look_again: Arc::default(),
         })
-    }
-
-    /// The durable state. Held only for a moment, never across an await.
-    pub(crate) fn state(&self) -> MutexGuard<'_, StateDir> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn limits(&self) -> Limits {
@@ -86,6 +97,7 @@ impl<I: Instance> Context<I> {
 
     pub(crate) fn set_limits(&self, limits: Limits) {
         *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = limits;
+        self.guard.set_timing(limits.timing());
     }
 
     pub(crate) fn set_compared(&self, compared: Option<Compared>) {
@@ -96,13 +108,14 @@ impl<I: Instance> Context<I> {
     pub(crate) async fn observe(&self) -> LocalPostgres {
         let at = clock::now();
         let observed = self.instance.observe().await;
-        let durable = self.state().durable().clone();
+        let watchdog = self.guard.watchdog_trouble().await;
+        let durable = self.recorded.of(&observed.data_dir).await;
         let compared = self.compared.lock().unwrap_or_else(PoisonError::into_inner).clone();
         LocalPostgres {
             at,
             data_dir: observed.data_dir,
             process: observed.process,
-            health: observed.health,
+            health: Health { watchdog, ..observed.health },
             durable,
             compared,
         }

@@ -11,6 +11,7 @@ use types::{
 };
 
 use crate::context::Context;
+use crate::failsafe;
 use crate::on_dcs;
 use crate::peer;
 
@@ -33,8 +34,6 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 const STOP_IMMEDIATE: Millis = Millis(1_000);
 /// A clean stop before it is given up (then an immediate one follows).
 const STOP_FAST: Millis = Millis(60_000);
-/// A stop for a successor; clients wait meanwhile.
-const HAND_OVER: Millis = Millis(15_000);
 /// How long a voter may need to stop receiving and replay what it has.
 const STOP_RECEIVING: Millis = Millis(10_000);
 /// How long all sessions may take to see a new rule.
@@ -55,6 +54,8 @@ pub(crate) async fn execute<I: Instance>(context: Arc<Context<I>>, action: Actio
         | Act::WritePledge { .. }
         | Act::VoidFence { .. }
         | Act::TakeLeadership(_)
+        | Act::RetakeLeadership(_)
+        | Act::WriteFailsafe { .. }
         | Act::ReleaseLeader { .. }
         | Act::WriteSync { .. }
         | Act::PublishHistory { .. }
@@ -62,11 +63,16 @@ pub(crate) async fn execute<I: Instance>(context: Arc<Context<I>>, action: Actio
         Act::ArmGuard { kill_at } => guard_ended(id, context.guard.arm(kill_at).await),
         Act::StandDownGuard => guard_ended(id, context.guard.stand_down().await),
         Act::ForgetFreshCopy => {
-            let forgotten = context.state().update(|d| d.fresh_copy = false);
+            let forgotten = context.recorded.update(|d| d.fresh_copy = false).await;
             let local = Some(context.observe().await);
             let detail = forgotten.as_ref().err().map(|error| with_sources(error));
             let outcome = if detail.is_none() { Outcome::Done } else { Outcome::Failed };
             Ended { local, ..finished(id, outcome, detail) }
+        }
+        Act::AskFailsafe { members, term, ttl, limit } => {
+            let asked = failsafe::ask(&context, &members, term, ttl, limit).await;
+            let outcome = if asked.is_ok() { Outcome::Done } else { Outcome::Failed };
+            finished(id, outcome, asked.err())
         }
         Act::Exit { .. } => finished(id, Outcome::Done, None),
         act @ (Act::Initdb
@@ -83,6 +89,7 @@ pub(crate) async fn execute<I: Instance>(context: Arc<Context<I>>, action: Actio
         | Act::SetSync { .. }
         | Act::ConfirmWrite
         | Act::Checkpoint
+        | Act::EndStrangers { .. }
         | Act::SyncSlots { .. }) => {
             let result = on_postgres(&context, act).await;
             let local = Some(context.observe().await);
@@ -123,32 +130,32 @@ async fn on_postgres<I: Instance>(context: &Arc<Context<I>>, act: Act) -> Result
     let instance = &context.instance;
     match act {
         Act::Initdb => {
-            context.state().expect_own()?;
+            context.recorded.expect_own().await?;
             instance.initdb().await?;
         }
         Act::Clone { source, term, replace } => {
             // Before the copy can stand in place: whatever interrupts this, it never passes for the
             // copy that was here before.
-            context.state().update(|d| {
+            context.recorded.update(move |d| {
                 d.in_progress = replace.then_some(InProgress::Rebuild);
                 d.pledge = None;
                 d.fresh_copy = true;
-            })?;
+            }).await?;
             instance.clone_from(&source, |_| {}).await?;
             context.set_compared(None);
-            context.state().update(|d| {
+            context.recorded.update(move |d| {
                 d.in_progress = None;
                 d.term = term;
-            })?;
+            }).await?;
         }
         Act::Rewind { source, term: _ } => {
-            context.state().update(|d| d.in_progress = Some(InProgress::Rewind))?;
+            context.recorded.update(|d| d.in_progress = Some(InProgress::Rewind)).await?;
             instance.rewind_from(&source).await?;
             context.set_compared(None);
-            context.state().update(|d| {
+            context.recorded.update(move |d| {
                 d.in_progress = None;
                 d.pledge = None;
-            })?;
+            }).await?;
         }
         Act::Compare { leader, term } => {
             let (timeline, history) = instance.leader_history(&leader).await?;
@@ -164,10 +171,12 @@ async fn on_postgres<I: Instance>(context: &Arc<Context<I>>, act: Act) -> Result
                 }
             }
         },
-        Act::StopForHandOver { candidate } => stop_for_hand_over(context, candidate).await?,
+        Act::StopForHandOver { candidate, limit } => {
+            stop_for_hand_over(context, candidate, limit).await?;
+        }
         Act::EndOrphans => instance.end_orphans().await?,
         Act::Follow { upstream, term } => {
-            follow_term(context, term)?;
+            follow_term(context, term).await?;
             instance.follow(upstream.as_ref()).await?;
         }
         Act::StopReceiving { fence, term } => stop_receiving(context, fence, term).await?,
@@ -177,6 +186,7 @@ async fn on_postgres<I: Instance>(context: &Arc<Context<I>>, act: Act) -> Result
         Act::SetSync { sync } => instance.set_sync(&rule(&sync), SET_SYNC).await?,
         Act::ConfirmWrite => instance.confirm_write(context.limits().retry_timeout).await?,
         Act::Checkpoint => instance.checkpoint().await?,
+        Act::EndStrangers { names } => instance.end_strangers(&names).await?,
         Act::SyncSlots { wanted, expired } => {
             let expired: Vec<String> = expired.into_iter().collect();
             instance.sync_slots(&wanted, &expired).await?;
@@ -187,12 +197,12 @@ async fn on_postgres<I: Instance>(context: &Arc<Context<I>>, act: Act) -> Result
 }
 
 /// Persists the term that this copy follows from now on; a pledge to an older one is fulfilled.
-fn follow_term<I: Instance>(context: &Context<I>, term: Term) -> Result<(), Failure> {
-    context.state().update(|d| {
+async fn follow_term<I: Instance>(context: &Context<I>, term: Term) -> Result<(), Failure> {
+    context.recorded.update(move |d| {
         // A Patroni leader's term is not known (0); what was known stays.
         d.term = d.term.max(term);
         d.pledge = None;
-    })?;
+    }).await?;
     Ok(())
 }
 
@@ -203,7 +213,7 @@ async fn start<I: Instance>(
     sync: Option<SyncRule>,
 ) -> Result<(), Failure> {
     if let Some(term) = term {
-        follow_term(context, term)?;
+        follow_term(context, term).await?;
     }
     let limit = context.limits().primary_start_timeout;
     if let Some(sync) = sync {
@@ -223,7 +233,7 @@ async fn promote<I: Instance>(
     timeline: Timeline,
     sync: &SyncRule,
 ) -> Result<(), Failure> {
-    follow_term(context, term)?;
+    follow_term(context, term).await?;
     let plan = postgres::PromotePlan { timeline, sync: rule(sync) };
     let promoted = context.instance.promote(plan, PROMOTE).await;
     if promoted.as_ref().is_ok_and(|taken| *taken == timeline) {
@@ -244,16 +254,17 @@ async fn stop_receiving<I: Instance>(
     term: Term,
 ) -> Result<(), Failure> {
     let (timeline, lsn) = context.instance.stop_receiving(STOP_RECEIVING).await?;
-    context.state().update(|d| {
+    context.recorded.update(move |d| {
         let position = Position { timeline, lsn, term };
         d.pledge = Some(DurablePledge { fence, position });
-    })?;
+    }).await?;
     Ok(())
 }
 
 async fn stop_for_hand_over<I: Instance>(
     context: &Arc<Context<I>>,
     candidate: Option<MemberName>,
+    limit: Millis,
 ) -> Result<(), Failure> {
     let view = context.store.current().view;
     let address = candidate.as_ref().and_then(|name| view.as_ref()?.member(name)?.api_address());
@@ -267,7 +278,7 @@ async fn stop_for_hand_over<I: Instance>(
             }
         }
     };
-    context.instance.stop_for_hand_over(received, HAND_OVER).await?;
+    context.instance.stop_for_hand_over(received, limit).await?;
     Ok(())
 }
 

@@ -76,6 +76,23 @@ async fn write<I: Instance>(context: &Context<I>, act: Act) -> Result<Write, Err
             };
             store.take_leadership(session, &winner).await
         }
+        Act::RetakeLeadership(retake) => {
+            let winner = dcs::Winner {
+                name: &context.name,
+                expect_leader: None,
+                sync_mod: retake.sync_revision,
+                fence_mod: retake.fence,
+                term_mod: Some(retake.term_revision),
+                pledges: Vec::new(),
+                term: &retake.term,
+                sync: retake.sync.as_ref(),
+                clear_failover: false,
+            };
+            store.take_leadership(session, &winner).await
+        }
+        Act::WriteFailsafe { leader_created, expected, members } => {
+            store.write_failsafe(session, leader_created, expected, &members).await
+        }
         Act::ReleaseLeader { leader_created, status } => {
             store.release_leader(session, leader_created, status.as_ref()).await
         }
@@ -136,7 +153,7 @@ async fn read_until_answered<I: Instance>(context: &Context<I>) -> Arc<ClusterVi
 async fn touch_member<I: Instance>(context: &Context<I>, id: ActionId, member: &Member) -> Ended {
     let touched = async {
         let (lease, granted) = context.session.ensure().await?;
-        let recorded = context.state().record_lease(lease);
+        let recorded = context.recorded.record_lease(lease).await;
         if let Err(error) = recorded {
             tracing::error!(%error, "the lease was not recorded; a restart will not adopt it");
         }

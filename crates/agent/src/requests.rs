@@ -29,6 +29,8 @@ pub(crate) async fn serve<I: Instance>(
         }
         Command::PatchConfig(patch) => patch_config(&context, &patch).await,
         Command::CancelSwitchover => cancel(&context, view.as_deref()).await,
+        // The loop answers this one itself: a promise is the brain's.
+        Command::Failsafe(_) => crate::failsafe::reply_of(None),
     };
     // The client may have left; the change is made all the same.
     drop(request.reply.send(reply));

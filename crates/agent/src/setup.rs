@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use api::{Access, ApiRequest, ApiState, FailoverTier, Snapshot};
+use api::{Access, ApiRequest, ApiState, Snapshot};
 use config::{Dynamic, Static};
 use dcs::{Client, ClientConfig, ClusterStore, Follower, Session};
 use decide::{Brain, Node};
@@ -20,6 +20,7 @@ use crate::journal::Journal;
 use crate::preflight;
 use crate::signals::Signals;
 use crate::state::StateDir;
+use crate::watchdog::Watchdog;
 
 /// What the command line says.
 #[derive(Debug, Clone)]
@@ -53,6 +54,7 @@ pub(crate) struct Parts<I: postgres::Instance> {
 pub(crate) struct Reload {
     options: AgentOptions,
     settings: Arc<Static>,
+    watchdog: Watchdog,
 }
 
 impl Reload {
@@ -60,6 +62,7 @@ impl Reload {
     pub(crate) fn read_again(&mut self) -> Result<(Node, Arc<Static>), AgentError> {
         let settings = Arc::new(read_file(&self.options)?);
         self.settings = Arc::clone(&settings);
+        self.watchdog.configure(settings.watchdog.clone());
         Ok((node_of(&settings), settings))
     }
 
@@ -73,7 +76,6 @@ impl Reload {
         let settings = &self.settings;
         Snapshot {
             tags: settings.tags.clone(),
-            tier: FailoverTier::Lease,
             ..Snapshot::new(&settings.scope, settings.name.clone(), clock::now())
         }
     }
@@ -111,16 +113,22 @@ pub(crate) async fn start(options: AgentOptions) -> Result<Parts<LocalInstance>,
     // From here on things change; the guard comes last, so that no failure leaves one behind.
     let session = Session::new(client, dynamic.ttl);
     let mut state = StateDir::open(&settings.pgherd.state_dir, &settings.name)?;
+    let asked = clock::now();
     let lease = take_lease(&session, &view, &settings, &mut state, dynamic.ttl).await?;
     let journal = Journal::open(state.path())
         .map_err(|source| AgentError::Journal { path: state.path().to_owned(), source })?;
     let signals = Signals::install().map_err(|source| AgentError::Signals { source })?;
+    let limits = Limits::of(&dynamic);
+    let watchdog = Watchdog::new(settings.watchdog.clone(), limits.timing());
+    watchdog.announce().await;
     let guard = Guard::new(
         options.exe.clone(),
         settings.pgherd.state_dir.clone(),
         settings.postgresql.data_dir.clone(),
+        watchdog.clone(),
     );
-    guard.connect().await.map_err(|source| AgentError::Guard { source })?;
+    let kill_at = Millis(asked.plus(lease).0.saturating_sub(limits.stop_margin.0));
+    guard.connect(kill_at).await.map_err(|source| AgentError::Guard { source })?;
 
     let mut brain = Brain::new(node_of(&settings), seed()?);
     brain.reconfigure(node_of(&settings), Arc::clone(&settings));
@@ -132,12 +140,14 @@ pub(crate) async fn start(options: AgentOptions) -> Result<Parts<LocalInstance>,
         session,
         guard,
         initial_config: settings.bootstrap.dcs.clone(),
+        rest_credentials: rest_credentials(&settings),
         state,
-        limits: Limits::of(&dynamic),
+        limits,
     });
-    let reload = Reload { options, settings: Arc::clone(&settings) };
+    let reload = Reload { options, settings: Arc::clone(&settings), watchdog };
     let (snapshots, published) = watch::channel(Arc::new(reload.snapshot_base()));
-    let requests = serve_api(&settings, listener, published);
+    let nudge = Arc::clone(&context.look_again);
+    let requests = serve_api(&settings, listener, published, nudge);
     Ok(Parts { brain, context, journal, snapshots, requests, signals, reload, lease, follower })
 }
 
@@ -213,10 +223,17 @@ async fn take_lease(
     Ok(session.ttl())
 }
 
+/// The members of a cluster share the password of their REST interfaces (as Patroni 4.1 has it).
+fn rest_credentials(settings: &Static) -> Option<(String, String)> {
+    let auth = settings.restapi.authentication.as_ref()?;
+    Some((auth.username.clone(), auth.password.expose().to_owned()))
+}
+
 fn serve_api(
     settings: &Static,
     listener: tokio::net::TcpListener,
     snapshots: watch::Receiver<Arc<Snapshot>>,
+    nudge: Arc<tokio::sync::Notify>,
 ) -> mpsc::Receiver<ApiRequest> {
     let (requests, incoming) = mpsc::channel(api::REQUESTS_MAX);
     let authentication = settings.restapi.authentication.as_ref().map(|auth| api::Credentials {
@@ -228,7 +245,8 @@ fn serve_api(
         refuse_without_authentication: !loopback && authentication.is_none(),
         authentication,
     };
-    let state = ApiState { snapshots, requests, now: clock::now, access: Arc::new(access) };
+    let access = Arc::new(access);
+    let state = ApiState { snapshots, requests, now: clock::now, nudge, access };
     tokio::spawn(async move {
         if let Err(error) = api::serve(listener, state, std::future::pending()).await {
             tracing::error!(%error, "the REST interface ended");
@@ -305,6 +323,11 @@ fn instance_config(settings: &Static, dynamic: &Dynamic) -> Result<InstanceConfi
         initdb: settings.bootstrap.initdb.clone(),
         basebackup: section.basebackup.clone(),
         use_unix_socket: section.use_unix_socket,
+        // This very program, whatever has become of the file: an upgrade may have replaced it, and
+        // PostgreSQL's user may not reach it.
+        helper: PathBuf::from("/proc/self/exe"),
+        trial_interval: dynamic.loop_wait,
+        use_slots: dynamic.postgresql.use_slots,
     })
 }
 

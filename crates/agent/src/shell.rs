@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::{ApiRequest, Snapshot};
+use api::{ApiReply, ApiRequest, Command, FailsafePost, Snapshot};
 use decide::{Act, Action, ActionId, Brain, Event, Lane, Outcome, Reason};
 use postgres::Instance;
 use serde_json::json;
@@ -15,7 +15,9 @@ use types::{ClusterView, LocalPostgres, Millis};
 use crate::clock;
 use crate::context::{Context, Limits};
 use crate::execute::{Ended, execute, finished};
+use crate::failsafe;
 use crate::journal::Journal;
+use crate::phases::{Mark, Phases};
 use crate::requests;
 use crate::setup::{Parts, Reload};
 use crate::signals::{Signal, Signals};
@@ -47,6 +49,7 @@ struct Running {
     lane: Lane,
     issued: Millis,
     abort: AbortHandle,
+    mark: Option<Mark>,
 }
 
 /// Where news comes from.
@@ -70,9 +73,12 @@ pub(crate) struct Shell<I: Instance> {
     viewed: Option<Arc<ClusterView>>,
     viewed_at: Millis,
     local: Option<LocalPostgres>,
+    phases: Phases,
     applied_config: Option<types::Revision>,
     /// Until when the observer looks often.
     hurry: watch::Sender<Millis>,
+    /// Failsafe mode is in force.
+    failsafe: bool,
     /// SIGUSR2 came.
     reexecute: bool,
     exit: Option<End>,
@@ -108,8 +114,10 @@ impl<I: Instance> Shell<I> {
             viewed: None,
             viewed_at: Millis::ZERO,
             local: None,
+            phases: Phases::default(),
             applied_config: None,
             hurry,
+            failsafe: false,
             reexecute: false,
             exit: None,
         };
@@ -128,6 +136,7 @@ impl<I: Instance> Shell<I> {
         if matches!(end, End::Exit(_)) {
             shell.leave().await;
         }
+        shell.context.instance.close().await;
         end
     }
 
@@ -189,10 +198,11 @@ impl<I: Instance> Shell<I> {
             return;
         }
         self.observed_at = local.at;
+        self.phases.look(clock::now(), &local);
         self.local = Some(local.clone());
         if let types::DataDir::Present(control) = &local.data_dir {
-            let bound = self.context.state().bind(&control.system_identifier);
-            if let Err(error) = bound {
+            let checked = self.context.recorded.check(&control.system_identifier);
+            if let Err(error) = checked {
                 tracing::error!(%error, "the state directory is not of this data directory");
                 self.exit = Some(End::GiveUp(1));
                 return;
@@ -208,6 +218,7 @@ impl<I: Instance> Shell<I> {
         if eventful || changed {
             self.hurry();
         }
+        self.phases.see(clock::now(), &view, &self.context.name);
         self.viewed = Some(Arc::clone(&view));
         self.viewed_at = clock::now();
         self.step(Event::View(view));
@@ -224,6 +235,10 @@ impl<I: Instance> Shell<I> {
         if let Some(detail) = &ended.detail {
             let lane = running.lane;
             tracing::warn!(id = ended.id.0, ?lane, outcome = ?ended.outcome, detail, "action");
+        }
+        let line = running.mark.and_then(|m| self.phases.end(clock::now(), m, ended.outcome));
+        if let Some(line) = line {
+            self.journal.note(line.event, line.detail);
         }
         if let Some(ttl) = ended.granted {
             self.step(Event::Lease { ttl });
@@ -244,6 +259,7 @@ impl<I: Instance> Shell<I> {
         for action in actions {
             self.start(action);
         }
+        self.note_failsafe();
         self.publish();
     }
 
@@ -257,10 +273,11 @@ impl<I: Instance> Shell<I> {
         if lane == Lane::Data {
             self.give_up_data_lane();
         }
-        if !matches!(lane, Lane::Lease | Lane::Member | Lane::Guard) {
+        if !matches!(lane, Lane::Lease | Lane::Member | Lane::Guard | Lane::Failsafe) {
             self.hurry();
         }
-        let id = action.id;
+        self.phases.begin(clock::now(), &action.act);
+        let (id, mark) = (action.id, Mark::of(&action.act));
         let news = self.news.clone();
         let context = Arc::clone(&self.context);
         let task = tokio::spawn(async move {
@@ -269,7 +286,7 @@ impl<I: Instance> Shell<I> {
             drop(news.send(News::Ended(Box::new(ended))).await);
         });
         let issued = clock::now();
-        self.running.insert(id, Running { lane, issued, abort: task.abort_handle() });
+        self.running.insert(id, Running { lane, issued, abort: task.abort_handle(), mark });
     }
 
     /// A stop takes over from whatever runs on the data directory.
@@ -302,7 +319,9 @@ impl<I: Instance> Shell<I> {
             settings: self.brain.dynamic().into(),
             local: self.local.clone(),
             claim_until: self.brain.claim_until(),
+            failsafe_until: self.brain.failsafe_until(),
             member: self.brain.member().cloned(),
+            handover: self.phases.last(),
             system_identifier: self
                 .viewed
                 .as_ref()
@@ -312,7 +331,35 @@ impl<I: Instance> Shell<I> {
         self.snapshots.send_replace(Arc::new(snapshot));
     }
 
+    /// A leader without the DCS asks us to wait for it: the brain takes it in, then it is answered.
+    fn answer_leader(&mut self, post: &FailsafePost) -> ApiReply {
+        let promised = self.failsafe;
+        self.step(Event::FailsafeClaim(failsafe::claim_of(post)));
+        let reply = failsafe::reply_of(self.brain.failsafe_answer());
+        if reply.status != 200 || !promised {
+            let (leader, answer) = (&post.leader, &reply.text);
+            self.journal.note("failsafe_asked", json!({ "leader": leader, "answer": answer }));
+        }
+        reply
+    }
+
+    /// Says once when failsafe mode comes into force here, and when it ends.
+    fn note_failsafe(&mut self) {
+        let active = self.brain.failsafe_until().is_some_and(|until| clock::now() < until);
+        if active != self.failsafe {
+            self.failsafe = active;
+            self.journal.note("failsafe", json!({ "active": active }));
+            tracing::warn!(active, "failsafe mode: the DCS is not asked, every member is");
+        }
+    }
+
     fn serve(&mut self, request: ApiRequest) {
+        if let Command::Failsafe(post) = &request.command {
+            let reply = self.answer_leader(post);
+            // A leader that has left is not told, and cannot count on it.
+            drop(request.reply.send(reply));
+            return;
+        }
         let summary = requests::summary(&request);
         self.journal.note("request", summary);
         let context = Arc::clone(&self.context);
@@ -384,6 +431,7 @@ fn tell(action: &Action) {
             | Act::Renew { .. }
             | Act::ArmGuard { .. }
             | Act::StandDownGuard
+            | Act::AskFailsafe { .. }
             | Act::SyncSlots { .. },
             _,
         ) => {}

@@ -63,6 +63,17 @@ pub enum StateError {
         /// What was expected.
         expected: String,
     },
+    /// The data directory is of another cluster than what is recorded.
+    #[error("the record is of the cluster {recorded}, the data directory of {found}")]
+    OtherCluster {
+        /// The recorded system identifier.
+        recorded: String,
+        /// The data directory's.
+        found: String,
+    },
+    /// A write takes long; it goes on.
+    #[error("the write to the state directory is not done yet")]
+    Slow,
     /// It cannot be written.
     #[error("cannot write {path}; free space there or repair the disk")]
     Write {
@@ -75,7 +86,7 @@ pub enum StateError {
 }
 
 /// `state.json`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct StateFile {
     version: u32,
     member: MemberName,
@@ -180,10 +191,14 @@ impl StateDir {
         &self.dir
     }
 
+    /// The cluster that it belongs to; empty until a data directory was there.
+    pub(crate) fn system_identifier(&self) -> &str {
+        &self.state.system_identifier
+    }
+
     /// From now on a data directory that is found for the first time is our own initdb's.
     pub(crate) fn expect_own(&mut self) -> Result<(), StateError> {
-        self.state.own_initdb = true;
-        self.write()
+        self.change(|state| state.own_initdb = true)
     }
 
     /// The lease that this agent was granted before; only that one may be gone on with.
@@ -193,11 +208,7 @@ impl StateDir {
 
     /// Records the lease that our keys hang on.
     pub(crate) fn record_lease(&mut self, lease: i64) -> Result<(), StateError> {
-        if self.state.lease == lease {
-            return Ok(());
-        }
-        self.state.lease = lease;
-        self.write()
+        self.change(|state| state.lease = lease)
     }
 
     /// Says to which cluster the recorded state belongs. A state that names another cluster than
@@ -206,35 +217,31 @@ impl StateDir {
         if !self.state.system_identifier.is_empty() {
             return self.state.is_of(&self.dir, system_identifier);
         }
-        system_identifier.clone_into(&mut self.state.system_identifier);
-        // A copy whose past is not recorded may be anything: an old backup, another member's copy.
-        if !self.state.own_initdb {
-            self.state.durable.fresh_copy = true;
-        }
-        self.write()
+        self.change(|state| {
+            system_identifier.clone_into(&mut state.system_identifier);
+            // A copy whose past is not recorded may be anything: an old backup, another member's.
+            state.durable.fresh_copy |= !state.own_initdb;
+        })
     }
 
     /// Changes the recorded state; when this returns, it is on disk.
     pub(crate) fn update(&mut self, change: impl FnOnce(&mut Durable)) -> Result<(), StateError> {
-        let mut durable = self.state.durable.clone();
-        change(&mut durable);
-        if durable == self.state.durable {
-            return Ok(());
-        }
-        let old = std::mem::replace(&mut self.state.durable, durable);
-        let written = self.write();
-        if written.is_err() {
-            self.state.durable = old;
-        }
-        written
+        self.change(|state| change(&mut state.durable))
     }
 
-    fn write(&self) -> Result<(), StateError> {
+    /// What is not on disk does not count: after a failure the state is as it was.
+    fn change(&mut self, change: impl FnOnce(&mut StateFile)) -> Result<(), StateError> {
+        let mut state = self.state.clone();
+        change(&mut state);
+        if state == self.state {
+            return Ok(());
+        }
         let path = self.dir.join(FILE);
         let failed = |source| StateError::Write { path: path.clone(), source };
-        let text =
-            serde_json::to_vec_pretty(&self.state).map_err(|e| failed(io::Error::other(e)))?;
-        write_atomically(&path, &text).map_err(failed)
+        let text = serde_json::to_vec_pretty(&state).map_err(|e| failed(io::Error::other(e)))?;
+        write_atomically(&path, &text).map_err(failed)?;
+        self.state = state;
+        Ok(())
     }
 }
 

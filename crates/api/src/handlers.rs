@@ -11,11 +11,14 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::oneshot;
 
+use crate::failsafe::{self, FailsafePost};
 use crate::health::{self, Filters};
 use crate::json::spaced;
 use crate::snapshot::Snapshot;
 use crate::switchover::{self, SwitchoverRequest, validate_switchover};
-use crate::{ApiReply, ApiRequest, ApiState, Command, Published, cluster, metrics, status};
+use crate::{
+    ApiReply, ApiRequest, ApiState, Command, Published, cluster, metrics, received, status,
+};
 
 /// The largest body that is read; larger ones are refused.
 const BODY_MAX: usize = 1 << 20;
@@ -32,6 +35,9 @@ pub(crate) async fn dispatch(State(state): State<ApiState>, request: Request<Bod
     let (parts, body) = request.into_parts();
     let path = parts.uri.path();
     let segment = path.trim_start_matches('/').split('/').next().unwrap_or("").to_owned();
+    if parts.method == Method::GET && segment == "received" {
+        return received::answer_when_received(state, &parts.uri).await;
+    }
     if matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS) {
         let response = read(&state, path, &segment, &parts.uri);
         if parts.method == Method::GET {
@@ -43,7 +49,9 @@ pub(crate) async fn dispatch(State(state): State<ApiState>, request: Request<Bod
     let method = parts.method.as_str();
     let known = matches!(
         (method, segment.as_str()),
-        ("POST" | "DELETE", "switchover") | ("POST", "failover") | ("PATCH", "config")
+        ("POST" | "DELETE", "switchover")
+            | ("POST", "failover" | "failsafe")
+            | ("PATCH", "config")
     );
     if !known {
         return error_page(501, &format!("Unsupported method ({method:?})").replace('"', "'"));
@@ -55,6 +63,10 @@ pub(crate) async fn dispatch(State(state): State<ApiState>, request: Request<Bod
         ("DELETE", _) => cancel_switchover(&state).await,
         ("PATCH", _) => match read_object(body).await {
             Ok(patch) => patch_config(&state, patch).await,
+            Err(response) => *response,
+        },
+        (_, "failsafe") => match read_object(body).await {
+            Ok(body) => failsafe(&state, &body).await,
             Err(response) => *response,
         },
         (_, action) => match read_object(body).await {
@@ -79,6 +91,10 @@ fn read(state: &ApiState, path: &str, segment: &str, uri: &Uri) -> Response {
         "cluster" => cluster_answer(&snapshot),
         "history" => answer(200, JSON, history(&snapshot)),
         "config" => config(&snapshot),
+        "failsafe" => match failsafe::map(&snapshot) {
+            Some(map) => answer(200, JSON, map),
+            None => error_page(502, "there is no /failsafe in the DCS"),
+        },
         "metrics" => answer(200, PROMETHEUS, metrics::metrics_text(&snapshot, now, unix_now())),
         _ => answer(code(health::passes(&snapshot, now, path, &filters)), JSON, status_text()),
     }
@@ -87,7 +103,7 @@ fn read(state: &ApiState, path: &str, segment: &str, uri: &Uri) -> Response {
 fn cluster_answer(snapshot: &Snapshot) -> Response {
     match snapshot.view.as_deref() {
         Some(view) => {
-            let body = cluster::cluster_json(view, &snapshot.scope, snapshot.tier);
+            let body = cluster::cluster_json(view, &snapshot.scope, snapshot.in_force().tier);
             answer(200, JSON, spaced(&body))
         }
         None => error_page(503, "the DCS has not been read yet"),
@@ -141,6 +157,21 @@ async fn patch_config(state: &ApiState, patch: Value) -> Response {
         return error_page(503, "there is no dynamic configuration in the DCS");
     }
     reply_answer(ask(state, Command::PatchConfig(patch)).await)
+}
+
+/// A leader without the DCS asks whether it may go on.
+async fn failsafe(state: &ApiState, body: &Value) -> Response {
+    let Some(post) = FailsafePost::from_json(body) else {
+        return error_page(400, "name should be that of the leader");
+    };
+    let reply = ask(state, Command::Failsafe(post)).await;
+    let accepted = reply.status == 200;
+    let mut response = reply_answer(reply);
+    if accepted {
+        let held = failsafe::held(&state.snapshots.borrow(), (state.now)());
+        response.headers_mut().insert("lsn", HeaderValue::from(held));
+    }
+    response
 }
 
 /// Hands a command to the agent and waits for its answer, both with a bound.
@@ -200,7 +231,7 @@ fn error_page(status: u16, text: &str) -> Response {
     answer(status, HTML, body)
 }
 
-fn answer(status: u16, kind: &'static str, text: String) -> Response {
+pub(crate) fn answer(status: u16, kind: &'static str, text: String) -> Response {
     let mut response = Response::new(Body::from(text));
     // An agent that replied with a number that is no status is a fault of ours, not the client's.
     *response.status_mut() =

@@ -16,8 +16,11 @@ pub mod status;
 pub mod switchover;
 
 mod access;
+mod failsafe;
 mod handlers;
+mod in_force;
 mod listener;
+mod received;
 #[cfg(test)]
 mod samples;
 #[cfg(test)]
@@ -28,12 +31,14 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use types::{Millis, Revision};
 
 pub use access::{Access, Credentials, base64};
+pub use failsafe::FailsafePost;
+pub use in_force::{InForce, in_force};
 pub use snapshot::{
-    FailoverTier, PATRONI_VERSION, PGHERD_VERSION, Settings, Snapshot, Synchronous,
+    FailoverTier, Handover, PATRONI_VERSION, PGHERD_VERSION, Settings, Snapshot, Synchronous,
 };
 pub use switchover::{SwitchoverRequest, ValidatedSwitchover, validate_switchover};
 
@@ -53,6 +58,9 @@ pub enum Command {
     PatchConfig(Value),
     /// Clear a scheduled switchover: 200, or 409 after a conflict.
     CancelSwitchover,
+    /// A leader that cannot reach the DCS asks us to wait for it. 200 `Accepted` is a promise: it is
+    /// answered only after the agent has taken it in.
+    Failsafe(FailsafePost),
 }
 
 /// A command and where its answer goes.
@@ -85,6 +93,8 @@ pub struct ApiState {
     pub requests: mpsc::Sender<ApiRequest>,
     /// The boot-time clock of the snapshots.
     pub now: fn() -> Millis,
+    /// Lets the agent look at its PostgreSQL now.
+    pub nudge: Arc<Notify>,
     /// Who may change things.
     pub access: Arc<Access>,
 }

@@ -2,9 +2,9 @@
 
 use std::fmt::Write;
 
-use types::Millis;
+use types::{Lowered, Millis};
 
-use crate::snapshot::{Snapshot, Synchronous};
+use crate::snapshot::{FailoverTier, Snapshot, Synchronous};
 use crate::status::{dcs_last_seen, pending_restart, unlocked};
 
 /// Patroni's version with two digits a component (as Patroni 4.1 has it).
@@ -85,6 +85,8 @@ fn cluster_metrics(out: &mut Exposition, snapshot: &Snapshot, now: Millis, unix_
     out.flag("patroni_pending_restart", "A parameter waits for a restart.", pending);
     let paused = snapshot.settings.paused;
     out.flag("patroni_is_paused", "Cluster management is paused.", paused);
+    let active = snapshot.failsafe_is_active(now);
+    out.flag("patroni_failsafe_mode_is_active", "Failsafe mode is in force.", active);
     let state = snapshot.state(now);
     let number = STATES.iter().position(|s| *s == state);
     let number = number.map_or_else(|| "-1".to_owned(), |n| n.to_string());
@@ -102,6 +104,50 @@ fn own_metrics(out: &mut Exposition, snapshot: &Snapshot, now: Millis) {
     let lag = snapshot.standby(now).and_then(|s| s.replay_lag);
     let lag = lag.map_or(0, |l| l.0);
     out.gauge("pgherd_replay_lag_milliseconds", "Replay behind the primary's commits.", lag);
+    let force = snapshot.in_force();
+    let tier = match force.tier {
+        FailoverTier::None => 0,
+        FailoverTier::Lease => 1,
+    };
+    out.gauge("pgherd_failover_tier", "Failover in force: 0 none, 1 by the lease.", tier);
+    let candidates = force.candidates.len();
+    out.gauge("pgherd_failover_candidates", "Members that could take over now.", candidates);
+    let damping = force.min_interval.as_duration().as_secs_f64();
+    out.gauge("pgherd_failover_min_interval_seconds", "Damping of failovers; 0 is off.", damping);
+    lowered_metrics(out, snapshot, now);
+    let handover = &snapshot.handover;
+    let phases = [
+        ("detect", handover.detect),
+        ("end", handover.end),
+        ("elect", handover.elect),
+        ("promote", handover.promote),
+        ("first_write", handover.first_write),
+        ("publish", handover.publish),
+    ];
+    let phases = phases.into_iter().filter_map(|(phase, span)| {
+        Some((format!("phase=\"{phase}\""), span?.as_duration().as_secs_f64()))
+    });
+    let help = "Phases of the last hand-over that this node had a part in.";
+    out.family("pgherd_handover_phase_seconds", help, phases);
+}
+
+/// How many places of each kind; their names are in `/patroni` and in `list`.
+fn lowered_metrics(out: &mut Exposition, snapshot: &Snapshot, now: Millis) {
+    let kind = |place: &Lowered| match place {
+        Lowered::Server => "server",
+        Lowered::Database(_) => "database",
+        Lowered::Role(_) => "role",
+        Lowered::RoleInDatabase(..) => "role_in_database",
+        Lowered::Function(_) => "function",
+    };
+    let kinds = ["server", "database", "role", "role_in_database", "function"];
+    let server = snapshot.running(now).map(|(server, _)| server);
+    let counts = kinds.map(|name| {
+        let places = server.into_iter().flat_map(|server| &server.lowered);
+        (format!("kind=\"{name}\""), places.filter(|place| kind(place) == name).count())
+    });
+    let help = "Places that set synchronous_commit below on, on the primary.";
+    out.family("pgherd_lowered_synchronous_commit", help, counts);
 }
 
 struct Exposition {
@@ -120,6 +166,21 @@ impl Exposition {
 
     fn counter(&mut self, name: &str, help: &str, value: impl std::fmt::Display) {
         self.metric(name, "counter", help, value);
+    }
+
+    /// One gauge with a further label in each line.
+    fn family(
+        &mut self,
+        name: &str,
+        help: &str,
+        lines: impl IntoIterator<Item = (String, impl std::fmt::Display)>,
+    ) {
+        write!(self.text, "# HELP {name} {help}\n# TYPE {name} gauge\n")
+            .expect("a String takes every write");
+        for (label, value) in lines {
+            writeln!(self.text, "{name}{{{},{label}}} {value}", self.labels)
+                .expect("a String takes every write");
+        }
     }
 
     fn metric(&mut self, name: &str, kind: &str, help: &str, value: impl std::fmt::Display) {
@@ -155,5 +216,17 @@ mod tests {
             assert!(text.lines().any(|l| l == line), "{line} is missing in\n{text}");
         }
         assert!(text.contains("# TYPE patroni_xlog_location counter\n"));
+    }
+
+    #[test]
+    fn lowered_guarantees_are_counted() {
+        let mut leader = samples::leader();
+        samples::lower(&mut leader);
+        let text = metrics_text(&leader, PUBLISHED, 0);
+        for (kind, count) in [("role", 2), ("database", 1), ("server", 0)] {
+            let labels = format!(r#"{{scope="demo",name="node-0",kind="{kind}"}}"#);
+            let line = format!("pgherd_lowered_synchronous_commit{labels} {count}");
+            assert!(text.lines().any(|l| l == line), "{line} is missing in\n{text}");
+        }
     }
 }

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use types::{
-    ClusterView, DataDir, Durable, KeyValue, LocalPostgres, Lsn, Millis, Primary, Process,
+    ClusterView, DataDir, Durable, KeyValue, LocalPostgres, Lowered, Lsn, Millis, Primary, Process,
     Receiver, Revision, Role, Running, Server, Standby, Timeline,
 };
 
-use crate::snapshot::{FailoverTier, Settings, Snapshot};
+use crate::snapshot::{Handover, Settings, Snapshot};
 
 /// The instant at which the sample snapshots were published.
 pub(crate) const PUBLISHED: Millis = Millis(1_000_000);
@@ -96,12 +96,13 @@ pub(crate) fn snapshot(name: &str, role: Role) -> Snapshot {
             durable: Durable::default(),
             compared: None,
         }),
+        handover: Handover::default(),
         claim_until: None,
+        failsafe_until: None,
         tags: member.as_ref().map(|m| m.tags.clone()).unwrap_or_default(),
         member,
         system_identifier: view.system_identifier().map(str::to_owned),
         view: Some(Arc::new(view)),
-        tier: FailoverTier::Lease,
     }
 }
 
@@ -116,6 +117,15 @@ pub(crate) fn leader() -> Snapshot {
     Snapshot {
         claim_until: Some(PUBLISHED.plus(Millis::from_secs(20))),
         ..snapshot("node-0", Role::Primary(primary))
+    }
+}
+
+/// Lowers `synchronous_commit` for two roles and a database.
+pub(crate) fn lower(snapshot: &mut Snapshot) {
+    if let Some(LocalPostgres { process: Process::Running(running), .. }) = &mut snapshot.local {
+        let names = ["app", "ALL"].map(|name| Lowered::Role(name.to_owned()));
+        running.server.lowered.extend(names);
+        running.server.lowered.insert(Lowered::Database("reports".to_owned()));
     }
 }
 

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
-use types::Revision;
+use types::{Lsn, Revision};
 
 use crate::samples::{self, PUBLISHED};
 use crate::*;
@@ -15,6 +15,7 @@ struct Server {
     port: u16,
     snapshots: watch::Sender<Published>,
     requests: mpsc::Receiver<ApiRequest>,
+    nudge: Arc<Notify>,
 }
 
 async fn start(snapshot: Snapshot, access: Access) -> Server {
@@ -22,14 +23,16 @@ async fn start(snapshot: Snapshot, access: Access) -> Server {
     let port = listener.local_addr().expect("bound").port();
     let (snapshots, receiver) = watch::channel(Arc::new(snapshot));
     let (sender, requests) = mpsc::channel(REQUESTS_MAX);
+    let nudge = Arc::<Notify>::default();
     let state = ApiState {
         snapshots: receiver,
         requests: sender,
         now: || PUBLISHED,
+        nudge: Arc::clone(&nudge),
         access: Arc::new(access),
     };
     tokio::spawn(serve(listener, state, std::future::pending()));
-    Server { port, snapshots, requests }
+    Server { port, snapshots, requests, nudge }
 }
 
 /// Status, head and body of one exchange.
@@ -218,4 +221,33 @@ async fn our_client_does_not_wait_for_ever() {
     drop(listener);
     let error = client::request("GET", "127.0.0.1", port, "/", None, None, limit).await;
     assert!(matches!(error, Err(client::ClientError::Connect { .. })), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_leader_that_hands_over_is_answered_as_soon_as_the_log_is_here() {
+    let mut behind = samples::replica("node-2");
+    set_received(&mut behind, Lsn(100));
+    let mut there = behind.clone();
+    set_received(&mut there, Lsn(200));
+    let server = start(behind, Access::default()).await;
+    let asked = tokio::spawn(send(server.port, "GET", "/received?lsn=150", "", ""));
+    // It lets the agent look, which sees that more has come.
+    server.nudge.notified().await;
+    server.snapshots.send_replace(Arc::new(there));
+    let (status, _, body) = asked.await.expect("it ends");
+    assert_eq!((status, body.as_str()), (200, r#"{"received": 200}"#));
+    let (_, _, body) = send(server.port, "GET", "/received?lsn=300", "", "").await;
+    assert_eq!(body, r#"{"received": 200}"#, "not held back for ever");
+    let (status, _, _) = send(server.port, "GET", "/received", "", "").await;
+    assert_eq!(status, 400);
+}
+
+fn set_received(snapshot: &mut Snapshot, lsn: Lsn) {
+    if let Some(local) = &mut snapshot.local
+        && let types::Process::Running(running) = &mut local.process
+        && let types::Role::Standby(standby) = &mut running.role
+    {
+        standby.received = lsn;
+        standby.replayed = Lsn(0);
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::in_force::{InForce, in_force};
 use serde_json::Value;
 use types::{
     ClusterView, DataDir, LocalPostgres, Lsn, Member, MemberName, Millis, Primary, Process, Role,
@@ -160,6 +161,24 @@ impl FailoverTier {
     }
 }
 
+/// How long the phases of the last hand-over took that this agent had a part in; `None` for those
+/// that it had none in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Handover {
+    /// From the former leader's last sign of life in the DCS to its key seen gone.
+    pub detect: Option<Millis>,
+    /// From PostgreSQL's death (or the order to stop) to the end of its last process.
+    pub end: Option<Millis>,
+    /// From the leader key seen gone to the winner's transaction.
+    pub elect: Option<Millis>,
+    /// From there to the end of the promotion.
+    pub promote: Option<Millis>,
+    /// From there to the first acknowledged write.
+    pub first_write: Option<Millis>,
+    /// From there to the member key that opens the proxies' route.
+    pub publish: Option<Millis>,
+}
+
 /// All that the REST interface knows; complete in itself, published by the agent after each step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
@@ -179,14 +198,17 @@ pub struct Snapshot {
     pub local: Option<LocalPostgres>,
     /// The end of our leader claim; we have the lock before it, and only before it.
     pub claim_until: Option<Millis>,
+    /// Until when failsafe mode is in force: as a leader that every member agreed to, or as a member
+    /// that agreed.
+    pub failsafe_until: Option<Millis>,
     /// What we publish about ourselves.
     pub member: Option<Member>,
     /// Our effective tags.
     pub tags: Tags,
     /// The cluster's system identifier, once known.
     pub system_identifier: Option<String>,
-    /// The kind of failover that is possible now.
-    pub tier: FailoverTier,
+    /// The last hand-over.
+    pub handover: Handover,
 }
 
 impl Snapshot {
@@ -202,10 +224,11 @@ impl Snapshot {
             settings: Settings::default(),
             local: None,
             claim_until: None,
+            failsafe_until: None,
             member: None,
             tags: Tags::default(),
             system_identifier: None,
-            tier: FailoverTier::None,
+            handover: Handover::default(),
         }
     }
 
@@ -213,6 +236,18 @@ impl Snapshot {
     #[must_use]
     pub fn has_lock(&self, now: Millis) -> bool {
         self.claim_until.is_some_and(|until| now < until)
+    }
+
+    /// The failover that is in force, by the last view.
+    #[must_use]
+    pub fn in_force(&self) -> InForce {
+        self.view.as_deref().map_or_else(|| in_force(&ClusterView::default()), in_force)
+    }
+
+    /// Whether failsafe mode is in force now.
+    #[must_use]
+    pub fn failsafe_is_active(&self, now: Millis) -> bool {
+        self.failsafe_until.is_some_and(|until| now < until)
     }
 
     /// The view, unless it is older than `ttl` (I4).

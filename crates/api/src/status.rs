@@ -41,7 +41,7 @@ pub fn status_json(snapshot: &Snapshot, now: Millis, unix_now: u64) -> Value {
         "patroni".into(),
         json!({"version": PATRONI_VERSION, "scope": snapshot.scope, "name": snapshot.name}),
     );
-    body.insert("pgherd".into(), pgherd_json(snapshot));
+    body.insert("pgherd".into(), pgherd_json(snapshot, now));
     Value::Object(body)
 }
 
@@ -86,6 +86,9 @@ fn insert_cluster_facts(
     if unlocked(snapshot, now) {
         body.insert("cluster_unlocked".into(), Value::Bool(true));
     }
+    if snapshot.failsafe_is_active(now) {
+        body.insert("failsafe_mode_is_active".into(), Value::Bool(true));
+    }
     body.insert("dcs_last_seen".into(), json!(dcs_last_seen(snapshot, now, unix_now)));
     if snapshot.tags != types::Tags::default() {
         body.insert("tags".into(), json!(snapshot.tags));
@@ -98,7 +101,7 @@ fn insert_cluster_facts(
     }
 }
 
-fn pgherd_json(snapshot: &Snapshot) -> Value {
+fn pgherd_json(snapshot: &Snapshot, now: Millis) -> Value {
     let view = snapshot.view.as_deref();
     let member = snapshot.member.as_ref();
     json!({
@@ -106,8 +109,16 @@ fn pgherd_json(snapshot: &Snapshot) -> Value {
         "term": member.and_then(|m| m.term),
         "cluster_term": view.and_then(types::ClusterView::leader_term),
         "leader": view.and_then(|v| v.leader_name()),
-        "failover_tier": snapshot.tier.as_str(),
+        "failover_tier": snapshot.in_force().tier.as_str(),
+        "lowered_synchronous_commit": lowered(snapshot, now),
     })
+}
+
+/// Where `synchronous_commit` is set below `on` here, in words; nothing on a standby.
+fn lowered(snapshot: &Snapshot, now: Millis) -> Vec<String> {
+    let server = snapshot.running(now).map(|(server, _)| server);
+    let places = server.into_iter().flat_map(|server| &server.lowered);
+    places.map(ToString::to_string).collect()
 }
 
 /// No leader, or nobody knows.
@@ -181,8 +192,17 @@ mod tests {
             r#""role": "primary", "server_version": 150018, "xlog": {"location": 67416152}, "#,
             r#""timeline": 3, "replication": [{"application_name": "node-1""#
         )));
-        assert_eq!(body["pgherd"]["failover_tier"], "lease");
+        assert_eq!(body["pgherd"]["failover_tier"], "none");
         assert_eq!(body["pgherd"]["leader"], "node-0");
+    }
+
+    #[test]
+    fn lowered_guarantees_are_shown() {
+        let mut leader = samples::leader();
+        samples::lower(&mut leader);
+        let body = status_json(&leader, PUBLISHED, 0);
+        let shown = &body["pgherd"]["lowered_synchronous_commit"];
+        assert_eq!(*shown, json!(["database reports", "role ALL", "role app"]));
     }
 
     #[test]

@@ -32,11 +32,13 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    // The guard is dispatched before anything else is set up: it must stay tiny, and it must not
-    // depend on anything that can fail.
+    // The guard and the helper for disks are dispatched before anything else is set up: they must
+    // stay tiny, and not depend on anything that can fail.
     let mut arguments = std::env::args_os().skip(1);
-    if arguments.next().is_some_and(|first| first == "guard") {
-        return guard::run(arguments);
+    match arguments.next() {
+        Some(first) if first == "guard" => return guard::run(arguments),
+        Some(first) if first == "probe" => return postgres::run_disk_helper(arguments),
+        Some(_) | None => {}
     }
     let cli = Cli::parse();
     match cli.command {

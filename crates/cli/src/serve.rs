@@ -38,6 +38,9 @@ const CLIENTS_MAX: usize = 10_000;
 /// One attempt to reach a server.
 const CONNECT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(1);
 
+/// How long the end of an agent waits for what it began.
+const SHUTDOWN_LIMIT: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// One thread is enough for an agent, and keeps it small.
 pub(crate) fn runtime() -> anyhow::Result<Runtime> {
     Builder::new_current_thread().enable_all().build().context("cannot start the runtime")
@@ -63,7 +66,11 @@ pub(crate) fn agent(args: AgentArgs, options: &CtlOptions) -> ExitCode {
             strict: args.strict,
             exe: std::env::current_exe().context("cannot find our own binary")?,
         };
-        Ok(runtime()?.block_on(agent::run(options))?)
+        let runtime = runtime()?;
+        let ended = runtime.block_on(agent::run(options));
+        // What still waits for a disk that hangs is left to itself.
+        runtime.shutdown_timeout(SHUTDOWN_LIMIT);
+        Ok(ended?)
     })())
 }
 

@@ -121,6 +121,8 @@ pub struct DynamicPgherd {
     pub switchover_grace: Millis,
     /// PostgreSQL is dead this long before the lease ends; the agent stops it twice as early (I1).
     pub stop_margin: Millis,
+    /// Whether proxies refuse to set `synchronous_commit` below `on` (I1).
+    pub refuse_lowered_commit: bool,
 }
 
 impl Default for Dynamic {
@@ -172,6 +174,7 @@ impl Default for DynamicPgherd {
             maximum_lag: None,
             switchover_grace: Millis(1000),
             stop_margin: Millis(1000),
+            refuse_lowered_commit: false,
         }
     }
 }
@@ -339,6 +342,8 @@ fn read_pgherd(get: &Getter<'_>) -> DynamicPgherd {
         maximum_lag: get.integer("pgherd.maximum_lag").and_then(|n| u64::try_from(n).ok()),
         switchover_grace: get.duration("pgherd.switchover_grace", default.switchover_grace),
         stop_margin: get.duration("pgherd.stop_margin", default.stop_margin),
+        refuse_lowered_commit: get
+            .boolean("pgherd.refuse_lowered_commit", default.refuse_lowered_commit),
     }
 }
 
@@ -502,6 +507,15 @@ mod tests {
             assert_eq!(errors.len(), 1, "{errors:?}");
             assert!(errors[0].starts_with(key), "{errors:?}");
         }
+    }
+
+    #[test]
+    fn lowered_commits_are_refused_where_it_is_said() {
+        let read = |document: Value| Dynamic::from_json(&document);
+        let (dynamic, warnings) = read(json!({"pgherd": {"refuse_lowered_commit": true}})).unwrap();
+        assert!(dynamic.pgherd.refuse_lowered_commit && warnings.is_empty());
+        assert!(!read(json!({})).unwrap().0.pgherd.refuse_lowered_commit);
+        assert!(read(json!({"pgherd": {"refuse_lowered_commit": "maybe"}})).is_err());
     }
 
     #[test]

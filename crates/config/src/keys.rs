@@ -160,13 +160,24 @@ pub(crate) const STATIC: &[Key] = &[
     used("ctl.authentication.password", Secret, "restapi's", "Its password."),
     used(
         "watchdog.mode",
-        OneOf(&["off", "automatic", "required"]),
-        "off",
-        "The watchdog device is not fed yet; the guard process enforces the lease.",
+        Text,
+        "automatic",
+        "The device that resets the machine unless this agent feeds it: off, automatic (if it can \
+         be used), or required (else this member does not lead).",
     ),
-    quiet("watchdog.device", Text),
-    quiet("watchdog.safety_margin", Integer),
-    quiet("watchdog.driver", Text),
+    used("watchdog.device", Text, "/dev/watchdog", "The device."),
+    used(
+        "watchdog.safety_margin",
+        Integer,
+        "5",
+        "The device's timeout is ttl less these seconds; -1: half of ttl.",
+    ),
+    used(
+        "watchdog.driver",
+        Text,
+        "default",
+        "default: a watchdog of Linux; testing: anything that can be written to.",
+    ),
     used("tags", Any, "{}", "Member tags: nofailover, nosync, clonefrom, and others."),
     used("bootstrap.dcs", Any, "{}", "The dynamic configuration of a new cluster."),
     used("bootstrap.method", Text, "initdb", "Only initdb for now."),
@@ -238,7 +249,7 @@ pub(crate) const DYNAMIC: &[Key] = &[
     not_yet("master_stop_timeout", Duration),
     not_yet("primary_race_backoff", Duration),
     not_yet("check_timeline", Bool),
-    not_yet("failsafe_mode", Bool),
+    used("failsafe_mode", Bool, "false", "Without etcd, go on if every member agrees."),
     used("pause", Bool, "false", "No automatic changes."),
     used("synchronous_mode", OneOf(&["off", "on", "quorum"]), "off", "Commits wait."),
     used("synchronous_mode_strict", Bool, "false", "Rather no writes than alone."),
@@ -282,6 +293,12 @@ pub(crate) const DYNAMIC: &[Key] = &[
     not_yet("pgherd.maximum_lag", Integer),
     not_yet("pgherd.switchover_grace", Duration),
     used("pgherd.stop_margin", Duration, "1", "PostgreSQL is dead this long before the lease."),
+    used(
+        "pgherd.refuse_lowered_commit",
+        Bool,
+        "false",
+        "Proxies refuse to set synchronous_commit below on.",
+    ),
 ];
 
 /// The reference of all keys, in Markdown.

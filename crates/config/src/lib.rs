@@ -25,7 +25,7 @@ pub use problem::{ConfigError, Problem, Warning};
 pub use recommended::recommended_dynamic;
 pub use sections::{
     Authentication, BasicAuth, Bootstrap, Credentials, Etcd, PgherdSection, PostgresqlSection,
-    ProgramOption, ProxySection, Restapi,
+    ProgramOption, ProxySection, Restapi, Watchdog, WatchdogDriver, WatchdogMode,
 };
 pub use static_file::{ProxyFile, Static};
 pub use text::{HostPort, Secret};

@@ -110,6 +110,54 @@ pub struct PostgresqlSection {
     pub remove_data_directory_on_diverged_timelines: Option<bool>,
 }
 
+/// `watchdog`: a device that resets the machine unless it is fed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Watchdog {
+    /// Whether it is used.
+    pub mode: WatchdogMode,
+    /// Its path.
+    pub device: PathBuf,
+    /// How long before the lease's end it fires, in seconds; -1: its timeout is half of `ttl`.
+    pub safety_margin: i64,
+    /// What stands at the path.
+    pub driver: WatchdogDriver,
+}
+
+/// `watchdog.mode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WatchdogMode {
+    /// Never.
+    Off,
+    /// If it is there.
+    Automatic,
+    /// This member does not lead without it.
+    Required,
+}
+
+/// `watchdog.driver`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WatchdogDriver {
+    /// A watchdog of Linux.
+    Default,
+    /// Anything that can be written to.
+    Testing,
+}
+
+impl Watchdog {
+    /// The device's timeout in seconds; `None` if these settings leave it none that outlasts a
+    /// round of the loop, as Patroni has it.
+    #[must_use]
+    pub fn timeout_secs(&self, ttl: Millis, loop_wait: Millis) -> Option<u32> {
+        let ttl_secs = i64::try_from(ttl.0 / 1000).ok()?;
+        let timeout = match self.safety_margin {
+            -1 => ttl_secs / 2,
+            margin => ttl_secs.checked_sub(margin)?,
+        };
+        let timeout = u32::try_from(timeout).ok()?;
+        (timeout > 0 && u64::from(timeout) * 1000 >= loop_wait.0).then_some(timeout)
+    }
+}
+
 /// `pgherd` of a node's file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PgherdSection {

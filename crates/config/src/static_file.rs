@@ -12,7 +12,7 @@ use crate::keys::STATIC;
 use crate::problem::{ConfigError, Problem, Warning};
 use crate::sections::{
     Authentication, BasicAuth, Bootstrap, Credentials, Etcd, PgherdSection, PostgresqlSection,
-    ProxySection, Restapi,
+    ProxySection, Restapi, Watchdog, WatchdogDriver, WatchdogMode,
 };
 use crate::text::{HostPort, Secret};
 use crate::tree::{Kind, Node};
@@ -24,6 +24,8 @@ const NAMESPACE_DEFAULT: &str = "/service/";
 const ETCD_PORT_DEFAULT: u16 = 2379;
 const PG_CTL_TIMEOUT_DEFAULT: Millis = Millis(60_000);
 const HOLD_LIMIT_DEFAULT: usize = 1000;
+const WATCHDOG_DEFAULT: &str = "/dev/watchdog";
+const WATCHDOG_MARGIN_DEFAULT: i64 = 5;
 
 /// A node's file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +50,8 @@ pub struct Static {
     pub bootstrap: Bootstrap,
     /// The local instance.
     pub postgresql: PostgresqlSection,
+    /// The watchdog device.
+    pub watchdog: Watchdog,
     /// Ours.
     pub pgherd: PgherdSection,
 }
@@ -148,7 +152,7 @@ impl Reader {
         let postgresql = self.postgresql();
         let tags = self.tags();
         let ctl_authentication = self.basic_auth("ctl.authentication");
-        self.watchdog();
+        let watchdog = self.watchdog();
         let pgherd = postgresql.as_ref().and_then(|p| self.pgherd(&p.data_dir));
         Some(Static {
             scope: scope?,
@@ -161,6 +165,7 @@ impl Reader {
             tags,
             bootstrap,
             postgresql: postgresql?,
+            watchdog,
             pgherd: pgherd?,
         })
     }
@@ -329,14 +334,40 @@ impl Reader {
         }
     }
 
-    fn watchdog(&mut self) {
-        let mode = self.text("watchdog.mode").unwrap_or_default().to_ascii_lowercase();
-        let text = "the watchdog device is not fed yet";
-        if mode == "required" {
-            self.error("watchdog.mode", format!("{text}, so it cannot be required"));
-        } else if mode == "automatic" {
-            let line = self.tree.line_of("watchdog.mode");
-            self.warnings.push(Problem::new(line, "watchdog.mode", text));
+    /// Modes and their aliases as Patroni reads them; `off` may have become a boolean.
+    fn watchdog(&mut self) -> Watchdog {
+        let mode = self.text("watchdog.mode").map(|mode| mode.to_ascii_lowercase());
+        let mode = match mode.as_deref() {
+            None | Some("auto" | "automatic") => WatchdogMode::Automatic,
+            Some("require" | "required") => WatchdogMode::Required,
+            Some("off" | "false" | "disable" | "disabled") => WatchdogMode::Off,
+            Some(other) => {
+                let text = format!(
+                    "is one of off, automatic, required; {other:?} is taken for off, as Patroni \
+                     does"
+                );
+                let line = self.tree.line_of("watchdog.mode");
+                self.warnings.push(Problem::new(line, "watchdog.mode", text));
+                WatchdogMode::Off
+            }
+        };
+        let driver = match self.text("watchdog.driver").as_deref() {
+            None | Some("default") => WatchdogDriver::Default,
+            Some("testing") => WatchdogDriver::Testing,
+            Some(_) => {
+                self.error("watchdog.driver", "must be default or testing");
+                WatchdogDriver::Default
+            }
+        };
+        let safety_margin = self.tree.at("watchdog.safety_margin").and_then(values::integer);
+        if safety_margin.is_some_and(|margin| margin < -1) {
+            self.error("watchdog.safety_margin", "must be seconds, or -1 for half of ttl");
+        }
+        Watchdog {
+            mode,
+            device: self.path("watchdog.device").unwrap_or_else(|| WATCHDOG_DEFAULT.into()),
+            safety_margin: safety_margin.unwrap_or(WATCHDOG_MARGIN_DEFAULT),
+            driver,
         }
     }
 

@@ -135,6 +135,62 @@ fn other_stores_and_tls_are_refused_with_the_way_over() {
 }
 
 #[test]
+fn the_watchdog_is_patronis() {
+    let read = |section: &str| {
+        let text = changed("tags:\n", &format!("{section}\ntags:\n"));
+        let (file, warnings) = Static::parse(&text, "node.yml").expect("usable");
+        (file.watchdog, warnings.iter().map(Problem::to_string).collect::<Vec<_>>())
+    };
+    for (section, mode) in [
+        ("", WatchdogMode::Automatic),
+        ("watchdog:", WatchdogMode::Automatic),
+        ("watchdog: {mode: auto}", WatchdogMode::Automatic),
+        ("watchdog: {mode: Automatic}", WatchdogMode::Automatic),
+        ("watchdog: {mode: required}", WatchdogMode::Required),
+        ("watchdog: {mode: require}", WatchdogMode::Required),
+        ("watchdog: {mode: off}", WatchdogMode::Off),
+        ("watchdog: {mode: false}", WatchdogMode::Off),
+        ("watchdog: {mode: 'off'}", WatchdogMode::Off),
+        ("watchdog: {mode: disabled}", WatchdogMode::Off),
+    ] {
+        let (watchdog, warnings) = read(section);
+        assert_eq!((watchdog.mode, warnings), (mode, Vec::new()), "{section}");
+        assert_eq!(watchdog.device, PathBuf::from("/dev/watchdog"));
+        assert_eq!((watchdog.safety_margin, watchdog.driver), (5, WatchdogDriver::Default));
+    }
+    let (watchdog, warnings) = read("watchdog: {mode: requird}");
+    assert_eq!(watchdog.mode, WatchdogMode::Off);
+    assert!(warnings[0].starts_with("node.yml:32: watchdog.mode: is one of off"), "{warnings:?}");
+    let (watchdog, _) = read("watchdog: {device: /dev/w1, driver: testing, safety_margin: -1}");
+    assert_eq!(watchdog.device, PathBuf::from("/dev/w1"));
+    assert_eq!((watchdog.safety_margin, watchdog.driver), (-1, WatchdogDriver::Testing));
+    for (section, expected) in [
+        ("watchdog: {mode: [off]}", "watchdog.mode: must be a text"),
+        ("watchdog: {safety_margin: -2}", "watchdog.safety_margin: must be seconds, or -1"),
+        ("watchdog: {safety_margin: soon}", "watchdog.safety_margin: must be a whole number"),
+        ("watchdog: {driver: softdog}", "watchdog.driver: must be default or testing"),
+    ] {
+        let lines = errors(&changed("tags:\n", &format!("{section}\ntags:\n")));
+        assert!(lines.iter().any(|l| l.contains(expected)), "{expected} is not in {lines:#?}");
+    }
+}
+
+#[test]
+fn a_watchdog_fires_before_the_lease_ends_and_after_a_round_of_the_loop() {
+    let timeout = |safety_margin, ttl_s: u64, loop_wait_s: u64| {
+        let (device, driver) = (PathBuf::new(), WatchdogDriver::Default);
+        let watchdog = Watchdog { mode: WatchdogMode::Automatic, device, safety_margin, driver };
+        watchdog.timeout_secs(Millis(ttl_s * 1000), Millis(loop_wait_s * 1000))
+    };
+    assert_eq!(timeout(5, 30, 10), Some(25));
+    assert_eq!(timeout(-1, 31, 10), Some(15));
+    assert_eq!(timeout(5, 10, 5), Some(5));
+    assert_eq!(timeout(5, 10, 6), None);
+    assert_eq!(timeout(5, 5, 0), None);
+    assert_eq!(timeout(i64::MAX, 5, 1), None);
+}
+
+#[test]
 fn secrets_stay_out_of_errors() {
     let lines = errors(&changed("password: s3cret", "password: [s3cret]"));
     assert!(!lines.join("\n").contains("s3cret"), "{lines:?}");

@@ -5,6 +5,8 @@
 //! its leader key: on the revision that created it, and on it hanging on the session's lease, since
 //! a takeover of an existing key does not change the former.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 use serde_json::Value;
 use types::{
@@ -311,6 +313,23 @@ impl ClusterStore {
         const OPERATION: &str = "writing /history";
         let then = vec![Op::put(self.key(keys::HISTORY), json(OPERATION, &history)?)];
         self.write_as_leader(OPERATION, session, leader, None, then).await
+    }
+
+    /// Changes `failsafe` from the value read at `expected_mod` (or from absent), as the leader.
+    ///
+    /// # Errors
+    /// Every class.
+    pub async fn write_failsafe(
+        &self,
+        session: &Session,
+        leader: Revision,
+        expected_mod: Option<Revision>,
+        members: &BTreeMap<MemberName, String>,
+    ) -> Result<Write, Error> {
+        const OPERATION: &str = "writing /failsafe";
+        let expected = Compare::unchanged(self.key(keys::FAILSAFE), expected_mod);
+        let then = vec![Op::put(self.key(keys::FAILSAFE), json(OPERATION, members)?)];
+        self.write_as_leader(OPERATION, session, leader, Some(expected), then).await
     }
 
     /// Writes `config` whatever it was, as the leader (restores a lost one).

@@ -58,7 +58,9 @@ pub enum Lane {
     Confirm,
     /// CHECKPOINT.
     Checkpoint,
-    /// Replication slots.
+    /// Questions to all members when the DCS does not answer.
+    Failsafe,
+    /// Replication slots, and walsenders.
     Slots,
     /// The durable state alone.
     State,
@@ -117,6 +119,22 @@ pub struct Winner {
     pub clear_failover: bool,
 }
 
+/// How a primary that ran on without a leader key takes it again: what is compared (besides that
+/// there is no leader key) and what is written, all in one.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct Retake {
+    /// The fence's modification revision; `None` if none was open.
+    pub fence: Option<Revision>,
+    /// `/sync`'s modification revision; `None` if the key was absent.
+    pub sync_revision: Option<Revision>,
+    /// `pgherd/term`'s modification revision: that of our own last term.
+    pub term_revision: Revision,
+    /// The next term, on the same timeline.
+    pub term: TermRecord,
+    /// `/sync` as it was, under a new revision.
+    pub sync: Option<SyncState>,
+}
+
 /// What to do. The order of effects inside one action is part of its documentation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case", tag = "action")]
@@ -170,6 +188,30 @@ pub enum Act {
     },
     /// The winner's transaction.
     TakeLeadership(Winner),
+    /// Take the leader key under our lease again, with the next term; the fence and every pledge go.
+    RetakeLeadership(Retake),
+    /// Write `/failsafe`, on condition of our leader key and the expected revision.
+    WriteFailsafe {
+        /// The leader key's create revision.
+        leader_created: Revision,
+        /// The modification revision last read; `None` if the key was absent.
+        expected: Option<Revision>,
+        /// Members and their REST addresses.
+        members: BTreeMap<MemberName, String>,
+    },
+    /// Ask each of these members, all at once, whether we may go on as the leader. Done only if
+    /// every one has agreed; the questions go out after this was issued, so a claim may be counted
+    /// from then.
+    AskFailsafe {
+        /// The other members of `/failsafe` with their REST addresses.
+        members: BTreeMap<MemberName, String>,
+        /// Our term.
+        term: Term,
+        /// How long they shall wait for us.
+        ttl: Millis,
+        /// How long the answers may take.
+        limit: Millis,
+    },
     /// Delete the leader key if it is ours, writing `status` in the same transaction.
     ReleaseLeader {
         /// The leader key's create revision.
@@ -253,6 +295,8 @@ pub enum Act {
     StopForHandOver {
         /// Who shall have everything; `None` if there is nobody.
         candidate: Option<MemberName>,
+        /// It is given up after this.
+        limit: Millis,
     },
     /// The postmaster is gone: kill every process that is left of the instance.
     EndOrphans,
@@ -289,6 +333,12 @@ pub enum Act {
     ConfirmWrite,
     /// CHECKPOINT.
     Checkpoint,
+    /// End the walsenders that count as synchronous under one of these names while their peer is not
+    /// known to be that member; whether that is so is seen again in the same moment.
+    EndStrangers {
+        /// The names, as the walsenders carry them.
+        names: BTreeSet<MemberName>,
+    },
     /// Create missing member slots, advance inactive ones (never back), drop expired ones.
     SyncSlots {
         /// Slot and the position to advance it to, if known.
@@ -319,6 +369,8 @@ impl Act {
             | Act::WritePledge { .. }
             | Act::VoidFence { .. }
             | Act::TakeLeadership(_)
+            | Act::RetakeLeadership(_)
+            | Act::WriteFailsafe { .. }
             | Act::ReleaseLeader { .. }
             | Act::WriteSync { .. }
             | Act::PublishHistory { .. }
@@ -338,7 +390,8 @@ impl Act {
             Act::SetSync { .. } => Lane::Sync,
             Act::ConfirmWrite => Lane::Confirm,
             Act::Checkpoint => Lane::Checkpoint,
-            Act::SyncSlots { .. } => Lane::Slots,
+            Act::AskFailsafe { .. } => Lane::Failsafe,
+            Act::SyncSlots { .. } | Act::EndStrangers { .. } => Lane::Slots,
             Act::ForgetFreshCopy => Lane::State,
             Act::Exit { .. } => Lane::Exit,
         }

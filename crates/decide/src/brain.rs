@@ -5,7 +5,7 @@ use std::sync::Arc;
 use config::{Dynamic, SynchronousMode};
 use serde_json::Value;
 use types::{
-    ClusterView, Control, DataDir, LocalPostgres, Member, MemberName, Millis, Process, Revision,
+    ClusterView, Control, DataDir, Fault, LocalPostgres, Member, MemberName, Millis, Process, Revision,
     Role, Tags, Term, Upstream,
 };
 
@@ -62,6 +62,7 @@ pub struct Brain {
     /// The copy did not become consistent by itself; it is rewound or copied anew.
     pub(crate) never_consistent: bool,
     pub(crate) member_clock: crate::member_key::MemberClock,
+    pub(crate) failsafe: crate::failsafe::FailsafeMemory,
     pub(crate) slots_at: Millis,
     pub(crate) slots_known: std::collections::BTreeSet<String>,
     /// After a failed bootstrap: when this node may try again.
@@ -74,6 +75,10 @@ pub struct Brain {
     unguarded_since: Option<Millis>,
     /// The last orderly stop did not end in its time.
     fast_stop_failed: bool,
+    /// Why and when this member gave the leadership away, or could not be promoted.
+    pub(crate) gave_way: Option<(Fault, Millis)>,
+    /// The leadership that was won here last.
+    pub(crate) won: Option<crate::health::Won>,
     pub(crate) shutting_down: bool,
     pub(crate) nonce: u64,
     wake: Option<Millis>,
@@ -103,6 +108,7 @@ impl Brain {
             rewind_failures: 0,
             never_consistent: false,
             member_clock: crate::member_key::MemberClock::default(),
+            failsafe: crate::failsafe::FailsafeMemory::default(),
             slots_at: Millis::ZERO,
             slots_known: std::collections::BTreeSet::new(),
             bootstrap_after: Millis::ZERO,
@@ -110,6 +116,8 @@ impl Brain {
             found_running: None,
             unguarded_since: None,
             fast_stop_failed: false,
+            gave_way: None,
+            won: None,
             shutting_down: false,
             nonce: seed,
             wake: None,
@@ -120,6 +128,7 @@ impl Brain {
     /// Takes one piece of news into account and says what to do now.
     pub fn step(&mut self, now: Millis, event: Event) -> Vec<Action> {
         self.wake = None;
+        self.note_beginning(now);
         self.absorb(now, event);
         self.evaluate(now);
         if let Some(retry) = self.lanes.next_retry(now) {
@@ -168,7 +177,7 @@ impl Brain {
     fn absorb(&mut self, now: Millis, event: Event) {
         match event {
             Event::Tick => {}
-            Event::View(view) => self.absorb_view(view),
+            Event::View(view) => self.absorb_view(now, view),
             Event::Lease { ttl } => self.lease_ttl = ttl,
             Event::Local(local) => {
                 if self.local.is_none()
@@ -185,11 +194,12 @@ impl Brain {
                     self.absorb_end(now, &ended, outcome);
                 }
             }
+            Event::FailsafeClaim(claim) => self.absorb_failsafe_claim(now, &claim),
             Event::Shutdown => self.shutting_down = true,
         }
     }
 
-    fn absorb_view(&mut self, view: Arc<ClusterView>) {
+    fn absorb_view(&mut self, now: Millis, view: Arc<ClusterView>) {
         if let Some(config) = &view.config
             && self.config_revision != Some(config.mod_revision)
         {
@@ -202,7 +212,10 @@ impl Brain {
         self.view = Some(view);
         if !matches!(self.leadership(), Some(Leadership::Mine { .. })) {
             self.claim.clear();
-            self.leader = LeaderMemory::default();
+            // Who streams does so from this server, whatever became of its key.
+            let streaming_at = std::mem::take(&mut self.leader.streaming_at);
+            self.leader = LeaderMemory { streaming_at, ..LeaderMemory::default() };
+            self.note_no_leader_key(now);
         }
     }
 
@@ -210,6 +223,11 @@ impl Brain {
         let done = outcome == Outcome::Done;
         if let Act::Stop { mode } = &ended.act {
             self.fast_stop_failed = !done && *mode == StopMode::Fast;
+        }
+        // One that was given up for a stop says nothing about the next.
+        let given_up = matches!(self.lanes.running(Lane::Data), Some(Act::Stop { .. }));
+        if matches!(ended.act, Act::Promote { .. }) && !done && !given_up {
+            self.gave_way = Some((Fault::PromotionFails, now));
         }
         match &ended.act {
             Act::Renew { .. } => {
@@ -219,10 +237,14 @@ impl Brain {
                     self.claim.extend(ended.issued, ttl);
                 }
                 self.leader.renew_failed = !done;
+                self.note_renewal(done);
             }
-            Act::ArmGuard { kill_at } if done => {
-                self.guard = Some(*kill_at);
-                self.guard_told = true;
+            Act::AskFailsafe { ttl, .. } => self.note_round(ended.issued, *ttl, done),
+            Act::WriteFailsafe { .. } => self.note_map_written(done),
+            Act::ArmGuard { kill_at } => {
+                // A guard that did not answer is none (I4).
+                self.guard = done.then_some(*kill_at);
+                self.guard_told |= done;
             }
             Act::StandDownGuard if done => {
                 self.guard = None;
@@ -237,8 +259,7 @@ impl Brain {
                 self.rewind_failures = 0;
                 self.never_consistent = false;
             }
-            Act::ArmGuard { .. }
-            | Act::StandDownGuard
+            Act::StandDownGuard
             | Act::Rewind { .. }
             | Act::Clone { .. }
             | Act::TouchMember { .. }
@@ -249,6 +270,7 @@ impl Brain {
             | Act::WritePledge { .. }
             | Act::VoidFence { .. }
             | Act::TakeLeadership(_)
+            | Act::RetakeLeadership(_)
             | Act::ReleaseLeader { .. }
             | Act::ClearFailover { .. }
             | Act::Compare { .. }
@@ -267,6 +289,7 @@ impl Brain {
             | Act::SetSync { .. }
             | Act::ConfirmWrite
             | Act::Checkpoint => self.absorb_leader_end(now, ended, outcome),
+            Act::EndStrangers { .. } => {}
             Act::SyncSlots { .. } => self.slots_at = now,
         }
     }
@@ -281,7 +304,9 @@ impl Brain {
         }
         let leadership = leadership_of(&view, &self.node.name);
         self.take_over_confirmation(&view, &local, &leadership);
+        self.note_confirmed(&local, &leadership);
         self.duty_of_guard(now, &local, &leadership);
+        self.watch_trouble(now, &local);
         self.touch_member(now, &view, &local, &leadership);
         if self.dynamic.pause && self.shutting_down {
             // PostgreSQL stays as it is; whoever comes next takes it over.
@@ -312,7 +337,7 @@ impl Brain {
 
     /// A restarted agent goes on where the former one was (I7): a primary that was published in
     /// this term and that nobody can have restarted since, as only agents start PostgreSQL, stays
-    /// so.
+    /// so. So does one that took its leader key again.
     fn take_over_confirmation(
         &mut self,
         view: &ClusterView,
@@ -330,7 +355,8 @@ impl Brain {
         let published = view
             .member(&self.node.name)
             .is_some_and(|m| m.role == "primary" && m.term == Some(*term));
-        if found && primary && published && self.leader.confirmed.is_none() {
+        let carried = self.confirmed_before(&running.server.started, *term);
+        if primary && (carried || (found && published)) && self.leader.confirmed.is_none() {
             self.leader.confirmed = Some(*term);
         }
     }
@@ -402,6 +428,7 @@ impl Brain {
             self.wake_at(stop_at);
             return false;
         }
+        self.gave_way = Some((Fault::NoGuard, now));
         self.stop_now(now, local, Reason::NoGuard);
         true
     }
@@ -437,6 +464,9 @@ impl Brain {
         leadership: &Leadership,
     ) {
         let Leadership::Mine { created, term } = leadership else {
+            if *leadership == Leadership::Vacant {
+                self.retake(now, view, local);
+            }
             return;
         };
         match &local.process {

@@ -25,6 +25,8 @@ use crate::action::Winner;
 pub struct Candidate {
     /// May it lead (tags)?
     pub may_lead: bool,
+    /// Is it well? One in trouble leads only where nobody else can.
+    pub fit: bool,
     /// Its weight among equal positions.
     pub priority: i64,
 }
@@ -103,6 +105,8 @@ pub enum Abstention {
     MayNotLead,
     /// We lack more than `maximum_lag_on_failover` of what the last leader had.
     TooFarBehind,
+    /// We are in trouble, and others are not.
+    Unfit,
 }
 
 /// For what a member waits.
@@ -168,9 +172,13 @@ fn abstention(ballot: &Ballot) -> Option<Abstention> {
     if ballot.sync.is_some() || is_forced(ballot, &ballot.me) {
         return None;
     }
-    let may_lead = ballot.alive.get(&ballot.me).is_some_and(|me| me.may_lead);
-    if !may_lead {
+    let me = ballot.alive.get(&ballot.me);
+    let others_fit =
+        ballot.alive.iter().any(|(name, c)| *name != ballot.me && c.may_lead && c.fit);
+    if !me.is_some_and(|me| me.may_lead) {
         Some(Abstention::MayNotLead)
+    } else if !me.is_some_and(|me| me.fit) && others_fit {
+        Some(Abstention::Unfit)
     } else if ballot.too_far_behind {
         Some(Abstention::TooFarBehind)
     } else {
@@ -242,6 +250,13 @@ fn choose(
         .map(|(name, _)| name)
         .filter(|name| ballot.alive.get(*name).is_some_and(|c| c.may_lead))
         .collect();
+    let is_fit = |name: &&MemberName| ballot.alive.get(*name).is_some_and(|c| c.fit);
+    let fit: BTreeSet<&MemberName> = contenders.iter().copied().filter(is_fit).collect();
+    if fit.is_empty() && !contenders.is_empty() && !ballot.waited {
+        // Another voter may hold as much, and be well.
+        return Err(Waiting::Pledges { counted: counted.len(), needed: counted.len() + 1 });
+    }
+    let contenders = if fit.is_empty() { contenders } else { fit };
     let others = contenders.iter().any(|name| Some(*name) != ballot.stepping_down.as_ref());
     if !contenders.is_empty() && !others && !ballot.waited {
         // Whoever steps down leads again only when nobody else could be found.
@@ -277,7 +292,7 @@ fn enough(
         // Without synchronous replication nobody can know what was acknowledged: everyone who is
         // alive and may lead is heard, for a while.
         None => {
-            let all = ballot.alive.iter().filter(|(_, c)| c.may_lead);
+            let all = ballot.alive.iter().filter(|(_, c)| c.may_lead && c.fit);
             all.clone().any(|(name, _)| !counted.contains_key(name))
         }
     };

@@ -25,7 +25,7 @@ fn ballot(me: &str, pledges: &[(&str, Position)]) -> Ballot {
         me: me.into(),
         alive: ["a", "b", "c", "d"]
             .into_iter()
-            .map(|n| (n.into(), Candidate { may_lead: true, priority: 1 }))
+            .map(|n| (n.into(), Candidate { may_lead: true, fit: true, priority: 1 }))
             .collect(),
         sync: Some((sync, Revision(7))),
         sync_revision: Revision(7),
@@ -231,6 +231,19 @@ fn a_winner_that_does_not_act_is_given_up() {
 fn a_tag_keeps_the_newest_from_leading_and_nobody_overtakes_it() {
     let pledges = [("b", at(4, 3, 100)), ("c", at(4, 3, 120))];
     let mut b = ballot("b", &pledges);
-    b.alive.insert("c".into(), Candidate { may_lead: false, priority: 1 });
+    b.alive.insert("c".into(), Candidate { may_lead: false, fit: true, priority: 1 });
     assert_eq!(next_move(&b), Move::Wait(Waiting::NobodyMayLead));
+}
+
+#[test]
+fn one_in_trouble_leads_only_where_nobody_well_holds_as_much() {
+    let ill = Candidate { may_lead: true, fit: false, priority: 9 };
+    let mut b = ballot("b", &[("b", at(4, 3, 120)), ("c", at(4, 3, 120))]);
+    b.alive.insert("c".into(), ill.clone());
+    assert!(takes(&b).is_some(), "b is well and holds as much");
+    let mut b = ballot("c", &[("b", at(4, 3, 100)), ("c", at(4, 3, 120))]);
+    b.alive.insert("c".into(), ill);
+    assert!(matches!(next_move(&b), Move::Wait(Waiting::Pledges { .. })));
+    b.waited = true;
+    assert!(takes(&b).is_some(), "nobody else holds what c holds");
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use types::{ClusterView, LocalPostgres, Millis};
 
 use crate::action::{ActionId, Outcome};
+use crate::failsafe::FailsafeClaim;
 
 /// One piece of news. Each is followed by a complete evaluation.
 #[derive(Debug, Clone)]
@@ -27,6 +28,9 @@ pub enum Event {
         /// How.
         outcome: Outcome,
     },
+    /// A leader that cannot reach the DCS asks us to wait for it. Taken in, it is answered by
+    /// [`Brain::failsafe_answer`](crate::Brain::failsafe_answer).
+    FailsafeClaim(FailsafeClaim),
     /// The agent was asked to end (SIGTERM): PostgreSQL stops, the leader hands over.
     Shutdown,
 }

@@ -3,14 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use types::{
-    ClusterView, ControlState, DataDir, LocalPostgres, Lsn, MemberName, Millis, Primary, Process,
-    Revision, Role, Standby, Status, SyncNames, Term, Timeline, slot_name,
+    ClusterView, ControlState, DataDir, Fault, LocalPostgres, Lsn, MemberName, Millis, Primary,
+    Process, Revision, Role, Standby, Status, SyncNames, Term, Timeline, slot_name,
 };
 
 use crate::action::{Act, Lane, Outcome, StartAs, SyncRule};
 use crate::brain::{Brain, Leadership, control_of};
 use crate::claim::UnderWay;
 use crate::reason::Reason;
+use crate::strangers::streaming_members;
 use crate::sync_set::{self, SyncPicture, SyncStep};
 
 /// What the leader remembers during its term; forgotten when the leader key is not ours.
@@ -38,6 +39,8 @@ pub(crate) struct LeaderMemory {
     pub(crate) handing_over: Option<HandOver>,
     /// When each member's slot was last wanted.
     pub(crate) slot_seen: BTreeMap<String, Millis>,
+    /// When walsenders of strangers were last ended.
+    pub(crate) strangers_ended: Option<Millis>,
     /// What became of the last write of `/sync` is not known.
     pub(crate) sync_unknown: bool,
     /// The start time of the server that `confirmed` and `taken_over` speak of.
@@ -49,7 +52,16 @@ pub(crate) struct LeaderMemory {
     pub(crate) releasing: Option<Revision>,
     /// initdb failed; the bootstrap race is given back.
     pub(crate) initdb_failed: bool,
+    /// Why this leader gives way; its lease is not kept alive any more.
+    pub(crate) unwell: Option<Fault>,
+    /// PostgreSQL was told to promote in this term.
+    pub(crate) told_to_promote: bool,
+    /// When we were first seen to lead.
+    pub(crate) led_since: Option<Millis>,
 }
+
+/// A stop for a planned hand-over; clients wait meanwhile.
+const PLANNED_STOP: Millis = Millis(15_000);
 
 /// A hand-over under way.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,6 +69,7 @@ pub(crate) struct HandOver {
     pub(crate) candidate: Option<MemberName>,
     pub(crate) checkpointed: bool,
     pub(crate) stopping: bool,
+    pub(crate) why: Reason,
 }
 
 impl Brain {
@@ -119,7 +132,7 @@ impl Brain {
         if let Process::Running(running) = &local.process {
             self.leader.starting_since = None;
             if let Role::Primary(primary) = &running.role {
-                for replica in primary.replicas.iter().filter(|r| r.streaming) {
+                for replica in streaming_members(primary) {
                     let name = MemberName::from(replica.name.as_str());
                     self.leader.streaming_at.insert(name, now);
                 }
@@ -150,13 +163,18 @@ impl Brain {
             }
             return;
         }
+        self.leader.led_since.get_or_insert(now);
+        if self.gives_way(now, view, local, (created, term)) {
+            return;
+        }
         self.renew_if_due(now, &mine, status);
         if let Some(fence) = &view.fence {
             self.issue(now, Act::VoidFence { fence: fence.mod_revision }, Reason::StaleFence);
         }
-        if self.leader.handing_over.is_some() {
-            let candidate = self.leader.handing_over.as_ref().and_then(|h| h.candidate.clone());
-            let why = Reason::Requested { candidate: candidate.clone() };
+        if self.leader.handing_over.is_none() {
+            self.ask_members(now, view, local, term);
+        }
+        if let Some(HandOver { candidate, why, .. }) = self.leader.handing_over.clone() {
             self.hand_over_and_release(now, view, local, (created, term), candidate, why);
             return;
         }
@@ -187,6 +205,9 @@ impl Brain {
         let Leadership::Mine { created, .. } = leadership else {
             return;
         };
+        if self.leader.unwell.is_some() {
+            return;
+        }
         let due = self.leader.renewed_at.map(|at| at.plus(self.lease_period()));
         // A new cluster's first status is not waited for: lags are told from it.
         let first_status =
@@ -217,7 +238,9 @@ impl Brain {
     /// Whether we hold a claim, and the guard would end PostgreSQL before it ends. Only then may
     /// anything become writable here (I1).
     pub(crate) fn may_write(&self, now: Millis) -> bool {
-        self.claim.holds(now, self.node.stop_margin) && self.guard.is_some_and(|kill| now < kill)
+        !self.promised_to_wait(now)
+            && self.claim.holds(now, self.node.stop_margin)
+            && self.guard.is_some_and(|kill| now < kill)
     }
 
     /// Our PostgreSQL is down while the leader key is ours.
@@ -240,8 +263,19 @@ impl Brain {
         if self.lanes.running(Lane::Data).is_some() {
             return;
         }
-        let candidates = self.successors(view);
-        if !candidates.is_empty() {
+        if let Some(fault) = self.leader.unwell.clone() {
+            let why = Reason::Unwell { fault, since: now };
+            self.release(now, created, None, why);
+            return;
+        }
+        // Without a synchronous candidate a failover could lose commits, which a restart does not.
+        let candidates = match view.active_sync() {
+            Some(_) => view.successors(&self.node.name),
+            None => BTreeSet::new(),
+        };
+        // Shortly after a failover one restart in place is tried first.
+        let in_place = self.leader.starting_since.is_none() && self.is_damped(now);
+        if !candidates.is_empty() && !in_place {
             let status = view.status.as_ref().map(|s| s.value.clone());
             self.release(now, created, status, Reason::PostgresDown { candidates });
             return;
@@ -295,25 +329,6 @@ impl Brain {
         view.active_sync().is_none_or(|sync| sync.value.voters.contains(name))
     }
 
-    /// The synchronous standbys that can take over at once without loss; empty if there are too few
-    /// for an election.
-    fn successors(&self, view: &ClusterView) -> BTreeSet<MemberName> {
-        let Some(sync) = view.active_sync() else {
-            return BTreeSet::new();
-        };
-        let alive = |name: &&MemberName| {
-            view.member(name).is_some_and(|m| m.pgherd.is_some() && m.state == "running")
-        };
-        let voters: BTreeSet<MemberName> =
-            sync.value.voters.iter().filter(alive).cloned().collect();
-        let leads = |name: &MemberName| view.member(name).is_some_and(|m| m.tags.may_lead());
-        if voters.len() > sync.value.quorum && voters.iter().any(leads) {
-            voters
-        } else {
-            BTreeSet::new()
-        }
-    }
-
     /// We won (or took over) and PostgreSQL is in recovery.
     fn promote(
         &mut self,
@@ -333,7 +348,7 @@ impl Brain {
             self.release(now, created, None, Reason::CannotLead);
             return;
         }
-        if !self.may_write(now) {
+        if !self.may_write(now) || self.former_agent_may_have_promised(now, view) {
             return;
         }
         let sync = self.rule_before_promotion(view);
@@ -343,7 +358,9 @@ impl Brain {
             self.leader.streaming_at.insert(name, now);
         }
         let act = Act::Promote { term, timeline: record.value.timeline, sync };
-        self.issue(now, act, Reason::HoldsLeaderKey { term });
+        if self.issue_if_free(now, act, Reason::HoldsLeaderKey { term }) {
+            self.leader.told_to_promote = true;
+        }
     }
 
     /// The rule in force from the first commit on. `/sync` has no voters in a new term, so only we
@@ -398,6 +415,7 @@ impl Brain {
             let act = Act::PublishHistory { leader_created: created, timeline: primary.timeline };
             self.issue(now, act, Reason::TimelineChanged);
         }
+        self.keep_failsafe_map(now, view, created);
     }
 
     /// Publishes a new or restarted primary only after a write that the rule in force acknowledged:
@@ -416,6 +434,7 @@ impl Brain {
         primary: &Primary,
         created: Revision,
     ) {
+        self.end_strangers(now, primary);
         let expected = view.sync.as_ref().map(|s| s.mod_revision);
         if !self.synchronous() {
             if view.active_sync().is_some() {
@@ -480,10 +499,8 @@ impl Brain {
     fn sync_picture(&mut self, now: Millis, view: &ClusterView, primary: &Primary) -> SyncPicture {
         let taken = self.leader.taken_over.clone().filter(|(names, _)| *names == primary.sync);
         let confirmed = match &taken {
-            Some((_, changed)) => primary
-                .replicas
-                .iter()
-                .filter(|r| r.streaming && r.listed && r.flush >= *changed)
+            Some((_, changed)) => streaming_members(primary)
+                .filter(|r| r.listed && r.flush >= *changed)
                 .map(|r| MemberName::from(r.name.as_str()))
                 .collect(),
             None => BTreeSet::new(),
@@ -516,8 +533,8 @@ impl Brain {
                 continue;
             }
             let priority = member.value.tags.sync_priority.unwrap_or(1);
-            let leads = member.value.tags.may_lead();
-            let replica = primary.replicas.iter().find(|r| r.streaming && r.name == name.0);
+            let leads = member.value.tags.may_lead() && member.value.trouble.is_none();
+            let replica = streaming_members(primary).find(|r| r.name == name.0);
             let streams = replica.is_some();
             if let Some(needed) = self.leader.slow.get(name).copied() {
                 if replica.is_none_or(|r| r.flush < needed) {
@@ -583,6 +600,7 @@ impl Brain {
         if self.issue_if_free(now, act, why) {
             self.leader.releasing = Some(created);
             self.claim.clear();
+            self.forget_agreement();
         }
     }
 
@@ -612,14 +630,20 @@ impl Brain {
             candidate: candidate.clone(),
             checkpointed: false,
             stopping: false,
+            why: why.clone(),
         });
         let (checkpointed, stopping) = (hand_over.checkpointed, hand_over.stopping);
         // A new primary that was never published has nothing worth a checkpoint first.
         let running = matches!(local.process, Process::Running(_));
-        if running && !checkpointed && self.leader.confirmed == Some(term) {
+        let unwell = matches!(why, Reason::Unwell { .. });
+        if running && !checkpointed && !unwell && self.leader.confirmed == Some(term) {
             self.issue(now, Act::Checkpoint, Reason::CheckpointBeforeStop);
         } else if !stopping {
-            let act = Act::StopForHandOver { candidate };
+            let limit = match why {
+                Reason::Unwell { .. } => self.dynamic.retry_timeout,
+                _ => PLANNED_STOP,
+            };
+            let act = Act::StopForHandOver { candidate, limit };
             if self.issue_if_free(now, act, why)
                 && let Some(hand_over) = &mut self.leader.handing_over
             {

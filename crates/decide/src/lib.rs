@@ -5,7 +5,8 @@
 //! the model checker run this same code.
 //!
 //! Where to look: who becomes leader is in [`election`]; what the leader does in `leader`,
-//! everybody else in `follower` and `unlocked`; which standbys are waited for in [`sync_set`]; the
+//! everybody else in `follower` and `unlocked`; going on without the DCS
+//! in `failsafe`; which standbys are waited for in [`sync_set`]; the
 //! lease arithmetic in `claim`.
 #![forbid(unsafe_code)]
 
@@ -14,15 +15,19 @@ mod brain;
 mod claim;
 pub mod election;
 mod event;
+mod failsafe;
 mod follower;
+mod health;
 mod leader;
 mod member_key;
 mod reason;
+mod strangers;
 mod switchover;
 pub mod sync_set;
 mod unlocked;
 
-pub use action::{Act, Action, ActionId, Lane, Outcome, StartAs, StopMode, SyncRule, Winner};
+pub use action::{Act, Action, ActionId, Lane, Outcome, Retake, StartAs, StopMode, SyncRule, Winner};
 pub use brain::{Brain, Node};
 pub use event::Event;
+pub use failsafe::{FailsafeAnswer, FailsafeClaim};
 pub use reason::Reason;

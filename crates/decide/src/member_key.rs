@@ -2,11 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use types::{ClusterView, DataDir, LocalPostgres, Lsn, Member, Millis, Process, Role, slot_name};
+use types::{
+    ClusterView, DataDir, LocalPostgres, Lowered, Lsn, Member, Millis, Process, Role, slot_name,
+};
 
 use crate::action::{Act, Lane};
 use crate::brain::{Brain, Leadership};
 use crate::reason::Reason;
+
+/// More places with a lowered `synchronous_commit` are not named in the member key.
+const LOWERED_PLACES_MAX: usize = 20;
 
 /// When the member key was last written, and with what.
 #[derive(Debug, Clone, Default)]
@@ -30,7 +35,11 @@ impl Brain {
         local: &LocalPostgres,
         leadership: &Leadership,
     ) {
-        let member = self.member_value(local, leadership);
+        if self.leader.unwell.is_some() {
+            // The leader key hangs on the same lease, which has to end.
+            return;
+        }
+        let member = self.member_value(now, local, leadership);
         let there = view.members.contains_key(&self.node.name);
         if let Some((last, at)) = &self.member_clock.written {
             let due = at.plus(self.lease_period());
@@ -46,7 +55,12 @@ impl Brain {
         }
     }
 
-    fn member_value(&self, local: &LocalPostgres, leadership: &Leadership) -> Member {
+    fn member_value(
+        &self,
+        now: Millis,
+        local: &LocalPostgres,
+        leadership: &Leadership,
+    ) -> Member {
         let mut member = self.node.member.clone();
         member.tags = self.node.tags.clone();
         member.pause = self.dynamic.pause;
@@ -54,6 +68,10 @@ impl Brain {
         "replica".clone_into(&mut member.role);
         if local.data_dir == DataDir::Empty {
             "uninitialized".clone_into(&mut member.role);
+        }
+        member.trouble = self.unfit(now, local).map(|fault| fault.to_string());
+        if let Process::NotReady { recovery, .. } = &local.process {
+            member.recovery.clone_from(recovery);
         }
         member.term = (local.durable.term.0 > 0).then_some(local.durable.term);
         let Process::Running(running) = &local.process else {
@@ -67,10 +85,12 @@ impl Brain {
                         member.term = Some(*term);
                         self.leader.confirmed == Some(*term)
                     }
-                    Leadership::Other { .. } | Leadership::Vacant => false,
+                    Leadership::Vacant => self.stays_published(&running.server.started),
+                    Leadership::Other { .. } => false,
                 };
                 let role = if published { "primary" } else { "promoted" };
                 role.clone_into(&mut member.role);
+                member.lowered = lowered_places(&running.server.lowered);
                 member.xlog_location = Some(primary.flush);
                 member.timeline = Some(primary.timeline);
                 member.checkpoint_after_promote = (!primary.checkpoint_done).then_some(false);
@@ -183,12 +203,24 @@ impl Brain {
     }
 }
 
+/// The first places, and how many more there are.
+fn lowered_places(lowered: &BTreeSet<Lowered>) -> Vec<String> {
+    let mut places: Vec<String> =
+        lowered.iter().take(LOWERED_PLACES_MAX).map(ToString::to_string).collect();
+    let more = lowered.len() - places.len();
+    if more > 0 {
+        places.push(format!("{more} more"));
+    }
+    places
+}
+
 fn without_positions(member: &Member) -> Member {
     Member {
         xlog_location: None,
         receive_lsn: None,
         replay_lsn: None,
         replay_lag_seconds: None,
+        recovery: None,
         ..member.clone()
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use serde::Serialize;
-use types::{MemberName, Millis, Position, Term, Timeline};
+use types::{Fault, MemberName, Millis, Position, Term, Timeline};
 
 /// Why an action was chosen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -15,6 +15,10 @@ pub enum Reason {
     RenewalDue,
     /// We hold the leader key but have no valid claim yet.
     NoClaimYet,
+    /// Whom a leader must ask when the DCS does not answer has changed.
+    FailsafeMembers,
+    /// The lease cannot be renewed; with every member's word the primary goes on (`failsafe_mode`).
+    DcsDoesNotAnswer,
     /// The claim moved, and the guard with it.
     ClaimExtended,
     /// No primary runs here (or the cluster is paused).
@@ -45,6 +49,12 @@ pub enum Reason {
     ElectionOpen {
         /// The fence's id.
         fence: String,
+    },
+    /// The leader key is gone, but the primary runs on rightfully and nobody has led since: the
+    /// key is taken again.
+    RunsOn {
+        /// The new term.
+        term: Term,
     },
     /// Enough pledges, and ours is the newest position.
     WonElection {
@@ -105,6 +115,13 @@ pub enum Reason {
     NoCandidate,
     /// PostgreSQL did not come up within `primary_start_timeout`.
     StartTimedOut,
+    /// PostgreSQL lives, but has not served or written for `retry_timeout`.
+    Unwell {
+        /// What is wrong.
+        fault: Fault,
+        /// Since when.
+        since: Millis,
+    },
     /// We hold the leader key but our data directory cannot lead.
     CannotLead,
     /// An operator asked for it.
@@ -132,6 +149,11 @@ pub enum Reason {
     CheckpointBeforeStop,
     /// A timeline ended.
     TimelineChanged,
+    /// Somebody streams under a member's name, and PostgreSQL would count its confirmations (I2).
+    Stranger {
+        /// The names.
+        names: BTreeSet<MemberName>,
+    },
     /// Member slots are missing or lag behind.
     SlotsDiffer,
     /// The data directory belongs to another cluster.

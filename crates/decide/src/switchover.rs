@@ -9,6 +9,7 @@ use types::{
 use crate::action::Act;
 use crate::brain::Brain;
 use crate::reason::Reason;
+use crate::strangers::streaming_members;
 
 impl Brain {
     /// Looks at the `failover` key. True if a hand-over goes on, and nothing else should.
@@ -89,6 +90,7 @@ impl Brain {
                 && member.value.tags.may_lead()
                 && votes
                 && pledges
+                && member.value.trouble.is_none()
                 && streaming.iter().any(|(n, _)| n == name)
             {
                 good.insert(name.clone());
@@ -122,10 +124,7 @@ fn streaming_from(local: &LocalPostgres) -> Option<Vec<(MemberName, types::Lsn)>
     };
     match &running.role {
         Role::Primary(primary) => Some(
-            primary
-                .replicas
-                .iter()
-                .filter(|r| r.streaming)
+            streaming_members(primary)
                 .map(|r| (MemberName::from(r.name.as_str()), r.flush))
                 .collect(),
         ),

@@ -68,6 +68,14 @@ pub fn next_step(picture: &SyncPicture) -> SyncStep {
         return SyncStep::Write(state(picture, 0, BTreeSet::new()));
     };
     let target = target(picture);
+    if picture.names.names.iter().any(is_everybody) {
+        // Somebody else's rule, under which anybody's word counts: back at once to the one that
+        // `/sync` was made for, without a step between.
+        let names = sync.voters.clone();
+        let number = names.len().saturating_sub(sync.quorum);
+        let back = SyncNames { number, names };
+        return SyncStep::Set(rule(picture.mode, if number == 0 { target } else { back }));
+    }
     if picture.names != target || !picture.taken_over {
         let (quorum, voters) = transition(picture, sync, &target);
         if (sync.quorum, &sync.voters) != (quorum, &voters) {
@@ -87,9 +95,16 @@ pub fn next_step(picture: &SyncPicture) -> SyncStep {
     }
 }
 
-/// The rule as PostgreSQL's text will say it.
+/// `*` stands for every standby there is, whoever that may be.
+fn is_everybody(name: &MemberName) -> bool {
+    name.as_str() == "*"
+}
+
+/// The rule as PostgreSQL's text will say it. It never says `*`.
 #[must_use]
-pub fn rule(mode: SynchronousMode, names: SyncNames) -> SyncRule {
+pub fn rule(mode: SynchronousMode, mut names: SyncNames) -> SyncRule {
+    names.names.retain(|name| !is_everybody(name));
+    names.number = names.number.min(names.names.len());
     if names.names.is_empty() {
         return SyncRule::Off;
     }
@@ -118,7 +133,7 @@ fn target(picture: &SyncPicture) -> SyncNames {
         }
     };
     if names.is_empty() && picture.strict {
-        if picture.names.names.is_empty() {
+        if picture.names.names.iter().all(is_everybody) {
             let placeholder = BTreeSet::from([MemberName::from(STRICT_PLACEHOLDER)]);
             return SyncNames { number: 1, names: placeholder };
         }

@@ -249,3 +249,37 @@ fn strict_mode_waits_for_a_name_that_nobody_has() {
     };
     assert!(names.names.contains(&MemberName::from(STRICT_PLACEHOLDER)));
 }
+
+/// The step with `*` in force, `/sync` with these voters, and these standbys.
+fn step_from_everybody(mode: SynchronousMode, voters: &[&str], active: &[&str]) -> SyncStep {
+    let names = |names: &[&str]| names.iter().map(|n| MemberName::from(*n)).collect::<Names>();
+    let quorum = if mode == SynchronousMode::Quorum { voters.len().saturating_sub(1) } else { 0 };
+    let world = World {
+        sync: Some((quorum, names(voters))),
+        names: names(&["*"]),
+        number: 1,
+        taken_over: true,
+        active: names(active),
+        confirmed: names(&["*"]),
+        past: BTreeSet::new(),
+    };
+    next_step(&world.picture(mode, 1, true))
+}
+
+#[test]
+fn a_rule_that_everybody_fulfils_is_replaced_at_once_by_the_one_that_sync_was_made_for() {
+    let names = |number, names: &[&str]| SyncNames {
+        number,
+        names: names.iter().map(|n| MemberName::from(*n)).collect(),
+    };
+    let (on, quorum) = (SynchronousMode::On, SynchronousMode::Quorum);
+    let any = |number, of: &[&str]| SyncStep::Set(SyncRule::Any(names(number, of)));
+    let first = |number, of: &[&str]| SyncStep::Set(SyncRule::First(names(number, of)));
+    assert_eq!(step_from_everybody(quorum, &["b", "c"], &["c"]), any(1, &["b", "c"]));
+    assert_eq!(step_from_everybody(on, &["b"], &["c"]), first(1, &["b"]));
+    // Without voters nothing has to be kept.
+    assert_eq!(step_from_everybody(quorum, &[], &["c"]), any(1, &["c"]));
+    assert_eq!(step_from_everybody(quorum, &[], &[]), any(1, &[STRICT_PLACEHOLDER]));
+    assert_eq!(rule(quorum, names(2, &["*", "b"])), SyncRule::Any(names(1, &["b"])));
+    assert_eq!(rule(on, names(1, &["*"])), SyncRule::Off);
+}

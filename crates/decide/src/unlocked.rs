@@ -12,6 +12,7 @@ use crate::action::{Act, StartAs};
 use crate::brain::{Brain, control_of};
 use crate::election::{self, Ballot, Candidate, Move, Waiting};
 use crate::follower::may_take_part;
+use crate::health::Won;
 use crate::reason::Reason;
 
 /// How long the open election has been waiting for the same thing. The clock stays outside of the
@@ -28,6 +29,9 @@ impl Brain {
     /// One evaluation without a leader key.
     pub(crate) fn unlocked(&mut self, now: Millis, view: &ClusterView, local: &LocalPostgres) {
         if self.may_be_primary(local) {
+            if self.retake(now, view, local) {
+                return;
+            }
             self.stop_now(now, local, Reason::PrimaryWithoutLeaderKey);
             return;
         }
@@ -113,6 +117,9 @@ impl Brain {
         if !may_take_part(view, local, &self.node.name) || view.system_identifier().is_none() {
             return;
         }
+        if self.kept_out_by_failsafe(now, view) {
+            return;
+        }
         let ballot = self.ballot(now, view, local);
         let fence = ballot.fence.as_ref().map(|f| f.mod_revision);
         let fence_id = ballot.fence.as_ref().map(|f| f.value.id.clone()).unwrap_or_default();
@@ -145,7 +152,12 @@ impl Brain {
                     position: plan.position,
                     pledged: plan.winner.pledges.keys().cloned().collect(),
                 };
-                self.issue(now, Act::TakeLeadership(plan.winner), why);
+                let term = plan.winner.term.term;
+                if self.issue_if_free(now, Act::TakeLeadership(plan.winner), why) {
+                    let former = view.active_sync().map(|s| s.value.clone());
+                    self.won = Some(Won { term, former });
+                    self.gave_way = None;
+                }
             }
             (
                 Move::Void { .. } | Move::StopReceiving | Move::WritePledge(_) | Move::Take(_),
@@ -179,7 +191,7 @@ impl Brain {
         let nonce = self.next_nonce();
         Ballot {
             me: self.node.name.clone(),
-            alive: self.alive(view),
+            alive: self.alive(now, view, local),
             sync: view.active_sync().map(|s| (s.value.clone(), s.mod_revision)),
             sync_revision: view.sync.as_ref().map_or(Revision(0), |s| s.mod_revision),
             term: view.term.as_ref().map(|t| (t.value.clone(), t.mod_revision)),
@@ -215,19 +227,25 @@ impl Brain {
         optime.bytes_since(standby.received) > self.dynamic.maximum_lag_on_failover
     }
 
-    fn alive(&self, view: &ClusterView) -> BTreeMap<MemberName, Candidate> {
+    fn alive(
+        &self,
+        now: Millis,
+        view: &ClusterView,
+        local: &LocalPostgres,
+    ) -> BTreeMap<MemberName, Candidate> {
         let mut alive: BTreeMap<MemberName, Candidate> = view
             .members
             .iter()
             .filter(|(_, m)| m.value.pgherd.is_some())
             .map(|(name, m)| {
                 let tags = &m.value.tags;
-                let may_lead = tags.may_lead();
-                (name.clone(), Candidate { may_lead, priority: tags.priority() })
+                let (may_lead, fit) = (tags.may_lead(), m.value.trouble.is_none());
+                (name.clone(), Candidate { may_lead, fit, priority: tags.priority() })
             })
             .collect();
         let tags = &self.node.tags;
-        let me = Candidate { may_lead: tags.may_lead(), priority: tags.priority() };
+        let fit = self.unfit(now, local).is_none();
+        let me = Candidate { may_lead: tags.may_lead(), fit, priority: tags.priority() };
         alive.insert(self.node.name.clone(), me);
         alive
     }

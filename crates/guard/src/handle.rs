@@ -11,7 +11,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
 use crate::LOG;
+use crate::harden::Refused;
 use crate::protocol::{Answer, LINE_MAX, Request};
 use crate::serve::{open_directory, socket_path};
 
@@ -28,6 +31,7 @@ const START_RETRY: Duration = Duration::from_millis(5);
 pub struct Handle {
     stream: UnixStream,
     pid: u32,
+    refused: Option<Refused>,
     broken: bool,
     /// The process, if this handle started it; looked after so that its end leaves no zombie.
     child: Option<Child>,
@@ -38,7 +42,8 @@ impl Handle {
     /// `exe guard --state-dir … --data-dir …`. The state directory must exist, mode 0700.
     ///
     /// # Errors
-    /// If no guard answers: what was tried, and where its last words are.
+    /// If no guard answers: what was tried, and where its last words are. `TimedOut`: one is there
+    /// but stands still.
     pub fn connect_or_spawn(exe: &Path, state_dir: &Path, data_dir: &Path) -> io::Result<Handle> {
         let (state_dir, data_dir) =
             (std::path::absolute(state_dir)?, std::path::absolute(data_dir)?);
@@ -72,12 +77,12 @@ impl Handle {
     /// # Errors
     /// If there is none, or it does not answer.
     pub fn connect(state_dir: &Path) -> io::Result<Handle> {
-        let directory = open_directory(state_dir)?;
-        let stream = UnixStream::connect(socket_path(&directory))?;
+        let stream = reach(state_dir)?;
         stream.set_read_timeout(Some(ANSWER_LIMIT))?;
         stream.set_write_timeout(Some(ANSWER_LIMIT))?;
-        let mut handle = Handle { stream, pid: 0, broken: false, child: None };
-        handle.pid = handle.ping()?.pid;
+        let mut handle = Handle { stream, pid: 0, refused: None, broken: false, child: None };
+        let answer = handle.ping()?;
+        (handle.pid, handle.refused) = (answer.pid, answer.refused);
         Ok(handle)
     }
 
@@ -134,6 +139,18 @@ impl Handle {
         self.pid
     }
 
+    /// What the guard was not permitted; `None` from one of an older binary, which does not say.
+    #[must_use]
+    pub fn refused(&self) -> Option<Refused> {
+        self.refused
+    }
+
+    /// Whether this handle started the guard.
+    #[must_use]
+    pub fn started_it(&self) -> bool {
+        self.child.as_ref().is_some_and(|child| child.id() == self.pid)
+    }
+
     fn ask(&mut self, request: Request) -> io::Result<Answer> {
         if self.broken {
             return Err(io::Error::new(
@@ -181,7 +198,21 @@ impl Drop for Handle {
     }
 }
 
-fn is_silent(error: &io::Error) -> bool {
+/// Connects to the socket of `state_dir`, without waiting: a guard that stands still takes no
+/// connections from its queue, and a full queue would hold us.
+pub(crate) fn reach(state_dir: &Path) -> io::Result<UnixStream> {
+    let directory = open_directory(state_dir)?;
+    let address = SocketAddrUnix::new(socket_path(&directory))?;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let kind = SocketType::STREAM;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, kind, flags, None)?;
+    rustix::net::connect(&socket, &address)?;
+    let stream = UnixStream::from(socket);
+    stream.set_nonblocking(false)?;
+    Ok(stream)
+}
+
+pub(crate) fn is_silent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 

@@ -110,17 +110,35 @@ impl Hunter {
         self.empty_scans = 0;
     }
 
+    /// Goes the whole way of killing once, without killing: afterwards each page of code and data
+    /// that it needs has been touched, and can be locked.
+    pub(crate) fn rehearse(&mut self, quarry: Option<&Quarry>, data_dir: &Path) {
+        self.killed.resize(COUNTED_MAX, 0);
+        self.start();
+        let now = rustix::fs::stat(data_dir).ok().map(|stat| Identity::of(&stat));
+        let target = Target::of(quarry, now);
+        self.pass(&target, Strike::Rehearse).ok();
+        let mut name = [0_u8; NAME_BYTES];
+        if let Some(link) = proc_path(&mut name, self.own_pid, "/cwd") {
+            target.was_here(self.proc.as_fd(), link);
+        }
+        let own = Pid::from_raw(self.own_pid);
+        if let Some(Ok(handle)) = own.map(|id| rustix::process::pidfd_open(id, PidfdFlags::empty()))
+        {
+            // Changes nothing for a process that runs.
+            rustix::process::pidfd_send_signal(handle, Signal::CONT).ok();
+        }
+        self.start();
+    }
+
     /// Kills whatever it finds: processes in the data directory as it was when the guard was armed,
     /// and as it is now, since it may have been replaced meanwhile. A zombie has no working
     /// directory and does not count; a process that hangs in the kernel still has one, and is
     /// waited for.
     pub(crate) fn scan(&mut self, quarry: Option<&Quarry>, data_dir: &Path) -> Scan {
         let now = rustix::fs::stat(data_dir).ok().map(|stat| Identity::of(&stat));
-        let target = Target {
-            identities: [quarry.map(|q| q.identity), now],
-            deleted_path: quarry.map(|q| q.deleted_path.as_slice()),
-        };
-        match self.pass(&target) {
+        let target = Target::of(quarry, now);
+        match self.pass(&target, Strike::Kill) {
             Ok(0) => self.empty_scans += 1,
             // An unreadable /proc proves nothing (I4).
             Ok(_) | Err(_) => self.empty_scans = 0,
@@ -134,7 +152,7 @@ impl Hunter {
     }
 
     /// One pass over all processes; how many of the instance there were.
-    fn pass(&mut self, target: &Target<'_>) -> rustix::io::Result<usize> {
+    fn pass(&mut self, target: &Target<'_>, how: Strike) -> rustix::io::Result<usize> {
         rustix::fs::seek(&self.proc, SeekFrom::Start(0))?;
         let mut buffer = [MaybeUninit::uninit(); ENTRIES_BYTES];
         let mut entries = RawDir::new(self.proc.as_fd(), &mut buffer);
@@ -146,7 +164,8 @@ impl Hunter {
             }
             found += 1;
             let new = !self.killed.contains(&pid);
-            if kill(self.proc.as_fd(), pid, target) && new && self.killed.len() < COUNTED_MAX {
+            let killed = kill(self.proc.as_fd(), pid, target, how);
+            if killed && new && self.killed.len() < COUNTED_MAX {
                 self.killed.push(pid);
             }
         }
@@ -154,15 +173,25 @@ impl Hunter {
     }
 }
 
+/// Whether a pass kills.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Strike {
+    Kill,
+    /// Everything but the signal.
+    Rehearse,
+}
+
 /// Kills one process, if it still is of the instance once its number cannot be reused any more.
-fn kill(proc: rustix::fd::BorrowedFd<'_>, pid: i32, target: &Target<'_>) -> bool {
+fn kill(proc: rustix::fd::BorrowedFd<'_>, pid: i32, target: &Target<'_>, how: Strike) -> bool {
     let Some(id) = Pid::from_raw(pid) else { return false };
     match rustix::process::pidfd_open(id, PidfdFlags::empty()) {
         Ok(handle) => {
             target.holds(proc, pid)
+                && how == Strike::Kill
                 && rustix::process::pidfd_send_signal(handle, Signal::KILL).is_ok()
         }
         Err(Errno::SRCH) => false,
+        Err(_) if how == Strike::Rehearse => false,
         // No descriptor to be had: better a small race than a writer without a lease.
         Err(_) => rustix::process::kill_process(id, Signal::KILL).is_ok(),
     }
@@ -174,7 +203,13 @@ struct Target<'a> {
     deleted_path: Option<&'a [u8]>,
 }
 
-impl Target<'_> {
+impl<'a> Target<'a> {
+    fn of(quarry: Option<&'a Quarry>, now: Option<Identity>) -> Target<'a> {
+        Target {
+            identities: [quarry.map(|q| q.identity), now],
+            deleted_path: quarry.map(|q| q.deleted_path.as_slice()),
+        }
+    }
     /// Whether the working directory of `pid` is one of them.
     fn holds(&self, proc: rustix::fd::BorrowedFd<'_>, pid: i32) -> bool {
         let mut name = [0_u8; NAME_BYTES];

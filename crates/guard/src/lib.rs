@@ -8,17 +8,24 @@
 //! It does not: decide, talk to etcd, read configuration, or start anything.
 
 mod deadline;
+mod frozen;
 mod handle;
+mod harden;
 mod hunt;
+mod keeper;
 mod protocol;
 mod serve;
+mod watchdog;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 pub use handle::Handle;
+pub use harden::Refused;
+pub use keeper::{Joined, Keeper};
 pub use protocol::Answer;
+pub use watchdog::{Driver, Watchdog};
 
 /// The name of the socket in the state directory.
 pub const SOCKET: &str = "guard.sock";

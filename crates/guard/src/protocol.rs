@@ -1,5 +1,8 @@
 //! The lines that agent and guard exchange. The first word is the protocol's version, so that an
 //! upgraded agent and the guard of its predecessor notice when they do not understand each other.
+//! Within a version answers only grow at their end, which an older reader leaves unread.
+
+use crate::harden::Refused;
 
 /// The longest line of either side, newline included.
 pub(crate) const LINE_MAX: usize = 96;
@@ -56,6 +59,8 @@ pub struct Answer {
     pub deadline: Option<u64>,
     /// The guard's process id.
     pub pid: u32,
+    /// What it was not permitted; `None` from a guard of an older binary, which does not say.
+    pub refused: Option<Refused>,
 }
 
 impl Answer {
@@ -73,17 +78,36 @@ impl Answer {
             "none" => None,
             at => Some(at.parse().ok()?),
         };
-        Some(Answer { accepted, deadline, pid: words.next()?.parse().ok()? })
+        let pid = words.next()?.parse().ok()?;
+        Some(Answer { accepted, deadline, pid, refused: words.next().and_then(parse_refused) })
     }
+}
+
+/// `refused=MEMORY,PRIORITY,OOM`: error numbers, 0 for what is in force.
+fn parse_refused(word: &str) -> Option<Refused> {
+    let mut numbers = word.strip_prefix("refused=")?.split(',').map(str::parse::<i32>);
+    let mut next = || numbers.next()?.ok();
+    let in_force = |number: i32| (number != 0).then_some(number);
+    Some(Refused {
+        memory: in_force(next()?),
+        priority: in_force(next()?),
+        oom_score: in_force(next()?),
+    })
 }
 
 impl std::fmt::Display for Answer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let word = if self.accepted { "ok" } else { "refused" };
         match self.deadline {
-            Some(at) => writeln!(f, "{VERSION} {word} {at} {}", self.pid),
-            None => writeln!(f, "{VERSION} {word} none {}", self.pid),
+            Some(at) => write!(f, "{VERSION} {word} {at} {}", self.pid)?,
+            None => write!(f, "{VERSION} {word} none {}", self.pid)?,
         }
+        if let Some(refused) = self.refused {
+            let number = |number: Option<i32>| number.unwrap_or(0);
+            let (memory, priority) = (number(refused.memory), number(refused.priority));
+            write!(f, " refused={memory},{priority},{}", number(refused.oom_score))?;
+        }
+        writeln!(f)
     }
 }
 
@@ -100,12 +124,24 @@ mod tests {
             assert!(line.len() <= LINE_MAX);
             assert_eq!(Request::parse(&line), Some(request));
         }
-        for deadline in [None, Some(u64::MAX)] {
-            let answer = Answer { accepted: deadline.is_some(), deadline, pid: u32::MAX };
+        let refused = Refused { memory: Some(4095), priority: None, oom_score: Some(4095) };
+        for (deadline, refused) in [(None, None), (Some(u64::MAX), Some(refused))] {
+            let accepted = deadline.is_some();
+            let answer = Answer { accepted, deadline, pid: u32::MAX, refused };
             let line = answer.to_string();
             assert!(line.len() <= LINE_MAX);
             assert_eq!(Answer::parse(&line), Some(answer));
         }
+    }
+
+    #[test]
+    fn older_and_newer_answers_of_this_version_are_understood() {
+        let old = Answer::parse("1 ok 7 5\n").expect("an answer");
+        assert_eq!((old.deadline, old.refused), (Some(7), None));
+        let newer = Answer::parse("1 ok none 5 refused=0,0,0 more\n").expect("an answer");
+        assert_eq!(newer.refused, Some(Refused::default()));
+        let strange = Answer::parse("1 ok none 5 refused=x\n").expect("an answer");
+        assert_eq!(strange.refused, None);
     }
 
     #[test]

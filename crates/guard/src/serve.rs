@@ -12,6 +12,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 
 use crate::deadline::{Deadline, State};
+use crate::harden::{self, Refused};
 use crate::hunt::{Hunter, Quarry, Scan};
 use crate::protocol::{Answer, LINE_MAX, Request};
 use crate::{Directories, LOCK, LOG, SOCKET, boot_time_ms};
@@ -22,8 +23,6 @@ const CLIENTS_MAX: usize = 8;
 const IDLE_CHECK_SECS: i64 = 10;
 /// A log larger than this is emptied when a guard starts.
 const LOG_BYTES_MAX: u64 = 1 << 20;
-/// After this long, killing that is not done yet is logged.
-const SLOW_KILL_MS: u64 = 2000;
 
 /// Why a guard could not start or go on.
 #[derive(Debug)]
@@ -61,6 +60,7 @@ fn failed<E: Into<io::Error>>(tried: impl Into<String>) -> impl FnOnce(E) -> Err
 pub(crate) fn serve(directories: &Directories) -> Result<(), Error> {
     detach();
     let mut guard = Guard::new(directories)?;
+    guard.harden()?;
     while guard.deadline.state() != State::Exiting {
         guard.wait()?;
         // Time first: what is overdue is killed before any renewal is read (I1).
@@ -84,8 +84,6 @@ fn detach() {
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
     // So that it keeps no file system busy. Every path is absolute; a failure changes nothing.
     rustix::process::chdir(c"/").ok();
-    // Not permitted without privileges; killing works all the same.
-    std::fs::write("/proc/self/oom_score_adj", "-1000").ok();
 }
 
 struct Client {
@@ -107,6 +105,7 @@ struct Guard {
     hunt: Option<Hunt>,
     log: File,
     pid: u32,
+    refused: Refused,
     /// Its lock is held as long as the guard lives.
     _lock: File,
 }
@@ -116,7 +115,6 @@ struct Guard {
 struct Hunt {
     started: u64,
     next: u64,
-    slow_logged: bool,
 }
 
 impl Guard {
@@ -140,8 +138,25 @@ impl Guard {
             hunt: None,
             log,
             pid: std::process::id(),
+            refused: Refused::default(),
             _lock: lock,
         })
+    }
+
+    /// Whatever keeps the guard able to strike on a machine without memory or time, where it is
+    /// permitted. The rehearsal comes before the memory is locked, so that it locks the right pages.
+    fn harden(&mut self) -> Result<(), Error> {
+        self.refused.oom_score = harden::leave_oom_killer_alone();
+        self.refused.priority = harden::take_priority();
+        let quarry = Quarry::look(&self.data_dir);
+        self.hunter.rehearse(quarry.as_ref(), &self.data_dir);
+        self.poll(Some(boot_time_ms()), Some(Timespec { tv_sec: 0, tv_nsec: 0 }))?;
+        self.note(&format!("guards {}", self.data_dir.display()));
+        self.refused.memory = harden::lock_memory();
+        if !self.refused.is_nothing() {
+            self.note(&format!("not permitted: {}", self.refused));
+        }
+        Ok(())
     }
 
     /// Waits for the next instant, a request, or a new client.
@@ -151,13 +166,17 @@ impl Guard {
             State::Striking => Some(self.hunt.map_or(0, |hunt| hunt.next)),
             State::Idle | State::Exiting => None,
         };
+        let idle = next.is_none() && self.clients.is_empty();
+        self.poll(next, idle.then_some(Timespec { tv_sec: IDLE_CHECK_SECS, tv_nsec: 0 }))
+    }
+
+    /// Waits for an event, until `next` on the boot-time clock, or for `limit`.
+    fn poll(&self, next: Option<u64>, limit: Option<Timespec>) -> Result<(), Error> {
         self.set_timer(next)?;
         let mut fds = Vec::with_capacity(2 + CLIENTS_MAX);
         fds.push(PollFd::new(&self.timer, PollFlags::IN));
         fds.push(PollFd::new(&self.listener, PollFlags::IN));
         fds.extend(self.clients.iter().map(|c| PollFd::new(&c.stream, PollFlags::IN)));
-        let idle = next.is_none() && self.clients.is_empty();
-        let limit = idle.then_some(Timespec { tv_sec: IDLE_CHECK_SECS, tv_nsec: 0 });
         match poll(&mut fds, limit.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
             Err(error) => Err(failed("wait for events")(error)),
@@ -186,7 +205,7 @@ impl Guard {
         let now = boot_time_ms();
         let hunt = self.hunt.get_or_insert_with(|| {
             self.hunter.start();
-            Hunt { started: now, next: now, slow_logged: false }
+            Hunt { started: now, next: now }
         });
         if now < hunt.next {
             return;
@@ -200,15 +219,8 @@ impl Guard {
                 self.deadline.struck();
                 self.note(&format!("deadline passed: killed {killed} processes in {took} ms"));
             }
-            Scan::Again(wait) => {
-                hunt.next = boot_time_ms().saturating_add(wait);
-                if took > SLOW_KILL_MS && !hunt.slow_logged {
-                    hunt.slow_logged = true;
-                    self.note(&format!(
-                        "deadline passed: processes are left after {took} ms, killing goes on"
-                    ));
-                }
-            }
+            // Nothing is logged before the end: the log may stand on the very disk that hangs.
+            Scan::Again(wait) => hunt.next = boot_time_ms().saturating_add(wait),
         }
     }
 
@@ -266,7 +278,8 @@ impl Guard {
             }
             State::Idle | State::Exiting => self.quarry = None,
         }
-        Answer { accepted, deadline: self.deadline.at(), pid: self.pid }
+        let refused = Some(self.refused);
+        Answer { accepted, deadline: self.deadline.at(), pid: self.pid, refused }
     }
 
     /// Whether nobody can reach this guard any more and it has nothing to do.

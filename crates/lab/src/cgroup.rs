@@ -12,7 +12,7 @@ use tokio::time::Instant;
 const FREEZE_LIMIT: Duration = Duration::from_secs(5);
 /// How often the report is read.
 const FREEZE_POLL: Duration = Duration::from_millis(5);
-/// Attempts to remove a group; the kernel refuses while its last process is being torn down.
+/// Attempts to remove a group.
 const REMOVE_ATTEMPTS: u32 = 50;
 
 /// A cgroup that this process made.
@@ -102,13 +102,22 @@ impl Group {
     /// Removes the group, which must hold no process. Best effort: an empty group left behind costs
     /// nothing.
     pub fn remove(&self) {
-        for _ in 0..REMOVE_ATTEMPTS {
-            match fs::remove_dir(&self.directory) {
-                Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
-                    std::thread::sleep(Duration::from_millis(10));
-                }
-                Ok(()) | Err(_) => return,
+        drop(remove_directory(&self.directory));
+    }
+}
+
+/// Removes the directory of a group. The kernel refuses while its last process is being torn down.
+pub(crate) fn remove_directory(directory: &Path) -> io::Result<()> {
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        match fs::remove_dir(directory) {
+            Err(error)
+                if error.kind() == io::ErrorKind::ResourceBusy && attempts < REMOVE_ATTEMPTS =>
+            {
+                std::thread::sleep(Duration::from_millis(10));
             }
+            result => return result,
         }
     }
 }

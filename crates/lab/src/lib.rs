@@ -6,13 +6,17 @@
 //! [`ledger`] is pure.
 
 pub mod cgroup;
+pub mod crowd;
 pub mod etcd;
 pub mod host;
 pub mod ledger;
+pub mod load;
+pub mod memory;
 pub mod ports;
 pub mod process;
 pub mod relay;
 pub mod secret;
 pub mod service;
 pub mod tools;
+pub mod volume;
 pub mod workload;

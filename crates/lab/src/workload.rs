@@ -72,13 +72,13 @@ pub fn target(port: u16, user: &str, password: &str, application_name: &str) -> 
 }
 
 /// A connection whose task ends with it.
-struct Session {
+pub(crate) struct Session {
     client: Client,
     task: JoinHandle<()>,
 }
 
 impl Session {
-    async fn open(target: &Config) -> Result<Session, tokio_postgres::Error> {
+    pub(crate) async fn open(target: &Config) -> Result<Session, tokio_postgres::Error> {
         let (client, connection) = target.connect(NoTls).await?;
         // The client sees every error of the connection in its own calls.
         let task = tokio::spawn(async move { drop(connection.await) });
@@ -132,11 +132,64 @@ pub async fn execute(target: &Config, statement: &str, limit: Duration) -> Resul
 /// # Errors
 /// The server refused, or did not answer within `limit`.
 pub async fn present(target: &Config, limit: Duration) -> Result<BTreeSet<i64>, SqlError> {
-    let rows = once(target, "read the drill's table", limit, async |client| {
-        client.query("SELECT id FROM pgherd_drill", &[]).await
-    })
-    .await?;
-    Ok(rows.iter().map(|row| row.get(0)).collect())
+    Ok(integers(target, "SELECT id FROM pgherd_drill", limit).await?.into_iter().collect())
+}
+
+/// The rows of a statement with one column, of type `bigint` and never null.
+///
+/// # Errors
+/// The server refused, or did not answer within `limit`.
+pub async fn integers(
+    target: &Config,
+    statement: &str,
+    limit: Duration,
+) -> Result<Vec<i64>, SqlError> {
+    let rows =
+        once(target, "read", limit, async |client| client.query(statement, &[]).await).await?;
+    rows.iter()
+        .map(|row| row.try_get(0))
+        .collect::<Result<_, _>>()
+        .map_err(|source| SqlError::Failed { what: "read", source })
+}
+
+/// A connection of which the backend is known, to be ended with it.
+pub struct Known {
+    session: Session,
+    /// The backend's process.
+    pub pid: u32,
+}
+
+impl Known {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// The server refused, or did not answer within `limit`.
+    pub async fn open(target: &Config, limit: Duration) -> Result<Known, SqlError> {
+        let what = "open a connection";
+        let open = async {
+            let session = Session::open(target).await?;
+            let row = session.client.query_one("SELECT pg_backend_pid()::bigint", &[]).await?;
+            let pid: i64 = row.try_get(0)?;
+            // A pid is positive and has 31 bits at most.
+            Ok(Known { session, pid: u32::try_from(pid).unwrap_or(0) })
+        };
+        match timeout(limit, open).await {
+            Ok(result) => result.map_err(|source| SqlError::Failed { what, source }),
+            Err(_) => Err(SqlError::Late { what, limit }),
+        }
+    }
+
+    /// Runs a statement for its effect.
+    ///
+    /// # Errors
+    /// The server refused, or did not answer within `limit`; the backend may be gone.
+    pub async fn execute(&self, statement: &str, limit: Duration) -> Result<(), SqlError> {
+        let what = "run a statement";
+        match timeout(limit, self.session.client.batch_execute(statement)).await {
+            Ok(result) => result.map_err(|source| SqlError::Failed { what, source }),
+            Err(_) => Err(SqlError::Late { what, limit }),
+        }
+    }
 }
 
 /// Writes a row, committed, and reads it back, on one connection.

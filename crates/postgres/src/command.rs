@@ -109,6 +109,17 @@ pub(crate) fn spawn_server(
     Ok(i32::try_from(child.id()).expect("pids are below 2^22"))
 }
 
+/// Starts the helper process, which gets nothing but the data directory's path.
+pub(crate) fn spawn_helper(config: &InstanceConfig) -> std::io::Result<tokio::process::Child> {
+    let mut command = std::process::Command::new(&config.helper);
+    command.arg0("pgherd").arg("probe").arg("--data-dir").arg(&config.data_dir);
+    // Its working directory must not make it one of the instance's processes.
+    command.env_clear().current_dir("/");
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+    prepare(&mut command, config.os_user.as_ref(), Tie::DiesWithUs);
+    tokio::process::Command::from(command).kill_on_drop(true).spawn()
+}
+
 fn for_the_server(name: &str) -> bool {
     let foreign = ["PATRONI_", "PGHERD_", "KUBERNETES_", "LISTEN_", "CARGO", "RUST"];
     let exact = [

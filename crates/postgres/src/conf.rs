@@ -179,7 +179,9 @@ fn recovery_settings(config: &InstanceConfig, state: &ConfState) -> BTreeMap<&'s
     match &state.upstream {
         Some(upstream) => {
             conninfo = primary_conninfo(config, upstream);
-            slot = slot_name(&config.member);
+            if config.use_slots {
+                slot = slot_name(&config.member);
+            }
         }
         // An archive can feed WAL of a fenced primary as well as a stream can.
         None => _ = all.insert("restore_command", String::new()),
@@ -425,6 +427,9 @@ pub(crate) mod tests_support {
             initdb: Vec::new(),
             basebackup: Vec::new(),
             use_unix_socket: true,
+            use_slots: true,
+            helper: "/nonexistent/helper".into(),
+            trial_interval: types::Millis(1000),
         }
     }
 }

@@ -41,6 +41,14 @@ fn the_file_has_patronis_shape() {
 }
 
 #[test]
+fn without_slots_none_is_named() {
+    let state = ConfState { upstream: Some(upstream()), sync: SyncRule::Off };
+    let config = InstanceConfig { use_slots: false, ..sample() };
+    let text = render(&config, Path::new("/d/data"), &state);
+    assert!(text.contains("primary_slot_name = ''\n"), "{text}");
+}
+
+#[test]
 fn cleared_means_no_stream_and_no_archive() {
     let text = render(&sample(), Path::new("/d"), &ConfState::default());
     for name in ["primary_conninfo", "primary_slot_name", "restore_command"] {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use types::MemberName;
+use types::{MemberName, Millis};
 
 /// A password. It never shows in debug output (I6).
 #[derive(Clone, PartialEq, Eq)]
@@ -95,6 +95,13 @@ pub struct InstanceConfig {
     pub basebackup: Vec<ProgramOption>,
     /// Whether probes use the unix socket.
     pub use_unix_socket: bool,
+    /// Whether standbys stream by slots, each by its own.
+    pub use_slots: bool,
+    /// The program that is run as `HELPER probe --data-dir DIR`, by PostgreSQL's user: it calls
+    /// `run_disk_helper`.
+    pub helper: PathBuf,
+    /// Between two trials of a healthy instance.
+    pub trial_interval: Millis,
 }
 
 impl InstanceConfig {

@@ -64,7 +64,7 @@ pub struct CopyProgress {
 
 pub(crate) async fn initdb(instance: &LocalInstance) -> Result<(), Error> {
     let config = instance.config();
-    instance.require_stopped("create a cluster")?;
+    instance.require_stopped("create a cluster").await?;
     require_place(&config, true)?;
     let new = fresh_directory(instance).await?;
     // The socket and the password stand where only PostgreSQL's user may look.
@@ -288,7 +288,7 @@ pub(crate) async fn clone_from(
     progress: impl Fn(CopyProgress) + Send + Sync,
 ) -> Result<(), Error> {
     let config = instance.config();
-    instance.require_stopped("replace the data directory")?;
+    instance.require_stopped("replace the data directory").await?;
     require_place(&config, false)?;
     let new = fresh_directory(instance).await?;
     write_pgpass(instance, upstream).await?;
@@ -310,14 +310,14 @@ pub(crate) async fn clone_from(
         }
     };
     run_tool(&config, &program, &arguments, line).await?;
-    instance.require_stopped("replace the data directory")?;
+    instance.require_stopped("replace the data directory").await?;
     let upstream = upstream.clone();
     blocking(move || {
         complete(&config, &new, upstream)?;
         put_in_place(&config, &new)
     })
     .await?;
-    instance.memory().began = None;
+    instance.memory().forget_copy();
     Ok(())
 }
 
@@ -393,7 +393,7 @@ pub(crate) async fn rewind_from(
     upstream: &Upstream,
 ) -> Result<(), Error> {
     let config = instance.config();
-    instance.require_stopped("rewind")?;
+    instance.require_stopped("rewind").await?;
     let _mark = instance.tool_mark();
     write_pgpass(instance, upstream).await?;
     let (prepared, source) = (config.clone(), upstream.clone());
@@ -417,7 +417,7 @@ pub(crate) async fn rewind_from(
     }
     let upstream = upstream.clone();
     blocking(move || complete(&config, &config.data_dir.clone(), upstream)).await?;
-    instance.memory().began = None;
+    instance.memory().forget_copy();
     Ok(())
 }
 

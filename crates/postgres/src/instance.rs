@@ -3,23 +3,33 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
 
 use pgproto::control::ControlFile;
 use rustix::process::Signal;
 use tokio::sync::watch;
 use tokio_postgres::Client;
-use types::{Lsn, Millis, Timeline, Upstream};
+use types::{Fault, Lsn, Millis, Timeline, Trouble, Upstream};
 
 use crate::conf::{self, ConfState};
 use crate::config::InstanceConfig;
+use crate::disk::{Helper, NoAnswer};
+use crate::disk_helper::{Look, Request};
 use crate::error::{Error, SetupError};
 use crate::files::{self, blocking};
+use crate::observe::now;
 use crate::processes::{DirId, Watched, belongs_to, find_postmaster, of_directory};
 use crate::setup::{self, Programs};
 use crate::sql;
+use crate::trials::Trials;
 
 /// Reads of pg_control that may meet PostgreSQL writing it.
 const CONTROL_READS_MAX: u32 = 5;
+/// PostgreSQL keeps what it knows within one sector (`PG_CONTROL_MAX_SAFE_SIZE` in pg_control.h);
+/// the rest of the file is zeros.
+const CONTROL_BYTES_USED: usize = 512;
+/// The limit of a question about the data directory that an observation asks.
+pub(crate) const LOOK_LIMIT: Duration = Duration::from_secs(1);
 
 /// A PostgreSQL on this machine. Clones share it.
 #[derive(Clone)]
@@ -39,6 +49,9 @@ struct Shared {
     memory: Mutex<Memory>,
     /// pg_rewind and the like work in the data directory.
     tool_runs: AtomicBool,
+    /// Reads what stands in the data directory.
+    reader: Helper,
+    trials: Trials,
 }
 
 /// What observations remember from each other.
@@ -48,8 +61,24 @@ pub(crate) struct Memory {
     pub(crate) since: Option<(bool, Millis)>,
     /// `pg_conf_load_time` and whether anything waited for a restart then.
     pub(crate) pending: Option<(String, bool)>,
+    /// Where `synchronous_commit` is below `on`.
+    pub(crate) lowered: crate::lowered::Memory,
     /// Where a timeline began.
     pub(crate) began: Option<(Timeline, Lsn)>,
+    /// What was read of the data directory last.
+    pub(crate) look: Option<Look>,
+    /// That, and since when, it has not been read.
+    pub(crate) unread: Option<Trouble>,
+    /// The timeline of the standby, as it was known last.
+    pub(crate) standby_timeline: Timeline,
+}
+
+impl Memory {
+    /// Another copy stands in the data directory now.
+    pub(crate) fn forget_copy(&mut self) {
+        self.began = None;
+        self.standby_timeline = Timeline(0);
+    }
 }
 
 impl LocalInstance {
@@ -68,6 +97,8 @@ impl LocalInstance {
                 postmaster: watch::Sender::new(None),
                 memory: Mutex::default(),
                 tool_runs: AtomicBool::new(false),
+                reader: Helper::default(),
+                trials: Trials::default(),
             }),
         })
     }
@@ -95,26 +126,120 @@ impl LocalInstance {
         guard.unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The pids of all processes of the instance.
+    /// The pids of all processes of the instance. Reads the data directory.
     ///
     /// # Errors
     /// `/proc` cannot be read.
     pub fn processes(&self) -> Result<Vec<i32>, Error> {
-        let Some(id) = DirId::of(&self.config().data_dir) else {
-            return Ok(Vec::new());
-        };
-        of_directory(id).map_err(Error::file("read", Path::new("/proc")))
+        processes_in(DirId::of(&self.config().data_dir))
+    }
+
+    /// Looks at the data directory, or says within `LOOK_LIMIT` (twice that when somebody else looks
+    /// at the same time) that it does not answer.
+    pub(crate) async fn look(&self) -> Result<Look, Error> {
+        let began = now();
+        let answer = self.ask(Request::Look).await;
+        let look = answer.and_then(|line| {
+            Look::parse(&line).ok_or_else(|| Error::refused("the helper's answer does not decode"))
+        });
+        let mut memory = self.memory();
+        match &look {
+            Ok(look) => {
+                memory.look = Some(look.clone());
+                memory.unread = None;
+            }
+            Err(error) => {
+                let fault = match error {
+                    Error::TimedOut { .. } => Fault::DiskHangs,
+                    other => Fault::DiskFails(other.to_string()),
+                };
+                let since = memory.unread.as_ref().map_or(began, |trouble| trouble.since);
+                memory.unread = Some(Trouble { since, fault });
+            }
+        }
+        look
+    }
+
+    /// Asks the helper that reads.
+    pub(crate) async fn ask(&self, request: Request) -> Result<String, Error> {
+        let config = self.config();
+        match self.shared.reader.ask(&config, request, LOOK_LIMIT).await {
+            Ok(answer) => Ok(answer),
+            Err(NoAnswer::Hangs) => {
+                let what = format!("a look at {}", config.data_dir.display());
+                let limit = LOOK_LIMIT.as_millis().try_into().unwrap_or(u64::MAX);
+                Err(Error::timed_out(what, Millis(limit)))
+            }
+            Err(NoAnswer::Failed(source)) => {
+                Err(Error::Spawn { program: config.helper.display().to_string(), source })
+            }
+        }
+    }
+
+    /// Asks the helper something more after a look, unless that had no answer: each wait is one more
+    /// second for an observation.
+    pub(crate) async fn ask_more(&self, request: Request) -> Option<String> {
+        if self.memory().unread.is_some() {
+            return None;
+        }
+        self.ask(request).await.ok()
+    }
+
+    /// The identity of the data directory as it is now; of one that does not answer, as it was last
+    /// seen.
+    pub(crate) async fn dir_id(&self) -> Result<Option<DirId>, Error> {
+        let looked = self.look().await;
+        match (looked, self.memory().look.as_ref()) {
+            (Ok(look), _) => Ok(look.dir),
+            (Err(_), Some(known)) => Ok(known.dir),
+            (Err(error), None) => Err(error),
+        }
+    }
+
+    /// The pids of all processes of the instance.
+    pub(crate) async fn pids(&self) -> Result<Vec<i32>, Error> {
+        processes_in(self.dir_id().await?)
     }
 
     /// The postmaster, if one lives.
-    pub(crate) fn postmaster(&self) -> Result<Option<Arc<Watched>>, Error> {
-        let known = self.shared.postmaster.borrow().clone();
-        if let Some(known) = known.filter(|k| !k.is_dead()) {
-            return Ok(Some(known));
+    pub(crate) async fn postmaster(&self) -> Result<Option<Arc<Watched>>, Error> {
+        match self.known_postmaster() {
+            Some(known) => Ok(Some(known)),
+            None => self.postmaster_in(&self.look().await?),
         }
+    }
+
+    /// The postmaster that was seen or started last, if it lives.
+    pub(crate) fn known_postmaster(&self) -> Option<Arc<Watched>> {
+        self.shared.postmaster.borrow().clone().filter(|known| !known.is_dead())
+    }
+
+    /// The postmaster, if one lives, by what was seen of the data directory.
+    pub(crate) fn postmaster_in(&self, look: &Look) -> Result<Option<Arc<Watched>>, Error> {
+        let known = self.known_postmaster();
+        let (None, Some((pid, id))) = (&known, look.postmaster.zip(look.dir)) else {
+            return Ok(known);
+        };
         let dir = self.config().data_dir.clone();
-        let found = find_postmaster(&dir).map_err(Error::file("find the postmaster of", &dir))?;
+        let found = find_postmaster(pid, id);
+        let found = found.map_err(Error::file("find the postmaster of", &dir))?;
         Ok(found.map(|watched| self.adopt(watched)))
+    }
+
+    pub(crate) fn trials(&self) -> &Trials {
+        &self.shared.trials
+    }
+
+    /// Starts the trials if they do not run yet. They end with the last clone, or by `close`.
+    pub(crate) fn start_trials(&self) {
+        let shared = Arc::downgrade(&self.shared);
+        self.shared.trials.start(move || Some(LocalInstance { shared: shared.upgrade()? }));
+    }
+
+    /// Ends trials and helpers.
+    pub(crate) async fn close(&self) {
+        self.shared.trials.close().await;
+        self.shared.reader.close().await;
     }
 
     pub(crate) fn adopt(&self, watched: Watched) -> Arc<Watched> {
@@ -141,9 +266,10 @@ impl LocalInstance {
     }
 
     /// Refuses unless no process of the instance is left.
-    pub(crate) fn require_stopped(&self, what: &str) -> Result<(), Error> {
-        let pids = self.processes()?;
-        if self.postmaster()?.is_none() && pids.is_empty() {
+    pub(crate) async fn require_stopped(&self, what: &str) -> Result<(), Error> {
+        let look = self.look().await?;
+        let pids = processes_in(look.dir)?;
+        if self.postmaster_in(&look)?.is_none() && pids.is_empty() {
             return Ok(());
         }
         Err(Error::refused(format!(
@@ -209,8 +335,7 @@ impl LocalInstance {
 
     /// What the configuration on disk says.
     pub(crate) fn conf_state(&self) -> Result<ConfState, Error> {
-        let path = self.config().data_dir.join("postgresql.conf");
-        Ok(ConfState::read(&read_or_empty(&path)?))
+        conf_state_in(&self.config().data_dir)
     }
 
     /// Lets one kind of server process read the configuration again, now: the postmaster passes a
@@ -222,7 +347,7 @@ impl LocalInstance {
         );
         let rows = sql::rows(client, "find a server process", &statement).await?;
         let pid = rows.first().and_then(|row| row.first()?.as_deref()?.parse().ok());
-        let Some((pid, id)) = pid.zip(DirId::of(&self.config().data_dir)) else {
+        let Some((pid, id)) = pid.zip(self.dir_id().await?) else {
             let message = format!("there is no {kind} process");
             let what = "find a server process";
             return Err(Error::Sql { what, message });
@@ -236,8 +361,8 @@ impl LocalInstance {
     }
 
     /// Lets the server read its configuration again. Returns whether a server runs.
-    pub(crate) fn reload(&self) -> Result<bool, Error> {
-        let Some(postmaster) = self.postmaster()? else {
+    pub(crate) async fn reload(&self) -> Result<bool, Error> {
+        let Some(postmaster) = self.postmaster().await? else {
             return Ok(false);
         };
         let dir = self.config().data_dir.clone();
@@ -245,6 +370,11 @@ impl LocalInstance {
         sent.map_err(Error::file("signal the postmaster of", &dir))?;
         Ok(true)
     }
+}
+
+fn processes_in(dir: Option<DirId>) -> Result<Vec<i32>, Error> {
+    let found = dir.map_or(Ok(Vec::new()), of_directory);
+    found.map_err(Error::file("read", Path::new("/proc")))
 }
 
 /// See `LocalInstance::tool_mark`.
@@ -258,19 +388,30 @@ impl Drop for ToolMark<'_> {
 
 /// Reads `global/pg_control`; PostgreSQL may be writing it, so a wrong checksum is read again.
 pub(crate) fn read_control(dir: &Path) -> Result<ControlFile, Error> {
+    read_control_bytes(dir).map(|(_, control)| control)
+}
+
+/// The same with the part of its bytes that is in use.
+pub(crate) fn read_control_bytes(dir: &Path) -> Result<(Vec<u8>, ControlFile), Error> {
     let path = dir.join("global/pg_control");
     let mut reads = 0;
     loop {
-        let bytes = std::fs::read(&path).map_err(Error::file("read", &path))?;
+        let mut bytes = std::fs::read(&path).map_err(Error::file("read", &path))?;
+        bytes.truncate(CONTROL_BYTES_USED);
         reads += 1;
         match ControlFile::parse(&bytes) {
-            Ok(control) => return Ok(control),
+            Ok(control) => return Ok((bytes, control)),
             Err(_) if reads < CONTROL_READS_MAX => {
-                std::thread::sleep(std::time::Duration::from_millis(2));
+                std::thread::sleep(Duration::from_millis(2));
             }
             Err(source) => return Err(Error::Control { path, source }),
         }
     }
+}
+
+/// What the configuration on disk says.
+pub(crate) fn conf_state_in(dir: &Path) -> Result<ConfState, Error> {
+    Ok(ConfState::read(&read_or_empty(&dir.join("postgresql.conf"))?))
 }
 
 /// A file's text; only a missing file is an empty one. Taken for empty, a file that cannot be read
@@ -292,7 +433,7 @@ pub(crate) fn write_files(
     let (owner, mode) = (config.os_user.as_ref(), files::mode_in(dir));
     let main = dir.join("postgresql.conf");
     let base = dir.join("postgresql.base.conf");
-    let mut state = ConfState::read(&read_or_empty(&main)?);
+    let mut state = conf_state_in(dir)?;
     change(&mut state);
     if !base.exists() {
         if main.exists() {

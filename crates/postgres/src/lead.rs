@@ -9,6 +9,7 @@ use types::{HistoryLine, Lsn, MemberName, Millis, SyncNames, Timeline};
 use crate::config::InstanceConfig;
 use crate::error::Error;
 use crate::files::{self, blocking};
+use crate::identity::{self, Sender};
 use crate::instance::{LocalInstance, history_path, timeline_at};
 use crate::sql::{self, Row, literal, lsn, pause, within};
 use crate::sync_rule::SyncRule;
@@ -74,7 +75,7 @@ async fn take_over_rule(
 ) -> Result<(), Error> {
     let wanted = rule.clone();
     instance.write_conf(move |state| state.sync = wanted).await?;
-    instance.reload()?;
+    instance.reload().await?;
     instance.reload_process(client, "checkpointer").await?;
     while shown_rule(client).await? != rule.to_setting() {
         pause(PROMOTE_POLL_MS).await;
@@ -155,7 +156,7 @@ pub(crate) async fn set_sync(
 ) -> Result<(), Error> {
     let wanted = rule.clone();
     instance.write_conf(move |state| state.sync = wanted).await?;
-    if !instance.reload()? {
+    if !instance.reload().await? {
         return Ok(());
     }
     let what = "the take-over of synchronous_standby_names";
@@ -246,22 +247,38 @@ async fn write_and_look(instance: &LocalInstance) -> Result<(), Error> {
     if needed.names.is_empty() {
         return Ok(());
     }
+    // Slots after walsenders: see `identity::known`.
     let statement = format!(
-        "SELECT application_name FROM pg_stat_replication \
-         WHERE state = 'streaming' AND flush_lsn >= {}",
+        "SELECT application_name, pid, usename, \
+           coalesce(state = 'streaming' AND flush_lsn >= {}, false) FROM pg_stat_replication; \
+         SELECT slot_name, active_pid FROM pg_replication_slots WHERE active_pid IS NOT NULL",
         literal(&end)
     );
     loop {
-        let rows = sql::rows(&client, "read confirmations", &statement).await?;
-        let listed = |row: &&Row| {
-            let name = row.first().and_then(Option::as_deref);
-            name.is_some_and(|name| is_member(&needed, name))
-        };
-        if rows.iter().filter(listed).count() >= needed.number {
+        let sets = sql::row_sets(&client, "read confirmations", &statement).await?;
+        if let [senders, slots] = sets.as_slice()
+            && confirmations(&instance.config(), &needed, senders, slots) >= needed.number
+        {
             return Ok(());
         }
         pause(SYNC_POLL_MS).await;
     }
+}
+
+/// How many members of the set have confirmed, by rows of: name, pid, user, confirmed.
+fn confirmations(
+    config: &InstanceConfig,
+    needed: &SyncNames,
+    senders: &[Row],
+    slots: &[Row],
+) -> usize {
+    let peers: Vec<Sender> = senders.iter().map(|row| Sender::of(row, [0, 1, 2])).collect();
+    let known = identity::known(config, &peers, &identity::slots_in_use(slots, [0, 1]));
+    let confirmed = |(row, peer): (&Row, &Sender)| {
+        row.get(3).cloned().flatten().is_some_and(|t| t == "t") && is_member(needed, &peer.name)
+    };
+    let confirmed = senders.iter().zip(&peers).map(confirmed);
+    confirmed.zip(known).filter(|(confirmed, known)| *confirmed && *known).count()
 }
 
 pub(crate) async fn checkpoint(instance: &LocalInstance) -> Result<(), Error> {

@@ -11,25 +11,31 @@ mod command;
 mod conf;
 mod config;
 mod copy;
+mod disk;
+mod disk_helper;
 mod error;
 mod files;
+mod identity;
 mod instance;
 mod lead;
 mod lifecycle;
+mod lowered;
 mod observe;
 mod processes;
 mod receive;
 mod setup;
 mod sql;
 mod sync_rule;
+mod trials;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use types::{HistoryLine, Lsn, Millis, Timeline, Upstream};
+use types::{HistoryLine, Lsn, MemberName, Millis, Timeline, Upstream};
 
 pub use config::{Credentials, InstanceConfig, OsUser, ProgramOption, Secret};
 pub use copy::CopyProgress;
+pub use disk_helper::run_disk_helper;
 pub use error::{Error, SetupError};
 pub use instance::LocalInstance;
 pub use lead::PromotePlan;
@@ -43,8 +49,10 @@ pub use sync_rule::SyncRule;
 ///
 /// Cancel safety: an operation that is dropped may have taken effect in part; it is safe to repeat.
 pub trait Instance: Send + Sync + 'static {
-    /// Observes data directory and processes, with at most one SQL round trip (two after a reload).
-    /// Never fails: what cannot be seen is reported as such. Bounded by about four seconds.
+    /// Observes data directory and processes, with at most one SQL round trip (two after a reload),
+    /// and says what trials have shown, which go on beside it from the first observation on. Never
+    /// fails: what cannot be seen is reported as such; what a disk that hangs does not show is
+    /// reported as it was, with the trouble. Bounded by about six seconds, four without such a disk.
     fn observe(&self) -> impl Future<Output = Observation> + Send;
 
     /// Takes over changed settings and brings the files on disk and a running server in line with
@@ -126,6 +134,13 @@ pub trait Instance: Send + Sync + 'static {
     /// the write. An error says nothing about whether it may still be confirmed later.
     fn confirm_write(&self, limit: Millis) -> impl Future<Output = Result<(), Error>> + Send;
 
+    /// Ends the walsenders that carry one of these names, count as synchronous, and do not serve the
+    /// member of that name.
+    fn end_strangers(
+        &self,
+        names: &BTreeSet<MemberName>,
+    ) -> impl Future<Output = Result<(), Error>> + Send;
+
     /// Writes a checkpoint. May take minutes.
     fn checkpoint(&self) -> impl Future<Output = Result<(), Error>> + Send;
 
@@ -155,6 +170,12 @@ pub trait Instance: Send + Sync + 'static {
     ///
     /// Cancel safety: safe, nothing is consumed.
     fn postmaster_exit(&self) -> impl Future<Output = ()> + Send;
+
+    /// Ends what runs here beside PostgreSQL: trials and helper processes. Within a second. No
+    /// observation may follow.
+    fn close(&self) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
 }
 
 impl LocalInstance {
@@ -180,7 +201,7 @@ impl Instance for LocalInstance {
         }
         let changed = self.write_conf(|_| {}).await?;
         if changed {
-            self.reload()?;
+            self.reload().await?;
         }
         Ok(changed)
     }
@@ -240,6 +261,10 @@ impl Instance for LocalInstance {
         lead::confirm_write(self, limit).await
     }
 
+    async fn end_strangers(&self, names: &BTreeSet<MemberName>) -> Result<(), Error> {
+        identity::end_strangers(self, names).await
+    }
+
     async fn checkpoint(&self) -> Result<(), Error> {
         lead::checkpoint(self).await
     }
@@ -265,5 +290,9 @@ impl Instance for LocalInstance {
 
     async fn postmaster_exit(&self) {
         self.next_exit().await;
+    }
+
+    async fn close(&self) {
+        LocalInstance::close(self).await;
     }
 }

@@ -5,7 +5,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use types::{ControlState, Lsn, Millis, Timeline, Upstream};
@@ -28,6 +28,8 @@ const START_POLL_MS: u64 = 15;
 const HAND_OVER_POLL_MS: u64 = 5;
 /// The limit for killed processes to be gone; more means a disk that hangs.
 const KILL_LIMIT: Millis = Millis(30_000);
+/// How long a killed postmaster is waited for before all others are killed too.
+const POSTMASTER_PATIENCE: Duration = Duration::from_millis(100);
 /// How much of the server's log an error shows, in bytes.
 const LOG_TAIL_BYTES_MAX: u64 = 2048;
 
@@ -79,7 +81,7 @@ pub(crate) async fn start(
     start_as: StartAs,
     limit: Millis,
 ) -> Result<Started, Error> {
-    instance.require_stopped("start PostgreSQL")?;
+    instance.require_stopped("start PostgreSQL").await?;
     instance.forget_client().await;
     let config = instance.config();
     let standby = matches!(start_as, StartAs::Standby { .. });
@@ -203,7 +205,7 @@ pub(crate) async fn stop(
         }
     };
     let stopped = within(limit, "the stop of PostgreSQL", async {
-        if let Some(postmaster) = instance.postmaster()? {
+        if let Some(postmaster) = instance.postmaster().await? {
             signal_postmaster(instance, &postmaster, signal)?;
             postmaster.exited().await;
         }
@@ -227,7 +229,7 @@ fn signal_postmaster(
 /// Waits for every process of the instance.
 async fn wait_until_gone(instance: &LocalInstance) -> Result<(), Error> {
     loop {
-        let pids = instance.processes()?;
+        let pids = instance.pids().await?;
         if pids.is_empty() {
             return Ok(());
         }
@@ -242,11 +244,12 @@ async fn wait_until_gone(instance: &LocalInstance) -> Result<(), Error> {
 
 /// Kills the postmaster, then everything else, until nothing is left.
 async fn kill_all(instance: &LocalInstance) -> Result<(), Error> {
-    if let Some(postmaster) = instance.postmaster()? {
+    if let Some(postmaster) = instance.postmaster().await? {
         signal_postmaster(instance, &postmaster, Signal::KILL)?;
-        postmaster.exited().await;
+        // One that waits for a disk that hangs does not die; whoever still can answer a client must.
+        tokio::time::timeout(POSTMASTER_PATIENCE, postmaster.exited()).await.ok();
     }
-    match DirId::of(&instance.config().data_dir) {
+    match instance.dir_id().await? {
         Some(id) => kill_in(id).await,
         None => Ok(()),
     }
@@ -276,7 +279,7 @@ pub(crate) async fn kill_in(id: DirId) -> Result<(), Error> {
 }
 
 pub(crate) async fn end_orphans(instance: &LocalInstance) -> Result<(), Error> {
-    if let Some(postmaster) = instance.postmaster()? {
+    if let Some(postmaster) = instance.postmaster().await? {
         return Err(Error::refused(format!(
             "the postmaster lives (pid {}); its processes are no orphans",
             postmaster.pid()
@@ -296,7 +299,7 @@ where
     F: Fn(Lsn) -> W + Send + Sync,
     W: Future<Output = bool> + Send,
 {
-    let Some(postmaster) = instance.postmaster()? else {
+    let Some(postmaster) = instance.postmaster().await? else {
         return Err(Error::refused("PostgreSQL does not run, there is nothing to hand over"));
     };
     signal_postmaster(instance, &postmaster, Signal::INT)?;

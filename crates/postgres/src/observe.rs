@@ -1,6 +1,6 @@
 //! What is seen of the instance: pg_control, its processes, and one SQL round trip.
 
-use std::path::Path;
+use std::collections::BTreeSet;
 
 use pgproto::control::ControlFile;
 use types::{
@@ -9,9 +9,12 @@ use types::{
 };
 
 use crate::conf;
+use crate::disk_helper::{Found, Look, Request};
 use crate::error::Error;
-use crate::files::{self, blocking};
-use crate::instance::{LocalInstance, began, read_control, timeline_at};
+use crate::identity::{self, Sender};
+use crate::instance::LocalInstance;
+use crate::lowered;
+use crate::processes::of_directory;
 use crate::sql::{self, PROBE_LIMIT, Row, lsn};
 use crate::sync_rule::SyncRule;
 
@@ -43,8 +46,9 @@ SELECT pg_is_in_recovery(), current_setting('server_version_num'), pg_postmaster
   pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn(),
   CASE WHEN pg_is_in_recovery() AND pg_last_wal_replay_lsn() < pg_last_wal_receive_lsn() THEN
     greatest(0, extract(epoch FROM now() - pg_last_xact_replay_timestamp()) * 1000)::bigint END;
-SELECT application_name, state, flush_lsn, replay_lsn, sync_priority FROM pg_stat_replication;
-SELECT slot_name, restart_lsn, active FROM pg_replication_slots
+SELECT application_name, state, flush_lsn, replay_lsn, sync_priority, pid, usename
+  FROM pg_stat_replication;
+SELECT slot_name, restart_lsn, active, active_pid FROM pg_replication_slots
   WHERE slot_type = 'physical' AND NOT temporary ORDER BY slot_name;
 SELECT status, received_tli, latest_end_lsn FROM pg_stat_wal_receiver;
 SELECT 1 FROM pg_stat_get_activity(NULL) WHERE backend_type = 'walreceiver'";
@@ -54,39 +58,54 @@ SELECT 1 FROM pg_stat_get_activity(NULL) WHERE backend_type = 'walreceiver'";
 const PENDING: &str = "SELECT name, setting, pending_restart FROM pg_settings \
   WHERE pending_restart OR context = 'postmaster'";
 
-/// Observes the instance; every wait is bounded by `PROBE_LIMIT`.
+/// Observes the instance. Nothing is read of the data directory here: the helper is asked, so that
+/// a disk that hangs costs time and nothing else. What does not answer is shown as it was last.
 pub(crate) async fn observe(instance: &LocalInstance) -> Observation {
-    let dir = instance.config().data_dir.clone();
-    let looked = blocking(move || look(&dir));
-    let (data_dir, control) = match tokio::time::timeout(PROBE_LIMIT.as_duration(), looked).await {
-        Ok(seen) => seen,
-        Err(_) => {
-            let why = format!("the data directory could not be read within {PROBE_LIMIT}");
-            (DataDir::Unusable { why }, None)
+    instance.start_trials();
+    let looked = instance.look().await;
+    let (look, unread) = {
+        let memory = instance.memory();
+        (memory.look.clone(), memory.unread.clone())
+    };
+    let look = match (looked, look) {
+        (Ok(look), _) => Ok(look),
+        (Err(error), Some(known)) => {
+            tracing::debug!(%error, "the data directory is shown as it was");
+            Ok(known)
+        }
+        (Err(error), None) => Err(error),
+    };
+    let (data_dir, control) = match &look {
+        Ok(look) => data_dir(look),
+        Err(error) => (DataDir::Unusable { why: error.to_string() }, None),
+    };
+    let process = match &look {
+        Ok(look) => process(instance, look, control.as_ref()).await,
+        Err(error) => {
+            tracing::warn!(%error, "it is not known whether PostgreSQL runs");
+            unanswered(instance, true)
         }
     };
-    let process = process(instance, control.as_ref()).await;
-    Observation { data_dir, process, health: Health::default() }
+    let serves = matches!(process, Process::Running(_) | Process::Silent { .. });
+    instance.trials().expect(serves);
+    let mut health = instance.trials().health();
+    // The trials may not have come to a result yet.
+    health.write = health.write.or(unread);
+    Observation { data_dir, process, health }
 }
 
-fn look(dir: &Path) -> (DataDir, Option<ControlFile>) {
-    let unusable = |why: String| (DataDir::Unusable { why }, None);
-    match files::is_empty(dir) {
-        Ok(true) => return (DataDir::Empty, None),
-        Ok(false) => {}
-        Err(e) => return unusable(format!("cannot list {}: {e}", dir.display())),
-    }
-    if !dir.join("PG_VERSION").is_file() {
-        let shown = dir.display();
-        return unusable(format!("{shown} is not empty and not a PostgreSQL data directory"));
-    }
-    match read_control(dir) {
-        Ok(file) => (DataDir::Present(control(dir, &file)), Some(file)),
-        Err(e) => unusable(e.to_string()),
+fn data_dir(look: &Look) -> (DataDir, Option<ControlFile>) {
+    match &look.found {
+        Found::Empty => (DataDir::Empty, None),
+        Found::Unusable(why) => (DataDir::Unusable { why: why.clone() }, None),
+        Found::Present { control: bytes, standby_signal } => match ControlFile::parse(bytes) {
+            Ok(file) => (DataDir::Present(control(&file, *standby_signal)), Some(file)),
+            Err(error) => (DataDir::Unusable { why: error.to_string() }, None),
+        },
     }
 }
 
-fn control(dir: &Path, file: &ControlFile) -> Control {
+fn control(file: &ControlFile, standby_signal: bool) -> Control {
     let recovering = (file.min_recovery, file.min_recovery_timeline);
     let latest = (file.checkpoint, file.timeline);
     let (end, end_timeline) = match file.state {
@@ -99,7 +118,6 @@ fn control(dir: &Path, file: &ControlFile) -> Control {
         | ControlState::InCrashRecovery
         | ControlState::InProduction => latest,
     };
-    let signal = |name| dir.join(name).exists();
     Control {
         system_identifier: file.system_identifier.to_string(),
         state: file.state,
@@ -108,20 +126,20 @@ fn control(dir: &Path, file: &ControlFile) -> Control {
         end,
         end_timeline,
         can_rewind: file.can_rewind(),
-        standby_signal: signal("standby.signal") || signal("recovery.signal"),
+        standby_signal,
     }
 }
 
-async fn process(instance: &LocalInstance, control: Option<&ControlFile>) -> Process {
+async fn process(instance: &LocalInstance, look: &Look, control: Option<&ControlFile>) -> Process {
     // While pg_rewind or its single-user server works there, PostgreSQL is stopped.
     if instance.tool_runs() {
         return Process::Stopped;
     }
-    let postmaster = match instance.postmaster() {
+    let postmaster = match instance.postmaster_in(look) {
         Ok(Some(postmaster)) => postmaster,
         Ok(None) => {
             instance.memory().since = None;
-            return match instance.processes() {
+            return match look.dir.map_or(Ok(Vec::new()), of_directory) {
                 Ok(pids) if pids.is_empty() => Process::Stopped,
                 // What cannot be seen may still write (I4).
                 Ok(_) | Err(_) => Process::Orphaned,
@@ -136,7 +154,8 @@ async fn process(instance: &LocalInstance, control: Option<&ControlFile>) -> Pro
     if postmaster.is_frozen() {
         return unanswered(instance, true);
     }
-    match tokio::time::timeout(PROBE_LIMIT.as_duration(), probe(instance, control)).await {
+    let probed = probe(instance, look, control);
+    match tokio::time::timeout(PROBE_LIMIT.as_duration(), probed).await {
         Ok(Ok(running)) => {
             instance.memory().since = None;
             Process::Running(running)
@@ -144,7 +163,14 @@ async fn process(instance: &LocalInstance, control: Option<&ControlFile>) -> Pro
         Ok(Err(error)) => {
             instance.forget_client().await;
             tracing::debug!(%error, "PostgreSQL does not answer");
-            unanswered(instance, !not_ready(&error))
+            match unanswered(instance, !not_ready(&error)) {
+                Process::NotReady { since, recovery: _ } => {
+                    let segment = instance.ask_more(Request::Recovery).await.unwrap_or_default();
+                    let recovery = Some(segment).filter(|segment| !segment.is_empty());
+                    Process::NotReady { since, recovery }
+                }
+                other => other,
+            }
         }
         Err(_) => {
             instance.forget_client().await;
@@ -176,7 +202,11 @@ fn unanswered(instance: &LocalInstance, silent: bool) -> Process {
     if silent { Process::Silent { since } } else { Process::NotReady { since, recovery: None } }
 }
 
-async fn probe(instance: &LocalInstance, control: Option<&ControlFile>) -> Result<Running, Error> {
+async fn probe(
+    instance: &LocalInstance,
+    look: &Look,
+    control: Option<&ControlFile>,
+) -> Result<Running, Error> {
     let sets = match sql::row_sets(&*instance.client().await?, "observe", PROBE).await {
         Ok(sets) => sets,
         // The kept connection may have been closed since; a new one decides.
@@ -192,24 +222,33 @@ async fn probe(instance: &LocalInstance, control: Option<&ControlFile>) -> Resul
     };
     let facts = facts.first().map(Vec::as_slice).unwrap_or_default();
     let loaded = field(facts, 3).unwrap_or_default().to_owned();
+    let writable = field(facts, 0) == Some("f");
+    let started = field(facts, 2).unwrap_or_default().to_owned();
+    let lowered = if writable {
+        lowered::seen(instance, &format!("{started} {loaded}"))
+    } else {
+        lowered::forget(instance);
+        BTreeSet::new()
+    };
     let server = Server {
         version: number(field(facts, 1)).unwrap_or_default(),
-        started: field(facts, 2).unwrap_or_default().to_owned(),
+        started,
         pending_restart: pending_restart(instance, loaded).await?,
         slots: slots.iter().map(|row| slot(row)).collect(),
-        ..Server::default()
+        lowered,
     };
-    let role = if field(facts, 0) == Some("f") {
-        Role::Primary(primary(instance, control, facts, senders))
+    let role = if writable {
+        learn_promoted_at(instance, facts).await;
+        Role::Primary(primary(instance, control, facts, (senders, slots)))
     } else {
         let receiver = receivers.first().map(Vec::as_slice);
         let lives = receiver.is_some() || !backends.is_empty();
-        let config = instance.clone();
-        let facts: Row = facts.to_vec();
-        let receiver: Option<Row> = receiver.map(<[_]>::to_vec);
-        let control = control.cloned();
-        blocking(move || Role::Standby(standby(&config, control.as_ref(), &facts, receiver, lives)))
-            .await
+        let mut standby = standby(facts, receiver.unwrap_or_default(), lives);
+        if standby.timeline == Timeline(0) {
+            standby.timeline = replayed_timeline(instance, control, standby.received).await;
+        }
+        standby.upstream = look.upstream.clone();
+        Role::Standby(standby)
     };
     Ok(Running { server, role })
 }
@@ -234,19 +273,20 @@ fn primary(
     instance: &LocalInstance,
     control: Option<&ControlFile>,
     facts: &[Option<String>],
-    senders: &[Row],
+    (senders, slots): (&[Row], &[Row]),
 ) -> Primary {
-    let timeline = field(facts, 5).and_then(|t| u32::from_str_radix(t, 16).ok());
-    let timeline = Timeline(timeline.unwrap_or_default());
+    let timeline = wal_timeline(facts);
     let rule = field(facts, 4).and_then(SyncRule::parse);
     let sync = rule.map_or_else(SyncNames::default, |rule| rule.names());
-    let replica = |row: &Row| Replica {
+    let peers: Vec<Sender> = senders.iter().map(|row| Sender::of(row, [0, 5, 6])).collect();
+    let known = identity::known(&instance.config(), &peers, &identity::slots_in_use(slots, [0, 3]));
+    let replica = |(row, known): (&Row, bool)| Replica {
         name: field(row, 0).unwrap_or_default().to_owned(),
         streaming: field(row, 1) == Some("streaming"),
         flush: lsn(field(row, 2)),
         replay: lsn(field(row, 3)),
         listed: number(field(row, 4)).is_some_and(|priority: i32| priority > 0),
-        known: true,
+        known,
     };
     Primary {
         timeline,
@@ -254,50 +294,70 @@ fn primary(
         promoted_at: promoted_at(instance, timeline),
         checkpoint_done: control.is_some_and(|c| c.timeline == timeline),
         sync,
-        replicas: senders.iter().map(replica).collect(),
+        replicas: senders.iter().zip(known).map(replica).collect(),
     }
+}
+
+/// Asks once for each timeline where it began.
+async fn learn_promoted_at(instance: &LocalInstance, facts: &[Option<String>]) {
+    let timeline = wal_timeline(facts);
+    let known = instance.memory().began.is_some_and(|(of, _)| of == timeline);
+    if known || timeline <= Timeline(1) {
+        return;
+    }
+    let answer = instance.ask_more(Request::Began(timeline)).await;
+    let at = answer.and_then(|line| line.parse().ok()).map(Lsn);
+    instance.memory().began = at.map(|at| (timeline, at));
+}
+
+/// The timeline that a primary writes on.
+fn wal_timeline(facts: &[Option<String>]) -> Timeline {
+    let timeline = field(facts, 5).and_then(|t| u32::from_str_radix(t, 16).ok());
+    Timeline(timeline.unwrap_or_default())
 }
 
 fn promoted_at(instance: &LocalInstance, timeline: Timeline) -> Lsn {
-    if timeline <= Timeline(1) {
-        return Lsn(0);
+    match instance.memory().began {
+        _ if timeline <= Timeline(1) => Lsn(0),
+        Some((of, at)) if of == timeline => at,
+        // Without the file, past everything: nobody's confirmation counts (I4).
+        Some(_) | None => Lsn(u64::MAX),
     }
-    if let Some((of, at)) = instance.memory().began
-        && of == timeline
-    {
-        return at;
-    }
-    let at = began(&instance.config().data_dir, timeline);
-    instance.memory().began = at.map(|at| (timeline, at));
-    // Without the file, past everything: nobody's confirmation counts (I4).
-    at.unwrap_or(Lsn(u64::MAX))
 }
 
-fn standby(
-    instance: &LocalInstance,
-    control: Option<&ControlFile>,
-    facts: &[Option<String>],
-    receiver: Option<Row>,
-    receiver_lives: bool,
-) -> Standby {
+/// What the server says of a standby; timeline 0 if it has received nothing.
+fn standby(facts: &[Option<String>], receiver: &[Option<String>], receiver_lives: bool) -> Standby {
     let replayed = lsn(field(facts, 8));
-    let received = lsn(field(facts, 7)).max(replayed);
-    let receiver = receiver.unwrap_or_default();
     // `received_tli` is right once something was received.
-    let streamed = field(&receiver, 2).and_then(|_| number(field(&receiver, 1)));
-    let timeline = streamed.map(Timeline).unwrap_or_else(|| {
-        let dir = instance.config().data_dir.clone();
-        control.map_or(Timeline(0), |c| timeline_at(&dir, c, received))
-    });
+    let streamed = field(receiver, 2).and_then(|_| number(field(receiver, 1)));
     Standby {
-        timeline,
-        received,
+        timeline: Timeline(streamed.unwrap_or_default()),
+        received: lsn(field(facts, 7)).max(replayed),
         replayed,
         receiver: receiver_lives
-            .then(|| Receiver { streaming: field(&receiver, 0) == Some("streaming") }),
-        upstream: instance.conf_state().unwrap_or_default().upstream,
+            .then(|| Receiver { streaming: field(receiver, 0) == Some("streaming") }),
+        upstream: None,
         replay_lag: number(field(facts, 9)).map(Millis),
     }
+}
+
+/// The timeline of what a standby replayed last, from its WAL segments; while the disk hangs, the
+/// one that was known before.
+async fn replayed_timeline(
+    instance: &LocalInstance,
+    control: Option<&ControlFile>,
+    end: Lsn,
+) -> Timeline {
+    let answer = instance.ask_more(Request::Timeline(end)).await;
+    let mut memory = instance.memory();
+    match answer.and_then(|line| line.parse().ok()) {
+        Some(timeline) => memory.standby_timeline = Timeline(timeline),
+        None => {
+            let least = control.map_or(Timeline(0), |c| c.timeline.max(c.min_recovery_timeline));
+            memory.standby_timeline = memory.standby_timeline.max(least);
+        }
+    }
+    memory.standby_timeline
 }
 
 /// Whether a parameter waits for a restart: one that PostgreSQL knows of, or one that stands on the

@@ -6,15 +6,19 @@ use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{AtFlags, CWD, StatxFlags, makedev, statx};
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal, waitpid,
 };
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+
+/// The length of a WAL segment's name.
+const SEGMENT_NAME_LENGTH: usize = 24;
 
 /// A process that cannot be confused with a later one of the same pid.
 pub(crate) struct Watched {
@@ -117,14 +121,31 @@ impl DirId {
         let meta = fs::metadata(dir).ok()?;
         Some(DirId(meta.dev(), meta.ino()))
     }
+
+    /// That of a process's working directory. The kernel holds it in memory and is told not to
+    /// bring it up to date, so that this does not wait for a disk or a file server that hangs.
+    fn of_process(pid: i32) -> Option<DirId> {
+        let cwd = format!("/proc/{pid}/cwd");
+        let meta = statx(CWD, cwd, AtFlags::STATX_DONT_SYNC, StatxFlags::INO).ok()?;
+        Some(DirId(makedev(meta.stx_dev_major, meta.stx_dev_minor), meta.stx_ino))
+    }
+
+    /// Device and inode, to be sent.
+    pub(crate) fn parts(self) -> (u64, u64) {
+        (self.0, self.1)
+    }
+
+    /// What was sent.
+    pub(crate) fn from_parts((device, inode): (u64, u64)) -> DirId {
+        DirId(device, inode)
+    }
 }
 
 /// Whether a process is PostgreSQL's and works in `dir`. An operator's shell that happens to stand
 /// in the data directory is not, and neither is a zombie, which has no working directory.
 pub(crate) fn belongs_to(pid: i32, dir: DirId) -> bool {
-    let proc = PathBuf::from(format!("/proc/{pid}"));
-    DirId::of(&proc.join("cwd")) == Some(dir)
-        && fs::read_to_string(proc.join("comm"))
+    DirId::of_process(pid) == Some(dir)
+        && fs::read_to_string(format!("/proc/{pid}/comm"))
             .is_ok_and(|comm| matches!(comm.trim_end(), "postgres" | "postmaster"))
 }
 
@@ -143,20 +164,29 @@ pub(crate) fn of_directory(dir: DirId) -> io::Result<Vec<i32>> {
     Ok(pids)
 }
 
-/// The postmaster that `postmaster.pid` names, if it lives and works in `dir`.
-pub(crate) fn find_postmaster(dir: &Path) -> io::Result<Option<Watched>> {
-    let Ok(text) = fs::read_to_string(dir.join("postmaster.pid")) else {
+/// The postmaster of that pid, if it lives and works in `dir`.
+pub(crate) fn find_postmaster(pid: i32, dir: DirId) -> io::Result<Option<Watched>> {
+    // A negative number is a single-user server's in postmaster.pid.
+    if pid <= 1 {
         return Ok(None);
-    };
-    // A negative number is a single-user server, which is a tool and not a postmaster.
-    let pid = text.lines().next().and_then(|l| l.trim().parse().ok());
-    let (Some(pid), Some(id)) = (pid.filter(|p: &i32| *p > 1), DirId::of(dir)) else {
-        return Ok(None);
-    };
+    }
     let watched = Watched::open(pid)?;
     // The handle is taken first: if the pid was used again since, either the handle is of the new
     // process, which does not work here, or it is dead.
-    Ok(watched.filter(|w| belongs_to(pid, id) && !w.is_dead()))
+    Ok(watched.filter(|w| belongs_to(pid, dir) && !w.is_dead()))
+}
+
+/// The WAL segment that a server process works on, if it is one that recovers and says so.
+pub(crate) fn recovery_of(pid: i32) -> Option<String> {
+    recovery_in(&fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?)
+}
+
+/// Finds the segment in a title as `postgres: name: startup recovering 000000010000000000000003`.
+fn recovery_in(title: &str) -> Option<String> {
+    let (_, rest) = title.split_once("startup recovering ")?;
+    let is_hex = |c: &char| c.is_ascii_hexdigit();
+    let segment: String = rest.chars().take_while(is_hex).take(SEGMENT_NAME_LENGTH).collect();
+    (segment.len() == SEGMENT_NAME_LENGTH).then_some(segment)
 }
 
 #[cfg(test)]
@@ -182,12 +212,27 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_pid_file_that_names_a_stranger_names_nobody() {
+    async fn a_pid_of_a_stranger_is_no_postmaster() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(find_postmaster(dir.path()).unwrap().is_none());
-        for pid in [std::process::id().to_string(), "-5".into(), "x".into()] {
-            fs::write(dir.path().join("postmaster.pid"), pid).unwrap();
-            assert!(find_postmaster(dir.path()).unwrap().is_none());
+        let id = DirId::of(dir.path()).unwrap();
+        for pid in [i32::try_from(std::process::id()).unwrap(), -5, 0, 1, i32::MAX] {
+            assert!(find_postmaster(pid, id).unwrap().is_none());
         }
+    }
+
+    #[test]
+    fn a_working_directory_is_known_by_both_ways_of_asking() {
+        let own = i32::try_from(std::process::id()).unwrap();
+        let here = std::env::current_dir().unwrap();
+        assert!(DirId::of(&here).is_some() && DirId::of_process(own) == DirId::of(&here));
+    }
+
+    #[test]
+    fn the_segment_stands_in_the_title() {
+        let segment = "00000001000000000000000A";
+        let title = |text: &str| format!("postgres: a: startup recovering {text}\0\0");
+        assert_eq!(recovery_in(&title(segment)).as_deref(), Some(segment));
+        assert_eq!(recovery_in(&title("0000000100000000")), None);
+        assert_eq!(recovery_in("postgres: a: startup waiting for 0000"), None);
     }
 }

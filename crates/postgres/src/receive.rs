@@ -39,7 +39,7 @@ pub(crate) async fn follow(
     upstream: Option<Upstream>,
 ) -> Result<(), Error> {
     instance.write_conf(move |state| state.upstream = upstream).await?;
-    instance.reload()?;
+    instance.reload().await?;
     Ok(())
 }
 
@@ -49,7 +49,7 @@ pub(crate) async fn stop_receiving(
 ) -> Result<(Timeline, Lsn), Error> {
     // On disk first: a restart must not bring the receiver back.
     instance.write_conf(|state| state.upstream = None).await?;
-    if !instance.reload()? {
+    if !instance.reload().await? {
         return Err(Error::refused("PostgreSQL does not run: its position is not certain"));
     }
     let end = within(limit, "the end of receiving", rest(instance)).await?;
@@ -87,7 +87,7 @@ async fn rest(instance: &LocalInstance) -> Result<Lsn, Error> {
         // The last record may have come in part; then replay stays below what was received, and
         // only rest after another round through all sources shows the end.
         if resting && replayed < received && kicked.is_none() {
-            instance.reload()?;
+            instance.reload().await?;
             kicked = Some(Instant::now());
         }
         let at_end = replayed >= received

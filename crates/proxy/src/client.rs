@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::cancel::CancelKeys;
 use crate::config::ProxyConfig;
+use crate::lowering::{Lowering, Statements};
 use crate::relay::{End, relay};
 use crate::server::{Opened, open};
 use crate::sockets;
@@ -45,6 +46,8 @@ pub(crate) struct Client {
     pub(crate) events: mpsc::Sender<Event>,
     /// The cancel keys of all sessions.
     pub(crate) cancel_keys: CancelKeys,
+    /// Who lowers `synchronous_commit`.
+    pub(crate) lowering: Arc<Lowering>,
 }
 
 impl Client {
@@ -52,9 +55,13 @@ impl Client {
     pub(crate) async fn serve(self, mut socket: TcpStream, mut commands: watch::Receiver<Command>) {
         sockets::prepare(&socket, self.config.tcp_user_timeout);
         match read_wish(&mut socket).await {
-            Ok(Wish::Session(startup)) => {
+            Ok(Wish::Session(startup, packet)) => {
+                let mut statements = Statements::new(&self.lowering, self.id, &startup);
+                if statements.refuses_startup(&startup) {
+                    return sockets::say_goodbye(socket, &words::lowered_startup()).await;
+                }
                 self.tell(Event::ClientArrived { client: self.id, port: self.port }).await;
-                self.session(socket, &startup, &mut commands).await;
+                self.session(socket, &packet, &mut statements, &mut commands).await;
             }
             Ok(Wish::Cancel(key, packet)) => self.cancel_keys.forward(&key, &packet).await,
             Err(Unwelcome::Silent) => {}
@@ -75,6 +82,7 @@ impl Client {
         &self,
         socket: TcpStream,
         startup: &[u8],
+        statements: &mut Statements<'_>,
         commands: &mut watch::Receiver<Command>,
     ) {
         loop {
@@ -102,7 +110,7 @@ impl Client {
                 }
             };
             if let Some(opened) = opened {
-                return self.relay(socket, opened, commands).await;
+                return self.relay(socket, opened, statements, commands).await;
             }
             tokio::select! {
                 changed = commands.changed() => if changed.is_err() { return },
@@ -132,12 +140,14 @@ impl Client {
         &self,
         mut socket: TcpStream,
         opened: Opened,
+        statements: &mut Statements<'_>,
         commands: &mut watch::Receiver<Command>,
     ) {
         let Opened { socket: mut server, said } = opened;
         let mut exchange = Exchange::default();
         let keys = (&self.cancel_keys, self.id.0);
-        let end = relay(&mut socket, &mut server, said, &mut exchange, commands, keys).await;
+        let sockets = (&mut socket, &mut server);
+        let end = relay(sockets, said, &mut exchange, statements, commands, keys).await;
         let last_word = match end {
             End::ClientGone => None,
             End::ServerGone => {
@@ -147,6 +157,10 @@ impl Client {
             End::Commanded => {
                 sockets::reset(server);
                 Some(words::ending(commanded(commands), exchange.answer_owed()))
+            }
+            End::Lowered => {
+                sockets::reset(server);
+                Some(words::lowered_session())
             }
             End::ClientBroken(error) => {
                 sockets::reset(server);

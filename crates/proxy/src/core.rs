@@ -10,11 +10,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::{self, JoinError, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
-use types::{ClusterView, Millis};
+use types::{ClusterView, Millis, Revision};
 
 use crate::cancel::CancelKeys;
 use crate::client::{Client, Command};
 use crate::config::ProxyConfig;
+use crate::lowering::Lowering;
 use crate::words::Ending;
 use crate::{Status, ViewSource};
 
@@ -44,6 +45,9 @@ pub(crate) struct Core {
     started: Instant,
     wake: Option<Instant>,
     view: Option<Arc<ClusterView>>,
+    /// The revision of the dynamic configuration in force.
+    configured: Option<Revision>,
+    lowering: Arc<Lowering>,
     fresh: bool,
     route: Option<Target>,
     next_client: u64,
@@ -63,6 +67,8 @@ impl Core {
             started: Instant::now(),
             wake: None,
             view: None,
+            configured: None,
+            lowering: Arc::default(),
             fresh: false,
             route: None,
             next_client: 1,
@@ -91,6 +97,7 @@ impl Core {
         for (port, listener) in listeners {
             accept_loops.spawn(accept(port, listener, permits.clone(), accepted_in.clone()));
         }
+        let lowering = self.lowering.clone();
         let mut batch = Vec::with_capacity(EVENTS_BATCH);
         let mut views_end = false;
         views.mark_changed();
@@ -108,6 +115,7 @@ impl Core {
                 }
                 Some(accepted) = accepted.recv() => self.begin(accepted, &events_in),
                 Some(ended) = self.tasks.join_next_with_id() => self.ended(ended),
+                () = lowering.counted.notified() => {}
                 () = sleep_until(wake.unwrap_or(self.started)), if wake.is_some() => {
                     self.wake = None;
                     self.step(Event::Tick);
@@ -155,6 +163,7 @@ impl Core {
             let known = self.view.as_ref().is_some_and(|known| Arc::ptr_eq(known, &view));
             if !known {
                 self.view = Some(view.clone());
+                self.configure(&view);
                 self.step(Event::View(view));
             }
         }
@@ -162,6 +171,22 @@ impl Core {
             self.fresh = fresh;
             tracing::info!(proxy = %self.config.name, fresh, "the view of the DCS");
             self.step(if fresh { Event::DcsBack } else { Event::DcsLost });
+        }
+    }
+
+    /// Takes over what the dynamic configuration says to proxies; one that is not valid leaves the
+    /// last one in force.
+    fn configure(&mut self, view: &ClusterView) {
+        let Some(config) = &view.config else {
+            return;
+        };
+        if self.configured == Some(config.mod_revision) {
+            return;
+        }
+        self.configured = Some(config.mod_revision);
+        match ::config::Dynamic::from_json(&config.value) {
+            Ok((dynamic, _)) => self.lowering.set_refuse(dynamic.pgherd.refuse_lowered_commit),
+            Err(problems) => tracing::warn!(?problems, "the dynamic configuration is not valid"),
         }
     }
 
@@ -175,6 +200,7 @@ impl Core {
             config: self.config.clone(),
             events: events.clone(),
             cancel_keys: self.cancel_keys.clone(),
+            lowering: self.lowering.clone(),
         };
         self.commands.insert(id, commands);
         let Accepted { socket, permit, .. } = accepted;
@@ -217,6 +243,7 @@ impl Core {
             name: self.config.name.clone(),
             clients: self.commands.len(),
             panics: self.panics,
+            lowered: self.lowering.counters(),
             routes,
         };
         self.status.send_if_modified(|old| {

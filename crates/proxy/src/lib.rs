@@ -20,6 +20,8 @@ mod cancel;
 mod client;
 mod config;
 mod core;
+mod lowering;
+mod question;
 mod relay;
 mod server;
 mod sockets;
@@ -35,7 +37,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use types::ClusterView;
 
-pub use config::ProxyConfig;
+pub use self::config::ProxyConfig;
+pub use self::lowering::LoweredCommit;
 
 use self::core::Core;
 
@@ -76,6 +79,8 @@ pub struct Status {
     pub clients: usize,
     /// Clients whose task panicked. Each one is a bug.
     pub panics: u64,
+    /// Sessions that set `synchronous_commit` below `on`.
+    pub lowered: LoweredCommit,
     /// Routes, waiting clients, counters.
     pub routes: route::Snapshot,
 }

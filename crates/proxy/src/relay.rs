@@ -10,10 +10,15 @@ use tokio::sync::watch;
 
 use crate::cancel::{CancelKeys, KnownKey};
 use crate::client::Command;
+use crate::lowering::{STATEMENT_BYTES_MAX, Statements};
+use crate::question;
 
 /// What one direction holds at most. Nothing is read before it has been written on, so a slow
 /// reader slows its writer.
 const BUFFER_BYTES: usize = 16 * 1024;
+
+// Whatever is held back until it is whole leaves room to read on.
+const _: () = assert!(STATEMENT_BYTES_MAX <= BUFFER_BYTES);
 
 /// How a relay ended.
 #[derive(Debug)]
@@ -24,27 +29,29 @@ pub(crate) enum End {
     ServerGone,
     /// The core has another command.
     Commanded,
+    /// The session has `synchronous_commit` lowered, which is refused.
+    Lowered,
     /// The client's bytes make no sense.
     ClientBroken(FrameError),
     /// The server's bytes make no sense.
     ServerBroken(FrameError),
 }
 
-/// Relays until either side ends or a command comes. `said` is what the server said already. In
-/// the end `exchange` tells where the session stands.
+/// Relays between client and server until either side ends or a command comes. `said` is what the
+/// server said already. In the end `exchange` tells where the session stands.
 pub(crate) async fn relay(
-    client: &mut TcpStream,
-    server: &mut TcpStream,
+    (client, server): (&mut TcpStream, &mut TcpStream),
     said: Vec<u8>,
     exchange: &mut Exchange,
+    statements: &mut Statements<'_>,
     commands: &mut watch::Receiver<Command>,
     cancel_keys: (&CancelKeys, u64),
 ) -> End {
     let server_address = server.peer_addr().ok();
     let (client_read, client_write) = client.split();
     let (server_read, server_write) = server.split();
-    let mut up = Pipe { buffer: Vec::new(), written: 0 };
-    let mut down = Pipe { buffer: said, written: 0 };
+    let mut up = Pipe { buffer: Vec::new(), written: 0, ready: 0 };
+    let mut down = Pipe { ready: said.len(), buffer: said, written: 0 };
     let mut server_writable = true;
     let mut known_key: Option<KnownKey> = None;
     loop {
@@ -62,6 +69,7 @@ pub(crate) async fn relay(
                 if let Err(error) = exchange.client_sent(&up.buffer[range]) {
                     return End::ClientBroken(error);
                 }
+                up.ready = statements.look(&mut up.buffer, up.ready);
             }
             (Way::Down, Turn::Wrote(range)) => {
                 if let Err(error) = exchange.server_sent(&down.buffer[range]) {
@@ -71,9 +79,26 @@ pub(crate) async fn relay(
                     known_key = Some(cancel_keys.0.remember(key, cancel_keys.1, address));
                 }
                 down.release();
+                // Authentication is over, and the server has nothing else to say.
+                let silent = up.buffer.is_empty() && down.buffer.is_empty();
+                let silent = silent && !exchange.answer_owed();
+                if silent && exchange.status().is_some() && statements.must_ask() {
+                    let answer = question::synchronous_commit(&server_read, &server_write);
+                    let answer = tokio::select! {
+                        biased;
+                        _ = commands.changed() => return End::Commanded,
+                        answer = answer => answer,
+                    };
+                    match answer {
+                        Ok(value) if statements.refuses_session(&value) => return End::Lowered,
+                        Ok(_) => {}
+                        Err(_) => break,
+                    }
+                }
             }
             (Way::Up, Turn::Wrote(_)) => up.release(),
-            (Way::Down, Turn::Read(_)) | (Way::Up | Way::Down, Turn::Nothing) => {}
+            (Way::Down, Turn::Read(range)) => down.ready = range.end,
+            (Way::Up | Way::Down, Turn::Nothing) => {}
             (Way::Up, Turn::Ended) | (Way::Down, Turn::Refused) => return End::ClientGone,
             (Way::Down, Turn::Ended) => break,
             // It has closed, but its last words may still be on their way to the client.
@@ -109,6 +134,8 @@ enum Turn {
 struct Pipe {
     buffer: Vec<u8>,
     written: usize,
+    /// Up to where it may be written; what follows is held back.
+    ready: usize,
 }
 
 impl Pipe {
@@ -117,21 +144,22 @@ impl Pipe {
     /// Cancel safety: safe, a read or write that happened is in the pipe's state, and the caller
     /// gets to know it since there is no `await` after it.
     async fn turn(&mut self, from: &ReadHalf<'_>, to: &WriteHalf<'_>) -> Turn {
-        if self.buffer.is_empty() {
+        if self.written == self.ready {
             if from.readable().await.is_err() {
                 return Turn::Ended;
             }
-            self.buffer.reserve_exact(BUFFER_BYTES);
+            let held = self.buffer.len();
+            self.buffer.reserve_exact(BUFFER_BYTES - held);
             return match from.try_read_buf(&mut self.buffer) {
                 Ok(0) => Turn::Ended,
-                Ok(_) => Turn::Read(0..self.buffer.len()),
+                Ok(_) => Turn::Read(held..self.buffer.len()),
                 Err(error) => self.not_ready(&error, Turn::Ended),
             };
         }
         if to.writable().await.is_err() {
             return Turn::Refused;
         }
-        match to.try_write(&self.buffer[self.written..]) {
+        match to.try_write(&self.buffer[self.written..self.ready]) {
             Ok(0) => Turn::Refused,
             Ok(count) => {
                 let begin = self.written;
@@ -150,11 +178,11 @@ impl Pipe {
         }
     }
 
-    /// Gives the memory back once everything is written.
+    /// Gives the memory back once everything is written, but for what is held back.
     fn release(&mut self) {
-        if self.written == self.buffer.len() {
-            self.buffer = Vec::new();
-            self.written = 0;
+        if self.written == self.ready {
+            self.buffer = self.buffer[self.ready..].to_vec();
+            (self.written, self.ready) = (0, 0);
         }
     }
 }

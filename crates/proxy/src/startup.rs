@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use pgproto::wire::{
-    CancelKey, FirstPacket, REFUSED_ENCRYPTION, STARTUP_BYTES_MAX, StartupError, parse_first_packet,
+    CancelKey, FirstPacket, REFUSED_ENCRYPTION, STARTUP_BYTES_MAX, Startup, StartupError,
+    parse_first_packet,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -17,8 +18,8 @@ const ENCRYPTION_REQUESTS_MAX: usize = 2;
 /// What a client wants.
 #[derive(Debug)]
 pub(crate) enum Wish {
-    /// A session; the startup packet as it came.
-    Session(Vec<u8>),
+    /// A session; the startup packet, and as it came.
+    Session(Startup, Vec<u8>),
     /// A statement of another session cancelled; the packet as it came.
     Cancel(CancelKey, Vec<u8>),
 }
@@ -46,7 +47,7 @@ async fn negotiate(socket: &mut TcpStream) -> Result<Wish, Unwelcome> {
     for _ in 0..=ENCRYPTION_REQUESTS_MAX {
         let (packet, bytes) = read_packet(socket).await?;
         match packet {
-            FirstPacket::Startup(_) => return Ok(Wish::Session(bytes)),
+            FirstPacket::Startup(startup) => return Ok(Wish::Session(startup, bytes)),
             FirstPacket::Cancel(key) => return Ok(Wish::Cancel(key, bytes)),
             FirstPacket::EncryptTls | FirstPacket::EncryptGss => {
                 socket.write_all(REFUSED_ENCRYPTION).await.map_err(|_| Unwelcome::Silent)?;

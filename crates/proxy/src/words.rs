@@ -6,6 +6,10 @@ use route::{CutReason, Refusal};
 const ADMIN_SHUTDOWN: &str = "57P01";
 const OUTCOME_UNKNOWN: &str = "08007";
 const PROTOCOL_VIOLATION: &str = "08P01";
+const INSUFFICIENT_PRIVILEGE: &str = "42501";
+const LOWERED: &str = "synchronous_commit below on is refused by the proxy";
+const LOWERED_HINT: &str = "Such commits may be lost in a failover; \
+     pgherd.refuse_lowered_commit in the dynamic configuration says that they are refused.";
 
 /// Why a session ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +46,23 @@ pub(crate) fn refusal(refusal: &Refusal) -> Vec<u8> {
 /// The message for a client whose bytes make no sense.
 pub(crate) fn violation(error: &dyn std::error::Error) -> Vec<u8> {
     fatal(PROTOCOL_VIOLATION, &error.to_string(), "Reconnect; the connection is closed.")
+}
+
+/// The message for a client whose startup packet lowers `synchronous_commit`.
+pub(crate) fn lowered_startup() -> Vec<u8> {
+    fatal(INSUFFICIENT_PRIVILEGE, LOWERED, LOWERED_HINT)
+}
+
+/// The last message of a session that has `synchronous_commit` lowered from its beginning.
+pub(crate) fn lowered_session() -> Vec<u8> {
+    let message =
+        "synchronous_commit is below on for this role or database, which the proxy refuses";
+    fatal(INSUFFICIENT_PRIVILEGE, message, LOWERED_HINT)
+}
+
+/// What the server gets in place of a statement that lowers `synchronous_commit`.
+pub(crate) fn lowered_statement(message: &[u8]) -> Vec<u8> {
+    pgproto::lowered::refusal(message, INSUFFICIENT_PRIVILEGE, LOWERED, LOWERED_HINT)
 }
 
 fn fatal(sqlstate: &str, message: &str, hint: &str) -> Vec<u8> {

@@ -67,6 +67,10 @@ impl Postgres {
     }
 
     fn view(&self, term: i64) -> Arc<ClusterView> {
+        self.configured_view(term, "{}")
+    }
+
+    fn configured_view(&self, term: i64, config: &str) -> Arc<ClusterView> {
         let kv = |key: &str, value: &str| KeyValue {
             key: key.to_owned(),
             value: value.as_bytes().to_vec(),
@@ -79,7 +83,8 @@ impl Postgres {
             self.port
         );
         let record = format!(r#"{{"term":{term},"leader":"a","timeline":1}}"#);
-        let keys = [kv("leader", "a"), kv("members/a", &member), kv("pgherd/term", &record)];
+        let mut keys = vec![kv("leader", "a"), kv("members/a", &member)];
+        keys.extend([kv("pgherd/term", &record), kv("config", config)]);
         Arc::new(ClusterView::from_keys(Revision(term), &keys))
     }
 }
@@ -150,6 +155,72 @@ async fn real_clients_do_not_notice_the_proxy_until_the_term_changes() {
     let status = status.borrow().clone();
     assert_eq!(status.panics, 0);
     assert_eq!(status.routes.metrics.read_write.cut_unplanned, 1);
+    shutdown.cancel();
+    running.await.unwrap();
+}
+
+#[tokio::test]
+async fn lowered_commits_are_counted_and_refused_where_configured() {
+    let postgres = Postgres::start();
+    let config = ProxyConfig::new("test", vec!["127.0.0.1:0".parse().unwrap()], vec![]);
+    let proxy = Proxy::bind(config).await.unwrap();
+    let port = proxy.addresses()[0].1.port();
+    let mut status = proxy.status();
+    let views = watch::Sender::new((Some(postgres.view(1)), true));
+    let shutdown = CancellationToken::new();
+    let running = tokio::spawn(proxy.run(views.subscribe(), shutdown.clone()));
+    let psql = |sql: &str| format!("psql -XAtq -v ON_ERROR_STOP=1 {sql}");
+    // The same statement by the extended protocol, alone and with a parameter.
+    let script = postgres.directory.path().join("script");
+    let bench = |mode: &str| format!("pgbench -n -t 1 -M {mode} -f {} 2>&1", script.display());
+    let by_statement = psql("-c 'set synchronous_commit = off' -c 'show synchronous_commit'");
+    let at_start = format!("PGOPTIONS='-c synchronous_commit=local' {}", psql("-c 'select 1'"));
+
+    let lowered = (true, "off\n".to_owned());
+    assert_eq!(run(port, PASSWORD, &by_statement).await, lowered);
+    assert_eq!(run(port, PASSWORD, &at_start).await, (true, "1\n".to_owned()));
+    let counted = status.wait_for(|s| s.lowered.sessions == 2).await.unwrap().lowered;
+    assert_eq!(counted.refused, 0);
+
+    let refuse = r#"{"pgherd":{"refuse_lowered_commit":true}}"#;
+    views.send_replace((Some(postgres.configured_view(2, refuse)), true));
+    let (served, text) = run(port, PASSWORD, &by_statement).await;
+    assert!(!served && text.contains("ERROR:  synchronous_commit below on is refused"), "{text}");
+    assert!(text.contains("HINT:  ") && text.contains("pgherd.refuse_lowered_commit"), "{text}");
+    let (served, text) = run(port, PASSWORD, &at_start).await;
+    assert!(!served && text.contains("FATAL:  synchronous_commit below on is refused"), "{text}");
+
+    // The session goes on, and the transaction has failed as any other does.
+    let sql = "begin; create table t (); \\n set local synchronous_commit = off; \\n commit; \\n \
+               select to_regclass('t') is null, current_setting('synchronous_commit')";
+    let (served, text) = run(port, PASSWORD, &format!("printf \"{sql}\" | psql -XAtq")).await;
+    assert!(served && text.starts_with("t|on\n") && text.contains("ERROR"), "{text}");
+
+    for statement in [
+        "set synchronous_commit = off;",
+        "\\set value 1\nselect set_config('synchronous_commit', :value::text, false);",
+    ] {
+        std::fs::write(&script, statement).unwrap();
+        for mode in ["simple", "extended", "prepared"] {
+            let (served, text) = run(port, PASSWORD, &bench(mode)).await;
+            assert!(!served && text.contains("below on is refused"), "{mode} {statement}: {text}");
+        }
+    }
+    let counted = status.wait_for(|s| s.lowered.refused == 9).await.unwrap().lowered;
+    assert_eq!(counted.sessions, 11);
+
+    // What role, database and server say is known once the server is asked.
+    let lower = "-c 'alter role postgres set synchronous_commit = local'";
+    assert!(run(postgres.port, PASSWORD, &psql(lower)).await.0);
+    let (served, text) = run(port, PASSWORD, &psql("-c 'select 1'")).await;
+    assert!(!served && text.contains("FATAL:  synchronous_commit is below on for"), "{text}");
+    let raised = format!("PGOPTIONS='-c synchronous_commit=on' {}", psql("-c 'select 1'"));
+    assert_eq!(run(port, PASSWORD, &raised).await, (true, "1\n".to_owned()));
+    views.send_replace((Some(postgres.configured_view(3, "{}")), true));
+    let permitted = run(port, PASSWORD, &psql("-c 'show synchronous_commit'")).await;
+    assert_eq!(permitted, (true, "local\n".to_owned()));
+    assert_eq!(status.borrow().lowered.refused, 10);
+    assert_eq!(status.borrow().panics, 0);
     shutdown.cancel();
     running.await.unwrap();
 }

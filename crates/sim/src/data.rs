@@ -87,7 +87,7 @@ impl World {
             Act::Compare { leader, term } => self.compare(step, leader, *term),
             Act::Start { start_as, term, sync } => self.start(step, start_as, *term, sync.as_ref()),
             Act::Stop { mode: StopMode::Fast } => self.stop_fast(step, None),
-            Act::StopForHandOver { candidate } => self.stop_fast(step, Some(candidate.as_ref())),
+            Act::StopForHandOver { candidate, .. } => self.stop_fast(step, Some(candidate.as_ref())),
             Act::Stop { mode: StopMode::Immediate } | Act::EndOrphans => self.kill_step(step),
             Act::Follow { upstream, term } => self.follow(step, upstream.as_ref(), *term),
             Act::StopReceiving { fence, term } => self.stop_receiving(step, fence, *term),
@@ -95,6 +95,8 @@ impl World {
             Act::SetSync { sync } => self.set_sync(step, sync),
             Act::ConfirmWrite => self.prove(step),
             Act::Checkpoint => self.checkpoint(step),
+            // Nobody in the simulation calls itself like another.
+            Act::EndStrangers { .. } => Next::Done,
             Act::SyncSlots { wanted, expired } => {
                 if let Some(data) = &mut self.hosts[step.node].disk.data {
                     for (name, to) in wanted {
@@ -124,10 +126,13 @@ impl World {
             | Act::WritePledge { .. }
             | Act::VoidFence { .. }
             | Act::TakeLeadership(_)
+            | Act::RetakeLeadership(_)
+            | Act::WriteFailsafe { .. }
             | Act::ReleaseLeader { .. }
             | Act::WriteSync { .. }
             | Act::PublishHistory { .. }
             | Act::ClearFailover { .. } => panic!("{act:?} goes to the store"),
+            Act::AskFailsafe { .. } => panic!("{act:?} goes to the members"),
         }
     }
 

@@ -97,6 +97,20 @@ const PAIRS: [(Kind, Aim, Kind, Aim); 11] = [
     (Kind::ModeChange, Aim::Leader, Kind::HostLost, Aim::Leader),
 ];
 
+/// Pairs for `failsafe_mode`: the first is an outage of the store, often longer than any lease.
+const FAILSAFE_PAIRS: [(Kind, Aim, Kind, Aim); 10] = [
+    (Kind::CutFromStore, Aim::Leader, Kind::AgentKilled, Aim::Node),
+    (Kind::CutFromStore, Aim::Leader, Kind::CutFromPeers, Aim::Node),
+    (Kind::CutFromStore, Aim::Leader, Kind::OneWayCut, Aim::Node),
+    (Kind::CutFromStore, Aim::Leader, Kind::HostLost, Aim::Node),
+    (Kind::CutFromStore, Aim::Leader, Kind::HostFrozen, Aim::Node),
+    (Kind::CutFromStore, Aim::Leader, Kind::AgentFrozen, Aim::Leader),
+    (Kind::CutFromStore, Aim::Leader, Kind::PostmasterKilled, Aim::Leader),
+    (Kind::StoreDown, Aim::Node, Kind::CutFromAll, Aim::Node),
+    (Kind::StoreDown, Aim::Node, Kind::HostLost, Aim::Leader),
+    (Kind::StoreLossy, Aim::Node, Kind::CutFromStore, Aim::Leader),
+];
+
 /// The first of two pairs that leave a living leader without its key: cut off from the store, and
 /// reaching it while a member does not.
 const FENCE_PAIR: usize = 4;
@@ -109,7 +123,9 @@ pub(crate) fn plan(rng: &mut Rng, setup: &Setup, heal: u64) -> Vec<Fault> {
     let mut at = if early { rng.range(500, 6_000) } else { rng.range(10_000, 16_000) };
     let number = rng.range(1, 9);
     for _ in 0..number {
-        if setup.fence_only || rng.chance(300) {
+        if setup.failsafe && rng.chance(500) {
+            outage(rng, setup, (at, heal), &mut faults);
+        } else if setup.fence_only || rng.chance(300) {
             let pair =
                 if setup.fence_only { FENCE_PAIR + rng.index(2) } else { rng.index(PAIRS.len()) };
             let (first, first_aim, second, second_aim) = PAIRS[pair];
@@ -130,6 +146,18 @@ pub(crate) fn plan(rng: &mut Rng, setup: &Setup, heal: u64) -> Vec<Fault> {
         at += if rng.chance(350) { rng.range(0, 1_500) } else { rng.range(1_000, 15_000) };
     }
     faults
+}
+
+/// An outage of the store with something that happens in it.
+fn outage(rng: &mut Rng, setup: &Setup, (at, heal): (u64, u64), faults: &mut Vec<Fault>) {
+    let (members, mode) = (setup.members, setup.mode);
+    let (first, first_aim, second, second_aim) = FAILSAFE_PAIRS[rng.index(FAILSAFE_PAIRS.len())];
+    let mut one = draw(rng, (at, heal, members), first, first_aim);
+    one.until = (at + rng.range(4_000, 30_000)).min(heal).max(at);
+    let then = at + rng.range(0, 25_000);
+    let two = draw(rng, (then, heal, members), second, second_aim);
+    add(faults, one, mode, heal);
+    add(faults, two, mode, heal);
 }
 
 fn draw(rng: &mut Rng, (at, heal, members): (u64, u64, usize), kind: Kind, aim: Aim) -> Fault {
@@ -339,7 +367,7 @@ impl World {
         let mode = if self.rng.chance(500) { Mode::On } else { Mode::Quorum };
         let count = self.rng.range(1, 2);
         self.tell_all(|| format!("an operator sets mode {mode:?} with {count}"));
-        self.store.configure(crate::config_document(mode, count));
+        self.store.configure(crate::config_document(mode, count, self.setup.failsafe));
         self.publish();
     }
 }

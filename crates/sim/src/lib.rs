@@ -9,6 +9,7 @@
 
 mod commits;
 mod data;
+mod failsafe;
 mod faults;
 mod instance;
 pub mod invariants;
@@ -71,6 +72,10 @@ pub enum Mutation {
     ClaimFromReply,
     /// Positions are compared while the receivers still run.
     CompareRunningReceivers,
+    /// A leader without the store goes on although a member has not agreed.
+    FailsafeWithoutAll,
+    /// An agent does not mind what the one before it may have promised.
+    ForgetPromise,
 }
 
 /// What a run is made of. Equal setups give equal runs.
@@ -89,6 +94,8 @@ pub struct Setup {
     /// Only faults that take the leader key away under a living leader: there nothing but the fence
     /// protects.
     pub fence_only: bool,
+    /// `failsafe_mode`, with more of the faults that it is for.
+    pub failsafe: bool,
     /// Whether to write the story.
     pub story: bool,
 }
@@ -107,6 +114,7 @@ impl Setup {
             mutation: None,
             slow_answers: false,
             fence_only: false,
+            failsafe: rng.chance(300),
             story: false,
         }
     }
@@ -209,11 +217,12 @@ fn new_host(rng: &mut Rng, index: usize, members: usize) -> Host {
 }
 
 /// The dynamic configuration of a simulated cluster: what `pgherd init` recommends.
-pub(crate) fn config_document(mode: Mode, node_count: u64) -> Value {
+pub(crate) fn config_document(mode: Mode, node_count: u64, failsafe: bool) -> Value {
     json!({
         "ttl": 10,
         "loop_wait": 2,
         "retry_timeout": 3,
+        "failsafe_mode": failsafe,
         "synchronous_mode": mode.name(),
         "synchronous_node_count": node_count,
         "postgresql": {

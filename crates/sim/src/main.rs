@@ -8,8 +8,9 @@ use sim::{Mode, Mutation, Setup, run};
 
 const USAGE: &str = "\
 usage: sim --seed N | --seeds N | --seeds A..B [--members N] [--mode off|on|quorum]
-           [--mistake promote-without-lease|ignore-sync-set|claim-from-reply|running-receivers]
-           [--slow-answers yes] [--fence-only yes] [--tail LINES]";
+           [--mistake promote-without-lease|ignore-sync-set|claim-from-reply|running-receivers|
+                      failsafe-without-all|forget-promise]
+           [--slow-answers yes] [--fence-only yes] [--failsafe yes|no] [--tail LINES]";
 
 /// What the command line says.
 #[derive(Default)]
@@ -22,6 +23,7 @@ struct Options {
     tail: Option<usize>,
     slow_answers: bool,
     fence_only: bool,
+    failsafe: Option<bool>,
 }
 
 fn main() -> ExitCode {
@@ -53,6 +55,7 @@ fn parse(arguments: &[String]) -> Option<Options> {
             "--mode" => options.mode = Some(Mode::parse(value)?),
             "--mistake" => options.mistake = Some(mistake(value)?),
             "--slow-answers" => options.slow_answers = value == "yes",
+            "--failsafe" => options.failsafe = Some(value == "yes"),
             "--fence-only" => options.fence_only = value == "yes",
             "--tail" => options.tail = Some(value.parse().ok()?),
             _ => return None,
@@ -69,11 +72,13 @@ fn range(text: &str) -> Option<(u64, u64)> {
 }
 
 /// Planted mistakes by name.
-const MISTAKES: [(&str, Mutation); 4] = [
+const MISTAKES: [(&str, Mutation); 6] = [
     ("promote-without-lease", Mutation::PromoteWithoutLease),
     ("ignore-sync-set", Mutation::IgnoreSyncSet),
     ("claim-from-reply", Mutation::ClaimFromReply),
     ("running-receivers", Mutation::CompareRunningReceivers),
+    ("failsafe-without-all", Mutation::FailsafeWithoutAll),
+    ("forget-promise", Mutation::ForgetPromise),
 ];
 
 fn mistake(text: &str) -> Option<Mutation> {
@@ -88,6 +93,7 @@ fn setup(options: &Options, seed: u64) -> Setup {
         mutation: options.mistake,
         slow_answers: options.slow_answers,
         fence_only: options.fence_only,
+        failsafe: options.failsafe.unwrap_or(of_seed.failsafe),
         ..of_seed
     }
 }
@@ -134,5 +140,7 @@ fn arguments_of(setup: &Setup) -> String {
             line.push_str(&format!(" --{name} yes"));
         }
     }
+    let failsafe = if setup.failsafe { "yes" } else { "no" };
+    line.push_str(&format!(" --failsafe {failsafe}"));
     line
 }

@@ -31,6 +31,7 @@ impl World {
         }
         let seed = self.rng.next();
         let stop_margin = Millis(if self.setup.slow_answers { 200 } else { 1_000 });
+        let forgets = self.mutated(Mutation::ForgetPromise);
         let host = &mut self.hosts[node];
         host.agents += 1;
         let number = host.agents;
@@ -47,10 +48,11 @@ impl World {
                 },
                 may_bootstrap: true,
                 stop_margin,
-                initial_config: crate::config_document(self.setup.mode, 1),
+                initial_config: crate::config_document(self.setup.mode, 1, self.setup.failsafe),
             },
             seed,
         );
+        let brain = if forgets { started_long_ago(brain) } else { brain };
         host.agent = Some(Agent {
             brain,
             lease: 0,
@@ -94,7 +96,7 @@ impl World {
     }
 
     /// Hands one piece of news to the brain and does what it says.
-    fn feed(&mut self, node: usize, event: decide::Event) {
+    pub(crate) fn feed(&mut self, node: usize, event: decide::Event) {
         let now = self.hosts[node].clock(self.now);
         let early = self.mutated(Mutation::ClaimFromReply);
         // The first renewal of a term is answered at once, or no new leader would ever be quick.
@@ -313,6 +315,7 @@ impl World {
         }
         match lane {
             Lane::Lease | Lane::Member | Lane::Dcs => self.send(node, number, id),
+            Lane::Failsafe => self.ask_members(node, number, id),
             Lane::Guard
             | Lane::Data
             | Lane::Sync
@@ -359,11 +362,16 @@ impl World {
             who: self.hosts[node].name.clone(),
             lease,
             ttl: TTL,
-            config: crate::config_document(self.setup.mode, 1),
+            config: crate::config_document(self.setup.mode, 1, self.setup.failsafe),
             history: self.history_of(node),
         };
         let before = self.store.see().revision;
         let lease = self.store.apply(self.now, &request, act);
+        if let (Act::RetakeLeadership(retake), Some(_)) = (act, lease)
+            && let Some(instance) = self.hosts[node].postgres.as_mut().filter(|i| i.writable())
+        {
+            instance.term = retake.term.term;
+        }
         if !is_routine(act) {
             let what = if lease.is_some() { "takes effect" } else { "is refused" };
             self.tell(node, || format!("  #{} {what} in the store", id.0));
@@ -420,8 +428,14 @@ impl World {
     /// No answer came: read what is so now, as long as it takes, then say that nobody knows.
     pub(crate) fn give_up(&mut self, node: usize, number: u64, id: ActionId) {
         let reachable = self.reaches_store(node);
+        let failsafe = self.setup.failsafe;
         let Some(agent) = self.agent(node, number) else { return };
         let Some(doing) = agent.doing.get_mut(&id) else { return };
+        let renewal = matches!(doing.act, Act::Renew { .. });
+        if !reachable && renewal && failsafe {
+            self.finish(node, id, Outcome::Failed);
+            return;
+        }
         if !reachable {
             self.after(READ_RETRY, Event::GiveUp { node, agent: number, id });
             return;
@@ -463,7 +477,7 @@ impl World {
         let Some(agent) = self.agent(node, number) else { return };
         let Some(doing) = agent.doing.get(&id) else { return };
         match doing.act.lane() {
-            Lane::Guard | Lane::Exit => {}
+            Lane::Guard | Lane::Failsafe | Lane::Exit => {}
             Lane::Lease
             | Lane::Member
             | Lane::Dcs
@@ -528,6 +542,13 @@ fn is_routine(act: &Act) -> bool {
         act,
         Act::TouchMember { .. } | Act::Renew { .. } | Act::ArmGuard { .. } | Act::SyncSlots { .. }
     )
+}
+
+/// A planted mistake: the brain takes itself for an old one.
+fn started_long_ago(mut brain: Brain) -> Brain {
+    let nothing_to_do = brain.step(Millis::ZERO, decide::Event::Tick);
+    assert!(nothing_to_do.is_empty(), "a brain that has seen nothing does nothing");
+    brain
 }
 
 /// A planted mistake: every member counts as a voter.

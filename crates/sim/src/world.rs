@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BinaryHeap};
 
-use decide::{Act, ActionId, Outcome};
+use decide::{Act, ActionId, FailsafeClaim, Outcome};
 use types::{Lsn, MemberName};
 
 use crate::faults::Fault;
@@ -39,6 +39,12 @@ pub(crate) enum Event {
     },
     /// Its answer reaches the agent.
     Reply { node: usize, agent: u64, id: ActionId, lease: Option<i64>, view: Snapshot },
+    /// A leader's question reaches a member.
+    Ask { from: usize, agent: u64, id: ActionId, to: usize, claim: FailsafeClaim },
+    /// A member's answer reaches the leader.
+    Answer { node: usize, agent: u64, id: ActionId, by: usize, agreed: bool },
+    /// A leader stops waiting for the members' answers.
+    RoundEnds { node: usize, agent: u64, id: ActionId },
     /// The agent stops waiting for the answer.
     GiveUp { node: usize, agent: u64, id: ActionId },
     /// An action on the host goes on.
@@ -234,6 +240,9 @@ impl World {
             | Event::Probe { node, .. }
             | Event::Reply { node, .. }
             | Event::GiveUp { node, .. }
+            | Event::Answer { node, .. }
+            | Event::RoundEnds { node, .. }
+            | Event::Ask { to: node, .. }
             | Event::Step { node, .. }
             | Event::Terminate { node, .. }
             | Event::End { node, .. } => (*node, self.hosts[*node].agent_frozen > 0),
@@ -299,6 +308,11 @@ impl World {
                 self.reply_arrives(node, agent, id, lease, view);
             }
             Event::GiveUp { node, agent, id } => self.give_up(node, agent, id),
+            Event::Ask { from, agent, id, to, claim } => self.asked((from, agent, id), to, claim),
+            Event::Answer { node, agent, id, by, agreed } => {
+                self.answered((node, agent, id), by, agreed);
+            }
+            Event::RoundEnds { node, agent, id } => self.round_ends(node, agent, id),
             Event::Step { node, agent, id } => self.step_action(node, agent, id),
             Event::End { node, agent, id, outcome } => self.end_action(node, agent, id, outcome),
             Event::Terminate { node, agent } => self.terminate(node, agent),

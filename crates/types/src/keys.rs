@@ -18,6 +18,8 @@ pub const HISTORY: &str = "history";
 pub const FAILOVER: &str = "failover";
 /// `sync`.
 pub const SYNC: &str = "sync";
+/// `failsafe`.
+pub const FAILSAFE: &str = "failsafe";
 /// The term of the current leader key (ours).
 pub const TERM: &str = "pgherd/term";
 /// The open election (ours).

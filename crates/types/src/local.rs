@@ -36,6 +36,8 @@ pub struct Health {
     pub connection: Option<Trouble>,
     /// A small fsynced write.
     pub write: Option<Trouble>,
+    /// The watchdog device, where this member may not lead without one.
+    pub watchdog: Option<Trouble>,
 }
 
 /// Trials that have not succeeded.
@@ -63,6 +65,10 @@ pub enum Fault {
     DiskFails(String),
     /// A promotion here did not come to its end.
     PromotionFails,
+    /// The watchdog device that is required cannot be used.
+    NoWatchdog,
+    /// The guard cannot be armed.
+    NoGuard,
 }
 
 impl std::fmt::Display for Fault {
@@ -74,6 +80,8 @@ impl std::fmt::Display for Fault {
             Fault::DiskFull => f.write_str("disk full"),
             Fault::DiskFails(what) => write!(f, "disk fails: {what}"),
             Fault::PromotionFails => f.write_str("promotion failed"),
+            Fault::NoWatchdog => f.write_str("no watchdog"),
+            Fault::NoGuard => f.write_str("no guard"),
         }
     }
 }

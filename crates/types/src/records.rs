@@ -192,6 +192,12 @@ impl Member {
             .unwrap_or_else(|_| Member { state: unknown(), ..Member::default() })
     }
 
+    /// Whether the member may be counted on to take over: it pledges, runs, and is well.
+    #[must_use]
+    pub fn is_fit(&self) -> bool {
+        self.pgherd.is_some() && self.state == "running" && self.trouble.is_none()
+    }
+
     /// Host and port of `conn_url`; 5432 stands in for a missing port.
     #[must_use]
     pub fn postgres_address(&self) -> Option<(String, u16)> {

@@ -1,6 +1,6 @@
 //! The whole of what the DCS says about one cluster, at one revision.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
@@ -60,6 +60,8 @@ pub struct ClusterView {
     pub failover: Option<Versioned<Option<FailoverRequest>>>,
     /// `sync`.
     pub sync: Option<Versioned<SyncState>>,
+    /// `failsafe`: who must agree before a leader goes on without the DCS, with REST addresses.
+    pub failsafe: Option<Versioned<BTreeMap<MemberName, String>>>,
     /// `pgherd/term`.
     pub term: Option<Versioned<TermRecord>>,
     /// `pgherd/fence`.
@@ -103,6 +105,9 @@ impl ClusterView {
             }
             keys::FAILOVER => self.failover = Some(versioned(kv, FailoverRequest::parse(text))),
             keys::SYNC => self.sync = Some(versioned(kv, SyncState::parse(text))),
+            keys::FAILSAFE => {
+                self.failsafe = serde_json::from_str(text).ok().map(|v| versioned(kv, v));
+            }
             keys::TERM => self.term = serde_json::from_str(text).ok().map(|v| versioned(kv, v)),
             keys::FENCE => self.fence = serde_json::from_str(text).ok().map(|v| versioned(kv, v)),
             other => self.insert_named(other, kv, text),
@@ -139,6 +144,24 @@ impl ClusterView {
     #[must_use]
     pub fn active_sync(&self) -> Option<&Versioned<SyncState>> {
         self.sync.as_ref().filter(|s| s.value.leader.is_some())
+    }
+
+    /// Who could take over from `leader` now without loss: with synchronous replication the voters
+    /// that are fit and may lead, if enough of them are fit for an election; else every other member
+    /// that is.
+    #[must_use]
+    pub fn successors(&self, leader: &MemberName) -> BTreeSet<MemberName> {
+        let fit = self.members.iter().filter(|(name, m)| *name != leader && m.value.is_fit());
+        let may_lead = |name: &&MemberName| self.member(name).is_some_and(|m| m.tags.may_lead());
+        let Some(sync) = self.active_sync() else {
+            return fit.map(|(name, _)| name).filter(may_lead).cloned().collect();
+        };
+        let voters = fit.map(|(name, _)| name).filter(|name| sync.value.voters.contains(*name));
+        let voters: Vec<&MemberName> = voters.collect();
+        if voters.len() <= sync.value.quorum {
+            return BTreeSet::new();
+        }
+        voters.into_iter().filter(may_lead).cloned().collect()
     }
 
     /// The pending request of an operator, if any.
@@ -198,7 +221,12 @@ mod tests {
 
     #[test]
     fn broken_values_count_as_absent() {
-        let keys = [kv("config", "[1]", 1, 1), kv("pgherd/fence", "{", 1, 1), kv("x/y", "z", 1, 1)];
+        let keys = [
+            kv("config", "[1]", 1, 1),
+            kv("pgherd/fence", "{", 1, 1),
+            kv("failsafe", r#"{"a":1}"#, 1, 1),
+            kv("x/y", "z", 1, 1),
+        ];
         let view = ClusterView::from_keys(Revision(1), &keys);
         assert_eq!(view, ClusterView { revision: Revision(1), ..ClusterView::default() });
     }

@@ -4,6 +4,7 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use super::lowered::lowered_text;
 use super::store::Store;
 use super::table::{Format, Layout, members_text};
 use super::{CtlConfig, say, timestamp};
@@ -60,6 +61,12 @@ impl WatchArgs {
     }
 }
 
+/// Scripts that call patronictl get patronictl's output, and nothing besides.
+fn called_as_patronictl() -> bool {
+    let name = std::env::args_os().next().map(std::path::PathBuf::from);
+    name.is_some_and(|path| path.file_stem().is_some_and(|stem| stem == "patronictl"))
+}
+
 fn positive(text: &str) -> Result<f64, String> {
     let seconds: f64 = text.parse().map_err(|_| "a number of seconds is expected".to_owned())?;
     let range = 0.1..=86_400.0;
@@ -98,7 +105,12 @@ async fn show(
             text.push_str(&format!("{}\n", timestamp(0)));
         }
         for (scope, store) in &stores {
-            text.push_str(&members_text(&*store.read().await?, scope, layout));
+            let view = store.read().await?;
+            text.push_str(&members_text(&view, scope, layout));
+            if layout.format == Format::Pretty && !called_as_patronictl() {
+                text.push_str(&api::in_force(&view).text());
+                text.push_str(&lowered_text(&view));
+            }
         }
         let Some(interval) = watch.interval() else {
             say(&text)?;

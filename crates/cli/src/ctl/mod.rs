@@ -5,6 +5,7 @@
 mod config;
 mod events;
 mod list;
+mod lowered;
 mod pause;
 mod prompt;
 mod store;

@@ -11,6 +11,7 @@ use lab::host::{Frozen, Host};
 use lab::process;
 use lab::relay::{Direction, Relay};
 use lab::service::{Service, Spec};
+use lab::volume::{self, Volume};
 use lab::workload;
 
 use super::files::{self, DemoFile, NodeFile};
@@ -85,7 +86,11 @@ impl Herd {
     pub(super) async fn start(layout: Layout) -> anyhow::Result<Herd> {
         let endpoints = resolve(&layout.endpoints).await?;
         files::prepare(&layout)?;
-        // The relays first: they are all that can still fail here.
+        for plan in layout.nodes.iter().filter(|plan| plan.volume) {
+            Volume::mount(&plan.image(), &plan.mount_point(), layout.owner)?;
+        }
+        // The relays first: they are all that can still fail here. Volumes are released by
+        // [`sweep`], also after a failure.
         let mut relays = Vec::new();
         for plan in &layout.nodes {
             relays.push(Relays::start(plan, &endpoints).await?);
@@ -236,6 +241,8 @@ impl Herd {
     /// Processes are still there.
     pub(super) async fn stop(mut self) -> anyhow::Result<()> {
         self.heal();
+        // Who writes on a frozen file system can not even be killed.
+        volume::thaw_below(&self.layout.dir);
         for node in &self.nodes {
             // A drill that was interrupted may have left it frozen; thawing what is not is nothing.
             if node.host.group.is_some()
@@ -243,7 +250,7 @@ impl Herd {
             {
                 tracing::debug!(%error, "cannot thaw");
             }
-            wake(&node.host, node.agent.pid());
+            node.wake();
         }
         // All agents at the same time: nobody is to start an election about the others' going.
         let stopping = self.nodes.iter_mut().map(|node| node.agent.stop(AGENT_STOP_LIMIT));
@@ -264,6 +271,20 @@ impl Herd {
 }
 
 impl Node {
+    /// Its own file system, if it has one.
+    pub(super) fn volume(&self) -> Option<Volume> {
+        self.plan.volume.then(|| Volume::at(&self.plan.mount_point()))
+    }
+
+    /// Wakes processes that a drill stopped one by one.
+    pub(super) fn wake(&self) {
+        for pid in self.host.pids(self.agent.pid()) {
+            if let Err(error) = self.host.signal(pid, rustix::process::Signal::CONT) {
+                tracing::debug!(%error, "cannot wake");
+            }
+        }
+    }
+
     /// Tells whether a loopback port is a connection of this node's processes.
     fn sources(&self) -> lab::relay::Sources {
         let (host, agent) = (self.host.clone(), self.agent.pid());
@@ -273,15 +294,6 @@ impl Node {
             let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
             *known.entry(port).or_insert_with(|| process::hold_port(&host.pids(agent), port))
         })
-    }
-}
-
-/// Wakes processes that a drill stopped one by one.
-fn wake(host: &Host, agent: Option<u32>) {
-    for pid in host.pids(agent) {
-        if let Err(error) = host.signal(pid, rustix::process::Signal::CONT) {
-            tracing::debug!(%error, "cannot wake");
-        }
     }
 }
 
@@ -330,10 +342,11 @@ async fn resolve(endpoints: &[String]) -> anyhow::Result<Vec<SocketAddr>> {
     Ok(addresses)
 }
 
-/// Kills what is left of the cluster in this directory, and waits until it is gone.
+/// Kills what is left of the cluster in this directory, waits until it is gone, and unmounts its
+/// volumes.
 ///
 /// # Errors
-/// Processes are still there.
+/// Processes are still there, or a volume is.
 pub(super) async fn sweep(layout: &Layout) -> anyhow::Result<()> {
     sweep_directory(&layout.dir, &layout.own_program).await
 }
@@ -344,6 +357,7 @@ pub(super) async fn sweep_directory(
     program: &std::path::Path,
 ) -> anyhow::Result<()> {
     let own = program.file_name().and_then(|name| name.to_str()).unwrap_or("pgherd");
+    volume::thaw_below(dir);
     let left = process::of_cluster_in(dir, own);
     for pid in &left {
         process::signal(*pid, rustix::process::Signal::KILL)
@@ -351,5 +365,5 @@ pub(super) async fn sweep_directory(
     }
     let left = process::wait_gone(left, GONE_LIMIT).await;
     anyhow::ensure!(left.is_empty(), "processes {left:?} are still there after SIGKILL");
-    Ok(())
+    Ok(volume::release_below(dir)?)
 }

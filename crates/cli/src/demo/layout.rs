@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use lab::{etcd, ports, process, secret, tools};
+use lab::{etcd, ports, process, secret, tools, volume};
 use serde::{Deserialize, Serialize};
 
 use super::DemoArgs;
@@ -50,6 +50,9 @@ pub(super) struct Kept {
     /// The etcd it uses, if that is not its own.
     #[serde(default)]
     pub dcs: Vec<String>,
+    /// Whether each data directory has a file system of its own.
+    #[serde(default)]
+    pub volumes: bool,
     /// Passwords of the roles `postgres`, `replicator` and `rewinder`.
     pub superuser_password: String,
     /// See above.
@@ -67,6 +70,8 @@ pub(super) struct NodePlan {
     pub dr: bool,
     /// Everything of this node but its log and configuration.
     pub directory: PathBuf,
+    /// Whether its data directory has a file system of its own.
+    pub volume: bool,
     /// PostgreSQL's own port.
     pub pg_port: u16,
     /// The agent's own REST port.
@@ -83,7 +88,17 @@ pub(super) struct NodePlan {
 
 impl NodePlan {
     pub(super) fn data_dir(&self) -> PathBuf {
-        self.directory.join("data")
+        if self.volume { self.mount_point().join("data") } else { self.directory.join("data") }
+    }
+
+    /// Where its volume is mounted, if it has one.
+    pub(super) fn mount_point(&self) -> PathBuf {
+        self.directory.join("volume")
+    }
+
+    /// What is mounted there.
+    pub(super) fn image(&self) -> PathBuf {
+        self.directory.join("volume.img")
     }
 
     pub(super) fn state_dir(&self) -> PathBuf {
@@ -106,6 +121,9 @@ pub(super) struct Layout {
     pub reused: bool,
     /// Passwords and ports.
     pub kept: Kept,
+    /// Why no data directory has a file system of its own; `None` if they have one, or if none was
+    /// wanted.
+    pub no_volumes: Option<String>,
     /// Members of its own etcd; none if it uses another.
     pub etcd: Vec<etcd::Member>,
     /// etcd's endpoints, as `host:port`.
@@ -143,12 +161,14 @@ impl Layout {
         let count = args.nodes + u16::from(args.dr);
         let base = base_port(args, before.as_ref(), HEAD_PORTS + NODE_PORTS * count)?;
         let reused = before.is_some();
+        let (volumes, no_volumes) = volumes(args, before.as_ref(), &dir);
         let kept = match before {
             Some(kept) => kept,
             None => Kept {
                 scope: SCOPE.to_owned(),
                 base_port: base,
                 dcs: dcs.clone(),
+                volumes,
                 superuser_password: secret::password()?,
                 replication_password: secret::password()?,
                 rewind_password: secret::password()?,
@@ -160,13 +180,15 @@ impl Layout {
         };
         let own = etcd.iter().map(|member| format!("127.0.0.1:{}", member.client_port));
         let endpoints = if dcs.is_empty() { own.collect() } else { endpoints };
-        let nodes = nodes(&dir, base, args.nodes, args.dr, endpoints.len());
+        let mut nodes = nodes(&dir, base, args.nodes, args.dr, endpoints.len());
+        nodes.iter_mut().for_each(|node| node.volume = volumes);
         let layout = Layout {
             temporary: args.dir.is_none() || args.temporary,
             own_program: super::own_program()?,
             dir,
             reused,
             kept,
+            no_volumes,
             etcd,
             endpoints,
             nodes,
@@ -230,6 +252,27 @@ impl Layout {
     }
 }
 
+/// Whether each data directory gets a file system of its own, and why not although it was wanted.
+/// A cluster that exists stays as it is.
+fn volumes(args: &DemoArgs, before: Option<&Kept>, dir: &Path) -> (bool, Option<String>) {
+    let wanted = args.drill && super::drill::wants_volumes(args);
+    match before {
+        Some(kept) => {
+            let missing = wanted && !kept.volumes;
+            let why = "the cluster in --dir was made without file systems of its own";
+            (kept.volumes, missing.then(|| why.to_owned()))
+        }
+        None if wanted => {
+            let there = dir.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+            match volume::possible(there) {
+                Ok(()) => (true, None),
+                Err(error) => (false, Some(format!("no file system can be mounted: {error}"))),
+            }
+        }
+        None => (false, None),
+    }
+}
+
 /// Refuses a place whose file system has fewer than `needed` MiB left.
 fn check_space_for(dir: &Path, needed: u64) -> anyhow::Result<()> {
     let there = dir.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
@@ -259,6 +302,7 @@ fn nodes(dir: &Path, base: u16, count: u16, dr: bool, endpoints: usize) -> Vec<N
             let relays = (port + 4..).take(endpoints);
             NodePlan {
                 directory: dir.join(&name),
+                volume: false,
                 config: dir.join(format!("{name}.yml")),
                 name,
                 dr,

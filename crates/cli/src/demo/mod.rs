@@ -46,15 +46,28 @@ pub(crate) struct DemoArgs {
     /// End the demo that runs in --dir
     #[arg(long, requires = "dir", conflicts_with = "drill")]
     stop: bool,
-    /// Break the cluster in every way there is, and count what was lost
+    /// Break the cluster in every way that matters, and count what was lost
     #[arg(long)]
     drill: bool,
     /// One JSON object a line
     #[arg(long)]
     json: bool,
+    /// The drill with every fault there is, also those that take long
+    #[arg(long, requires = "drill")]
+    drill_all: bool,
     /// Run these faults only
-    #[arg(long, hide = true, value_delimiter = ',', requires = "drill")]
+    #[arg(
+        long,
+        hide = true,
+        value_delimiter = ',',
+        requires = "drill",
+        conflicts_with = "drill_all"
+    )]
     drill_only: Vec<drill::Fault>,
+    /// Run all the chosen faults, one after the other, this often
+    #[arg(long, hide = true, value_name = "N", default_value_t = 1, requires = "drill",
+          value_parser = clap::value_parser!(u16).range(1..=1000))]
+    drill_rounds: u16,
     /// A fault of the drill itself, which has to make it fail
     #[arg(long, hide = true, requires = "drill")]
     drill_plant: Option<drill::Plant>,

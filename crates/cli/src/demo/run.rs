@@ -74,7 +74,11 @@ async fn whole(args: &DemoArgs, screen: &mut Screen) -> anyhow::Result<ExitCode>
     }
     let stopped = match herd {
         Ok(herd) => herd.stop().await,
-        Err(error) => Err(error),
+        // It may have mounted volumes before it failed.
+        Err(error) => match herd::sweep(&layout).await {
+            Ok(()) => Err(error),
+            Err(left) => Err(error.context(format!("{left:#}"))),
+        },
     };
     let cleaned = clean(&layout).await;
     // What went wrong first is what is told.

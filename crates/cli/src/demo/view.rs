@@ -148,6 +148,7 @@ mod tests {
 
     fn node(name: &str, dr: bool) -> NodePlan {
         NodePlan {
+            volume: false,
             name: name.to_owned(),
             dr,
             directory: PathBuf::new(),

@@ -131,7 +131,8 @@ impl World {
     pub(crate) fn acknowledges(&self, name: &MemberName) -> bool {
         let Some(data) = self.hosts.get(name).and_then(|h| h.data.as_ref()) else { return false };
         let end = data.end;
-        let confirm = self.replicas_of(name).into_iter().filter(|r| r.listed && r.flush >= end);
+        let confirms = |r: &Replica| r.listed && r.known && r.flush >= end;
+        let confirm = self.replicas_of(name).into_iter().filter(confirms);
         confirm.count() >= data.names.number
     }
 
@@ -141,14 +142,24 @@ impl World {
         };
         let streaming =
             self.hosts.iter().filter(|(name, _)| self.streams_from(name).as_ref() == Some(up));
-        streaming
-            .filter_map(|(name, host)| {
-                let end = host.data.as_ref()?.end;
-                let listed = data.names.names.contains(name);
-                let name = name.0.clone();
-                Some(Replica { name, streaming: true, flush: end, replay: end, listed, known: true })
-            })
-            .collect()
+        let members =
+            streaming.filter_map(|(name, host)| Some((name, host.data.as_ref()?.end, true)));
+        // Whoever only receives has everything.
+        let strangers = self.hosts[up].strangers.iter().map(|name| (name, data.end, false));
+        let everybody = MemberName::from("*");
+        let replica = |(name, end, known): (&MemberName, Lsn, bool)| {
+            let names = &data.names.names;
+            let listed = names.contains(name) || names.contains(&everybody);
+            Replica {
+                name: name.0.clone(),
+                streaming: true,
+                flush: end,
+                replay: end,
+                listed,
+                known,
+            }
+        };
+        members.chain(strangers).map(replica).collect()
     }
 
     /// One observation of a node, complete in itself.
@@ -181,7 +192,12 @@ impl World {
         let slots = data.slots.iter();
         let slots =
             slots.map(|(name, at)| Slot { name: name.clone(), restart: *at, active: false });
-        let server = Server { version: 150_000, slots: slots.collect(), ..Server::default() };
+        let server = Server {
+            version: 150_000,
+            started: host.starts.to_string(),
+            slots: slots.collect(),
+            ..Server::default()
+        };
         let role = if host.process == Proc::Primary {
             Role::Primary(Primary {
                 timeline: data.timeline,

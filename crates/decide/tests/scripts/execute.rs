@@ -117,6 +117,9 @@ impl World {
             Act::Clone { .. } | Act::Rewind { .. } | Act::Compare { .. } => {
                 self.with_leader(name, act)
             }
+            Act::AskFailsafe { members, term, ttl, .. } => {
+                self.ask_members(name, members, (*term, *ttl)).then_some(())
+            }
             Act::Exit { .. } => {
                 host.agent = None;
                 Some(())
@@ -180,6 +183,7 @@ fn on_host(host: &mut Host, act: &Act, now: Millis) -> Option<()> {
                 host.durable.term = *term;
                 host.durable.pledge = None;
             }
+            host.starts += 1;
             let data = host.data.as_mut()?;
             if let Some(sync) = sync {
                 data.names = names_of(sync);
@@ -219,6 +223,7 @@ fn on_host(host: &mut Host, act: &Act, now: Millis) -> Option<()> {
             data.checkpoint = data.end;
             data.checkpoint_timeline = data.timeline;
         }
+        Act::EndStrangers { names } => host.strangers.retain(|name| !names.contains(name)),
         Act::SyncSlots { wanted, expired } => {
             let data = host.data.as_mut()?;
             data.slots.retain(|name, _| !expired.contains(name));

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 mod data;
 mod execute;
+mod failsafe;
 mod say;
 mod setup;
 mod store;

@@ -39,6 +39,8 @@ pub(crate) fn act(act: &Act) -> String {
         | Act::WritePledge { .. }
         | Act::VoidFence { .. }
         | Act::TakeLeadership(_)
+        | Act::RetakeLeadership(_)
+        | Act::WriteFailsafe { .. }
         | Act::ReleaseLeader { .. }
         | Act::WriteSync { .. }
         | Act::PublishHistory { .. }
@@ -61,10 +63,10 @@ pub(crate) fn act(act: &Act) -> String {
         },
         Act::Stop { mode: StopMode::Fast } => "stops PostgreSQL in order".to_owned(),
         Act::Stop { mode: StopMode::Immediate } => "stops PostgreSQL at once".to_owned(),
-        Act::StopForHandOver { candidate: Some(name) } => {
+        Act::StopForHandOver { candidate: Some(name), .. } => {
             format!("stops PostgreSQL, handing over to {name}")
         }
-        Act::StopForHandOver { candidate: None } => {
+        Act::StopForHandOver { candidate: None, .. } => {
             "stops PostgreSQL, handing over to nobody".to_owned()
         }
         Act::EndOrphans => "kills what is left of PostgreSQL".to_owned(),
@@ -74,9 +76,18 @@ pub(crate) fn act(act: &Act) -> String {
         Act::Promote { term, timeline, sync } => {
             format!("promotes to timeline {timeline} in term {term}, {}", rule(sync))
         }
+        Act::AskFailsafe { members, .. } => {
+            format!("asks {} whether it may go on", list(members.keys().map(MemberName::as_str)))
+        }
         Act::SetSync { sync } => format!("sets {}", rule(sync)),
         Act::ConfirmWrite => "makes a write that its rule must acknowledge".to_owned(),
         Act::Checkpoint => "makes a checkpoint".to_owned(),
+        Act::EndStrangers { names } => {
+            format!(
+                "ends walsenders that call themselves {}",
+                list(names.iter().map(MemberName::as_str))
+            )
+        }
         Act::SyncSlots { wanted, .. } => {
             format!("keeps slots for {}", list(wanted.keys().map(String::as_str)))
         }
@@ -100,6 +111,15 @@ fn on_keys(act: &Act) -> String {
         Act::WritePledge { pledge, .. } => format!("pledges {}", position(&pledge.position)),
         Act::VoidFence { .. } => "voids the election and its pledges".to_owned(),
         Act::TakeLeadership(winner) => take(winner),
+        Act::RetakeLeadership(retake) => format!(
+            "takes the leader key again in term {} on timeline {}, {}",
+            retake.term.term,
+            retake.term.timeline,
+            sync_key(retake.sync.as_ref())
+        ),
+        Act::WriteFailsafe { members, .. } => {
+            format!("writes /failsafe {}", list(members.keys().map(MemberName::as_str)))
+        }
         Act::ReleaseLeader { .. } => "releases the leader key".to_owned(),
         Act::WriteSync { sync, .. } => format!("writes {}", sync_key(sync.as_ref())),
         Act::PublishHistory { timeline, .. } => {

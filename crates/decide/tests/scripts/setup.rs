@@ -132,8 +132,11 @@ impl World {
             compared: None,
             guard: None,
             cut: false,
+            deaf: false,
+            starts: 0,
             stream_cut: false,
             health: types::Health::default(),
+            strangers: BTreeSet::new(),
             lags_at: None,
             ways: std::collections::BTreeMap::new(),
         };

@@ -89,6 +89,17 @@ impl Store {
                 fence == Some(*expected)
             }
             Act::TakeLeadership(winner) => alive && winner_may(view, winner),
+            Act::RetakeLeadership(retake) => {
+                alive
+                    && view.leader.is_none()
+                    && fence == retake.fence
+                    && sync == retake.sync_revision
+                    && view.term.as_ref().map(|t| t.mod_revision) == Some(retake.term_revision)
+            }
+            Act::WriteFailsafe { leader_created, expected, .. } => {
+                owned(leader_created)
+                    && view.failsafe.as_ref().map(|f| f.mod_revision) == *expected
+            }
             Act::ReleaseLeader { leader_created, .. }
             | Act::PublishHistory { leader_created, .. } => owned(leader_created),
             Act::WriteSync { leader_created, expected, .. } => {
@@ -156,6 +167,12 @@ fn write(
                 put(&mut view.failover, at, 0, None);
             }
         }
+        Act::RetakeLeadership(retake) => {
+            lead(view, at, lease, &retake.term, retake.sync.as_ref());
+            view.fence = None;
+            view.pledges.clear();
+        }
+        Act::WriteFailsafe { members, .. } => put(&mut view.failsafe, at, 0, members.clone()),
         Act::ReleaseLeader { status, .. } => {
             view.leader = None;
             write_status(view, at, status.as_ref());

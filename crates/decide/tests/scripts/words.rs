@@ -1,7 +1,7 @@
 //! The words of the scripts; `testdata/README.md` explains them to a reader.
 
 use serde_json::Value;
-use types::{FailoverRequest, Lsn, MemberName, Millis};
+use types::{FailoverRequest, Fault, Health, Lsn, MemberName, Millis, Trouble};
 
 use crate::data::Proc;
 use crate::say;
@@ -9,7 +9,8 @@ use crate::store::put;
 use crate::world::{Way, World};
 
 /// Names of actions that a script may let fail or hang.
-const ACTIONS: [&str; 16] = [
+const ACTIONS: [&str; 17] = [
+    "arm_guard",
     "renew",
     "initdb",
     "clone",
@@ -110,6 +111,14 @@ fn obey_more(world: &mut World, words: &[&str]) -> Result<(), String> {
             world.end_under_way(&MemberName::from(*name), None, false);
             Ok(())
         }
+        [name, "answers", "nobody"] => {
+            world.host(name)?.deaf = true;
+            Ok(())
+        }
+        [name, "answers", "again"] => {
+            world.host(name)?.deaf = false;
+            Ok(())
+        }
         ["the", "data", "of", name, "is", "lost"] => {
             let host = world.host(name)?;
             host.data = None;
@@ -133,9 +142,25 @@ fn postgres(world: &mut World, words: &[&str]) -> Result<(), String> {
             set_process(world, name, Proc::Orphaned)
         }
         ["PostgreSQL", "is", "silent", "on", name] => set_process(world, name, Proc::Silent(now)),
+        ["the", "disk", "of", name, "hangs"] => {
+            ails(world, name, |health| &mut health.write, Some(Fault::DiskHangs))
+        }
+        ["the", "disk", "of", name, "is", "full"] => {
+            ails(world, name, |health| &mut health.write, Some(Fault::DiskFull))
+        }
+        ["the", "disk", "of", name, "is", "well"] => {
+            ails(world, name, |health| &mut health.write, None)
+        }
+        ["the", "connections", "of", name, "are", "taken"] => {
+            ails(world, name, |health| &mut health.connection, Some(Fault::NoConnectionLeft))
+        }
+        ["the", "connections", "of", name, "are", "free"] => {
+            ails(world, name, |health| &mut health.connection, None)
+        }
         ["PostgreSQL", "restarts", "on", name] => {
             let standby = world.host(name)?.data.as_ref().is_some_and(|d| d.standby_signal);
             let process = if standby { Proc::Standby } else { Proc::Primary };
+            world.host(name)?.starts += 1;
             set_process(world, name, process)
         }
         [name, "writes", bytes] => {
@@ -158,6 +183,19 @@ fn postgres(world: &mut World, words: &[&str]) -> Result<(), String> {
             world.host(name)?.stream_cut = true;
             Ok(())
         }
+        ["a", "stranger", "streams", "from", name, "as", called] => {
+            world.host(name)?.strangers.insert(MemberName::from(*called));
+            Ok(())
+        }
+        ["somebody", "sets", "the", "names", "of", name, "to", names] => {
+            let Some(data) = &mut world.host(name)?.data else {
+                return Err(format!("{name} is empty"));
+            };
+            let names: std::collections::BTreeSet<MemberName> =
+                names.split(',').map(MemberName::from).collect();
+            data.names = types::SyncNames { number: 1, names };
+            Ok(())
+        }
         [name, "streams", "again"] => {
             let host = world.host(name)?;
             host.stream_cut = false;
@@ -167,6 +205,17 @@ fn postgres(world: &mut World, words: &[&str]) -> Result<(), String> {
         [action, "of", name, how] => way(world, action, name, how),
         _ => Err(format!("nobody understands `{}`", words.join(" "))),
     }
+}
+
+fn ails(
+    world: &mut World,
+    name: &str,
+    which: impl FnOnce(&mut Health) -> &mut Option<Trouble>,
+    fault: Option<Fault>,
+) -> Result<(), String> {
+    let since = world.now;
+    *which(&mut world.host(name)?.health) = fault.map(|fault| Trouble { since, fault });
+    Ok(())
 }
 
 fn set_process(world: &mut World, name: &str, process: Proc) -> Result<(), String> {

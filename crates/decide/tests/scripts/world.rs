@@ -39,10 +39,16 @@ pub(crate) struct Host {
     pub(crate) guard: Option<Millis>,
     /// It does not reach the keys.
     pub(crate) cut: bool,
+    /// It answers no other member.
+    pub(crate) deaf: bool,
+    /// How often PostgreSQL was started.
+    pub(crate) starts: u64,
     /// Its receiver does not reach anybody.
     pub(crate) stream_cut: bool,
     /// What trial runs on it show.
     pub(crate) health: types::Health,
+    /// Who streams from it under the name of a member and is none.
+    pub(crate) strangers: std::collections::BTreeSet<MemberName>,
     /// It receives nothing past this position.
     pub(crate) lags_at: Option<types::Lsn>,
     pub(crate) ways: BTreeMap<String, Way>,

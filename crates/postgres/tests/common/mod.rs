@@ -406,6 +406,17 @@ pub async fn new_standby(node: &Node, of: &Node) {
     assert_eq!(streaming(node).await.upstream, Some(of.upstream()));
 }
 
+/// The helper program, copied if PostgreSQL's user may not reach it.
+fn helper(base: &Path) -> PathBuf {
+    let built = Path::new(env!("CARGO_BIN_EXE_disk-helper"));
+    if closed_above(built).is_none() {
+        return built.to_owned();
+    }
+    let copy = base.join("disk-helper");
+    std::fs::copy(built, &copy).unwrap();
+    copy
+}
+
 fn config(
     name: &str,
     bin_dir: &Path,
@@ -453,5 +464,8 @@ fn config(
         initdb: Vec::new(),
         basebackup: vec![("no-sync".to_owned(), None)],
         use_unix_socket: true,
+        use_slots: true,
+        helper: helper(base),
+        trial_interval: Millis(1000),
     }
 }

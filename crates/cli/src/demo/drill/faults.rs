@@ -1,4 +1,4 @@
-//! The faults: how each is injected, how long it lasts, and how it is mended.
+//! The faults, and how those are injected and mended that kill, freeze or cut off.
 
 use std::time::Duration;
 
@@ -9,20 +9,22 @@ use rustix::process::Signal;
 use serde::Serialize;
 use serde_json::json;
 
-use super::{Drill, Roles};
+use super::{ACK_LIMIT, Drill, Roles};
 use crate::demo::herd::{Herd, Node, RESTART_AFTER};
 
 /// How much longer than the lease a fault lasts that has to outlast it.
 const BEYOND_LEASE: Duration = Duration::from_secs(5);
 /// How long a lost host stays away after the cluster writes again.
 const HOST_AWAY: Duration = Duration::from_secs(3);
-/// How long a cut lasts after the cluster writes again.
-const CUT_BEYOND: Duration = Duration::from_secs(2);
+/// How long a cut or a hang lasts after the cluster writes again.
+pub(super) const CUT_BEYOND: Duration = Duration::from_secs(2);
 /// How long a member is frozen before the switchover begins.
 const FROZEN_BEFORE: Duration = Duration::from_secs(1);
 /// How long a switchover may take.
 const SWITCHOVER_LIMIT: Duration = Duration::from_secs(60);
-/// How long an agent may take to be started again, beyond its delay.
+/// How long an agent may take to be started again.
+pub(super) const AGENT_RESTART_LIMIT: Duration = RESTART_AFTER.saturating_add(AGENT_START_LIMIT);
+/// How long that takes beyond its delay.
 const AGENT_START_LIMIT: Duration = Duration::from_secs(10);
 
 /// What the drill does to the cluster.
@@ -49,11 +51,39 @@ pub(in crate::demo) enum Fault {
     Switchover,
     /// The same, while a third member is frozen.
     SwitchoverWithFrozenMember,
+    /// SIGSTOP of the primary's postmaster alone: its backends run on, nobody can connect.
+    PostmasterStopped,
+    /// SIGSTOP of the backend that the primary's agent keeps.
+    BackendStopped,
+    /// SIGSTOP of the primary's agent alone for longer than the lease.
+    AgentStopped,
+    /// SIGSTOP of the primary's guard for longer than the lease.
+    GuardStopped,
+    /// The OOM killer ends the primary's agent.
+    AgentOom,
+    /// The OOM killer looks for somebody to end in the primary's guard's place.
+    GuardOom,
+    /// The OOM killer ends the primary's postmaster.
+    PostmasterOom,
+    /// The OOM killer ends a backend of the primary.
+    BackendOom,
+    /// Four times as many busy processes as processors.
+    Starved,
+    /// The same, and the primary's postmaster is killed.
+    StarvedPostmasterKilled,
+    /// Every connection of the primary taken, the reserved ones too.
+    ConnectionsExhausted,
+    /// Writes to the primary's data directory hang.
+    DiskHung,
+    /// No block is left for the primary's data directory.
+    DiskFull,
+    /// All of etcd frozen for less than the lease.
+    EtcdOutage,
 }
 
 impl Fault {
     /// All of them, in the order of the drill.
-    pub(in crate::demo) const ALL: [Fault; 10] = [
+    pub(in crate::demo) const ALL: [Fault; 24] = [
         Fault::PostmasterKilled,
         Fault::HostLost,
         Fault::HostFrozen,
@@ -64,7 +94,70 @@ impl Fault {
         Fault::CutFromEverything,
         Fault::Switchover,
         Fault::SwitchoverWithFrozenMember,
+        Fault::PostmasterStopped,
+        Fault::BackendStopped,
+        Fault::AgentStopped,
+        Fault::GuardStopped,
+        Fault::AgentOom,
+        Fault::GuardOom,
+        Fault::PostmasterOom,
+        Fault::BackendOom,
+        Fault::Starved,
+        Fault::StarvedPostmasterKilled,
+        Fault::ConnectionsExhausted,
+        Fault::DiskHung,
+        Fault::DiskFull,
+        Fault::EtcdOutage,
     ];
+
+    /// Whether it takes long, or the whole machine with it: only on demand then.
+    pub(super) fn is_on_demand(self) -> bool {
+        match self {
+            Fault::BackendStopped
+            | Fault::GuardStopped
+            | Fault::AgentOom
+            | Fault::GuardOom
+            | Fault::PostmasterOom
+            | Fault::BackendOom
+            | Fault::Starved
+            | Fault::StarvedPostmasterKilled => true,
+            Fault::PostmasterKilled
+            | Fault::HostLost
+            | Fault::HostFrozen
+            | Fault::AgentAndPostmasterStopped
+            | Fault::AgentKilledRestarted
+            | Fault::AgentKilledNotRestarted
+            | Fault::CutFromEtcd
+            | Fault::CutFromEverything
+            | Fault::Switchover
+            | Fault::SwitchoverWithFrozenMember
+            | Fault::PostmasterStopped
+            | Fault::AgentStopped
+            | Fault::ConnectionsExhausted
+            | Fault::DiskHung
+            | Fault::DiskFull
+            | Fault::EtcdOutage => false,
+        }
+    }
+
+    /// Whether the leader has to be the same afterwards.
+    pub(super) fn is_without_hand_over(self) -> bool {
+        matches!(
+            self,
+            Fault::AgentKilledRestarted
+                | Fault::BackendStopped
+                | Fault::GuardStopped
+                | Fault::AgentOom
+                | Fault::GuardOom
+                | Fault::Starved
+                | Fault::EtcdOutage
+        )
+    }
+
+    /// Whether the data directory needs a file system of its own.
+    pub(super) fn needs_volume(self) -> bool {
+        matches!(self, Fault::DiskHung | Fault::DiskFull)
+    }
 
     /// One line for people.
     pub(in crate::demo) fn story(self) -> &'static str {
@@ -81,6 +174,20 @@ impl Fault {
             Fault::CutFromEverything => "the primary cut off from everything",
             Fault::Switchover => "a planned switchover",
             Fault::SwitchoverWithFrozenMember => "a planned switchover with a frozen third member",
+            Fault::PostmasterStopped => "SIGSTOP of the primary's postmaster",
+            Fault::BackendStopped => "SIGSTOP of the agent's backend: no hand-over",
+            Fault::AgentStopped => "SIGSTOP of the primary's agent for longer than its lease",
+            Fault::GuardStopped => "SIGSTOP of the primary's guard, then SIGCONT: no hand-over",
+            Fault::AgentOom => "the primary's agent out of memory, restarted: no hand-over",
+            Fault::GuardOom => "the primary's guard out of memory: no hand-over",
+            Fault::PostmasterOom => "the primary's postmaster out of memory",
+            Fault::BackendOom => "a backend of the primary out of memory",
+            Fault::Starved => "the machine loaded to four times its cores: no hand-over",
+            Fault::StarvedPostmasterKilled => "kill -9 of the postmaster on a loaded machine",
+            Fault::ConnectionsExhausted => "every connection of the primary taken",
+            Fault::DiskHung => "the primary's disk hangs",
+            Fault::DiskFull => "the primary's disk is full",
+            Fault::EtcdOutage => "all of etcd frozen for 2 s: no hand-over",
         }
     }
 }
@@ -91,33 +198,65 @@ pub(super) struct Injected {
     pub(super) at: Duration,
     /// What did not go as it should.
     pub(super) trouble: Option<String>,
+    /// How it was done, where there is more than one way.
+    pub(super) how: Option<String>,
 }
 
 impl Injected {
-    fn at(at: Duration) -> Injected {
-        Injected { at, trouble: None }
+    pub(super) fn at(at: Duration) -> Injected {
+        Injected { at, trouble: None, how: None }
+    }
+
+    /// With the error of what should have followed, if there is one.
+    pub(super) fn followed_by(self, result: anyhow::Result<()>) -> Injected {
+        Injected { trouble: result.err().map(|error| format!("{error:#}")), ..self }
     }
 }
 
-/// The lease's length with what the demo configures, and some more.
-fn beyond_lease() -> Duration {
-    let ttl = config::recommended_dynamic()["ttl"].as_u64();
-    Duration::from_secs(ttl.expect("the recommendation names a ttl")) + BEYOND_LEASE
+/// Seconds that the demo configures.
+fn configured(key: &str) -> Duration {
+    let value = config::recommended_dynamic()[key].as_u64();
+    Duration::from_secs(value.expect("the recommendation names every time"))
 }
 
-fn agent_of(node: &Node) -> anyhow::Result<u32> {
+/// The lease's length with what the demo configures, and some more.
+pub(super) fn beyond_lease() -> Duration {
+    configured("ttl") + BEYOND_LEASE
+}
+
+/// How long a primary that hangs may stay one, and some more.
+pub(super) fn beyond_hang() -> Duration {
+    configured("retry_timeout") + beyond_lease()
+}
+
+pub(super) fn agent_of(node: &Node) -> anyhow::Result<u32> {
     node.agent.pid().with_context(|| format!("{} has no agent", node.plan.name))
 }
 
-fn postmaster_of(node: &Node) -> anyhow::Result<u32> {
+pub(super) fn postmaster_of(node: &Node) -> anyhow::Result<u32> {
     process::postmaster_of(&node.host.data_dir)
         .with_context(|| format!("{} has no postmaster", node.plan.name))
 }
 
+pub(super) fn guard_of(node: &Node) -> anyhow::Result<u32> {
+    process::guard_of(&node.host.state_dir)
+        .with_context(|| format!("{} has no guard", node.plan.name))
+}
+
 impl Drill<'_> {
+    /// Why a fault cannot be had here, if it cannot.
+    pub(super) fn impossible(&self, fault: Fault) -> Option<String> {
+        let layout = &self.herd.layout;
+        if fault.needs_volume() && !layout.kept.volumes {
+            let why = layout.no_volumes.as_deref();
+            return Some(why.unwrap_or("no file system of its own").to_owned());
+        }
+        let foreign = fault == Fault::EtcdOutage && self.herd.etcd.is_empty();
+        foreign.then(|| "etcd is somebody else's".to_owned())
+    }
+
     /// Injects a fault, waits as long as it lasts, and mends it.
-    pub(super) async fn inject(&self, fault: Fault) -> anyhow::Result<Injected> {
-        let roles = self.roles().await?;
+    pub(super) async fn inject(&self, fault: Fault, roles: &Roles<'_>) -> anyhow::Result<Injected> {
         let leader = roles.leader;
         match fault {
             Fault::PostmasterKilled => self.postmaster_killed(leader),
@@ -133,12 +272,26 @@ impl Drill<'_> {
                 .await
             }
             Fault::CutFromEverything => self.cut(leader, Herd::cut_off).await,
-            Fault::Switchover => self.switchover(&roles).await,
-            Fault::SwitchoverWithFrozenMember => self.switchover_with_frozen_member(&roles).await,
+            Fault::Switchover => self.switchover(roles).await,
+            Fault::SwitchoverWithFrozenMember => self.switchover_with_frozen_member(roles).await,
+            Fault::PostmasterStopped => self.postmaster_stopped(leader).await,
+            Fault::BackendStopped => self.backend_stopped(leader).await,
+            Fault::AgentStopped => self.agent_stopped(leader).await,
+            Fault::GuardStopped => self.guard_stopped(leader).await,
+            Fault::AgentOom => self.agent_oom(leader).await,
+            Fault::GuardOom => self.guard_oom(leader).await,
+            Fault::PostmasterOom => self.postmaster_oom(leader).await,
+            Fault::BackendOom => self.backend_oom(leader).await,
+            Fault::Starved => self.starved().await,
+            Fault::StarvedPostmasterKilled => self.starved_postmaster_killed(leader).await,
+            Fault::ConnectionsExhausted => self.connections_exhausted(leader).await,
+            Fault::DiskHung => self.disk_hung(leader).await,
+            Fault::DiskFull => self.disk_full(leader).await,
+            Fault::EtcdOutage => self.etcd_outage().await,
         }
     }
 
-    fn postmaster_killed(&self, leader: &Node) -> anyhow::Result<Injected> {
+    pub(super) fn postmaster_killed(&self, leader: &Node) -> anyhow::Result<Injected> {
         let postmaster = postmaster_of(leader)?;
         let at = self.epoch.elapsed();
         leader.host.signal(postmaster, Signal::KILL)?;
@@ -179,8 +332,7 @@ impl Drill<'_> {
         let agent = agent_of(leader)?;
         let at = self.epoch.elapsed();
         leader.host.signal(agent, Signal::KILL)?;
-        let limit = RESTART_AFTER + AGENT_START_LIMIT;
-        let again = leader.agent.wait_started(Some(agent), limit).await;
+        let again = leader.agent.wait_started(Some(agent), AGENT_RESTART_LIMIT).await;
         again.context("the agent was not started again")?;
         Ok(Injected::at(at))
     }
@@ -191,7 +343,7 @@ impl Drill<'_> {
         leader.agent.hold();
         let at = self.epoch.elapsed();
         leader.host.signal(agent, Signal::KILL)?;
-        self.until_failed_over(timeline).await?;
+        self.until_failed_over(timeline, ACK_LIMIT).await?;
         tokio::time::sleep(HOST_AWAY).await;
         leader.agent.release();
         Ok(Injected::at(at))
@@ -201,7 +353,7 @@ impl Drill<'_> {
         let timeline = self.proxy_timeline();
         let at = self.epoch.elapsed();
         how(self.herd, leader);
-        self.until_failed_over(timeline).await?;
+        self.until_failed_over(timeline, ACK_LIMIT).await?;
         tokio::time::sleep(CUT_BEYOND).await;
         self.herd.heal();
         Ok(Injected::at(at))
@@ -219,7 +371,7 @@ impl Drill<'_> {
         let answer = String::from_utf8_lossy(&answer).into_owned();
         let wanted = status == 200 && answer.contains(&candidate.plan.name);
         let trouble = (!wanted).then(|| format!("the switchover was answered {status}: {answer}"));
-        Ok(Injected { at, trouble })
+        Ok(Injected { trouble, ..Injected::at(at) })
     }
 
     async fn switchover_with_frozen_member(&self, roles: &Roles<'_>) -> anyhow::Result<Injected> {
@@ -259,6 +411,7 @@ mod tests {
 
     #[test]
     fn a_fault_that_has_to_outlast_the_lease_does() {
-        assert!(beyond_lease() > Duration::from_secs(10));
+        assert!(beyond_lease() > configured("ttl"));
+        assert!(beyond_hang() > configured("ttl") + configured("retry_timeout"));
     }
 }

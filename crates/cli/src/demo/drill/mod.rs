@@ -1,10 +1,15 @@
 //! The drill: every fault in turn, under writers that never stop, and the books about it.
 //!
-//! [`faults`] breaks things and mends them; [`report`] holds the figures. This module runs one step
-//! after the other and asks the ledger after each.
+//! [`faults`] names what can be broken, and it, [`stopped`], [`memory`], [`load`] and [`disks`] break
+//! it and mend it; [`report`] holds the figures. This module runs one step after the other and asks
+//! the ledger after each.
 
+mod disks;
 mod faults;
+mod load;
+mod memory;
 mod report;
+mod stopped;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -12,6 +17,8 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use lab::ledger::{Ack, PROXY_WRITER};
 use lab::process;
+use lab::service::Service;
+use lab::volume;
 use lab::workload::{self, Plan, Shared, Writer};
 use rustix::process::Signal;
 use serde_json::json;
@@ -86,6 +93,19 @@ pub(super) fn check(args: &DemoArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The faults of one round, in their order.
+fn faults(args: &DemoArgs) -> Vec<Fault> {
+    if !args.drill_only.is_empty() {
+        return args.drill_only.clone();
+    }
+    Fault::ALL.into_iter().filter(|fault| args.drill_all || !fault.is_on_demand()).collect()
+}
+
+/// Whether a fault needs data directories with file systems of their own.
+pub(super) fn wants_volumes(args: &DemoArgs) -> bool {
+    faults(args).into_iter().any(Fault::needs_volume)
+}
+
 /// Runs the drill on a healthy cluster.
 ///
 /// # Errors
@@ -95,8 +115,8 @@ pub(super) async fn run(
     herd: &Herd,
     screen: &mut Screen,
 ) -> anyhow::Result<Report> {
-    let faults =
-        if args.drill_only.is_empty() { Fault::ALL.to_vec() } else { args.drill_only.clone() };
+    // All of them once, then again: leaders alternate.
+    let faults = faults(args).repeat(usize::from(args.drill_rounds));
     let mut drill = Drill::start(herd, args.drill_kill_etcd).await?;
     if let Some(plant) = args.drill_plant {
         screen.note(&format!("planting {plant:?}, so the drill has to fail"));
@@ -117,7 +137,7 @@ pub(super) async fn run(
         }
         screen.object(&event);
         screen.text(&step.line());
-        let goes_on = step.seconds_to_healthy.is_some();
+        let goes_on = step.seconds_to_healthy.is_some() || step.skipped.is_some();
         steps.push(step);
         if !goes_on {
             // What a broken cluster does under the next fault says nothing about that fault.
@@ -133,6 +153,8 @@ struct Drill<'a> {
     ledger: Shared,
     /// The beginning of the ledger's time.
     epoch: Instant,
+    /// The same on the clock of all the machine's programs, in milliseconds since it was booted.
+    epoch_boot_ms: u64,
     /// Acknowledged identifiers that were found missing, in all steps.
     missing: BTreeSet<i64>,
     /// Violations that earlier steps have counted.
@@ -148,6 +170,7 @@ impl<'a> Drill<'a> {
         let through_proxy = herd.target(herd.layout.read_write_port(), "pgherd-drill");
         workload::create_table(&through_proxy, SQL_LIMIT).await?;
         let (ledger, epoch) = (Shared::default(), Instant::now());
+        let epoch_boot_ms = boot_ms();
         let mut writers = Vec::new();
         let mut start = |number, target, pace| {
             writers.push(Writer::start(Plan { number, target, pace }, ledger.clone(), epoch));
@@ -161,6 +184,7 @@ impl<'a> Drill<'a> {
             herd,
             ledger,
             epoch,
+            epoch_boot_ms,
             missing: BTreeSet::new(),
             interleaved: 0,
             kill_etcd,
@@ -174,18 +198,23 @@ impl<'a> Drill<'a> {
 
     /// One fault, from a healthy cluster to a healthy cluster.
     async fn step(&mut self, fault: Fault) -> Step {
-        let etcd = self.kill_etcd_member().await;
         let mut step = Step::new(fault);
-        let began = self.epoch.elapsed();
-        // Its future is large.
-        let result = Box::pin(self.inject(fault)).await;
-        let (at, note) = match result {
-            Ok(injected) => (injected.at, injected.trouble),
-            Err(error) => (began, Some(format!("{error:#}"))),
+        step.skipped = self.impossible(fault);
+        if step.skipped.is_some() {
+            return step;
+        }
+        let etcd = self.kill_etcd_member().await;
+        let (began, timeline) = (self.epoch.elapsed(), self.proxy_timeline());
+        let at = match self.struck(fault, &mut step).await {
+            Ok(at) => at,
+            Err(error) => {
+                step.add_note(&format!("{error:#}"));
+                began
+            }
         };
         // Whatever went wrong, nothing stays broken on purpose.
         self.mend();
-        step.note = note;
+        step.at_boot_ms = Some(self.on_boot_clock(at));
         step.seconds_to_next_ack =
             self.next_ack(at).await.ok().map(|ack| round(ack.acked.saturating_sub(at)));
         if let Some(restart) = etcd {
@@ -202,7 +231,31 @@ impl<'a> Drill<'a> {
         let ledger = self.ledger.lock();
         let gap = ledger.longest_gap(PROXY_WRITER, at, self.epoch.elapsed());
         step.longest_gap_seconds = round(gap);
+        let over = ledger.acks().iter().find(|ack| {
+            ack.writer == PROXY_WRITER && ack.timeline > timeline && ack.acked >= began
+        });
+        step.handed_over_at_boot_ms = over.map(|ack| self.on_boot_clock(ack.acked));
+        if fault.is_without_hand_over() && over.is_some() {
+            step.add_note("the leadership was handed over, although nothing called for it");
+        }
         step
+    }
+
+    /// Strikes, and returns when; what else there is to say goes into the step.
+    async fn struck(&self, fault: Fault, step: &mut Step) -> anyhow::Result<Duration> {
+        let roles = self.roles().await?;
+        step.node = Some(roles.leader.plan.name.clone());
+        // Its future is large.
+        let injected = Box::pin(self.inject(fault, &roles)).await?;
+        step.how = injected.how;
+        step.note = injected.trouble;
+        Ok(injected.at)
+    }
+
+    /// A moment of the ledger's time in milliseconds since the machine was booted, as the agents'
+    /// journals have it.
+    fn on_boot_clock(&self, at: Duration) -> u64 {
+        self.epoch_boot_ms + u64::try_from(at.as_millis()).unwrap_or(u64::MAX >> 1)
     }
 
     /// Asks the ledger and the table.
@@ -244,10 +297,10 @@ impl<'a> Drill<'a> {
 
     /// Waits until an insert through the proxy was acknowledged on a higher timeline than
     /// `timeline`: somebody else leads.
-    async fn until_failed_over(&self, timeline: u32) -> anyhow::Result<()> {
-        let until = Instant::now() + ACK_LIMIT;
+    async fn until_failed_over(&self, timeline: u32, limit: Duration) -> anyhow::Result<()> {
+        let until = Instant::now() + limit;
         while self.proxy_timeline() <= timeline {
-            ensure!(Instant::now() < until, "no failover within {ACK_LIMIT:?}");
+            ensure!(Instant::now() < until, "no failover within {limit:?}");
             tokio::time::sleep(LEDGER_POLL).await;
         }
         Ok(())
@@ -289,8 +342,15 @@ impl<'a> Drill<'a> {
         })
     }
 
-    /// Undoes what can be undone: relays whole, agents allowed to start.
+    /// Undoes what can be undone: disks thawed, stopped processes going on, relays whole, agents
+    /// allowed to start.
     fn mend(&self) {
+        volume::thaw_below(&self.herd.layout.dir);
+        let etcd: Vec<u32> = self.herd.etcd.iter().filter_map(Service::pid).collect();
+        if let Err(error) = signal_all(&etcd, Signal::CONT) {
+            tracing::warn!(%error, "etcd does not go on");
+        }
+        self.herd.nodes.iter().for_each(Node::wake);
         self.herd.heal();
         self.herd.nodes.iter().for_each(|node| node.agent.release());
     }
@@ -355,6 +415,18 @@ impl<'a> Drill<'a> {
         standby.host.signal(agent, Signal::CONT)?;
         promoted.context("the second writer could not be planted")
     }
+}
+
+/// Sends a signal to each of these.
+fn signal_all(pids: &[u32], signal: Signal) -> std::io::Result<()> {
+    pids.iter().try_for_each(|pid| process::signal(*pid, signal))
+}
+
+/// Milliseconds since the machine was booted, times of suspension among them.
+fn boot_ms() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+    seconds * 1000 + u64::try_from(now.tv_nsec).unwrap_or(0) / 1_000_000
 }
 
 /// Who is what.

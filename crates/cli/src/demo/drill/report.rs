@@ -11,6 +11,22 @@ use crate::demo::screen::{Screen, new_table};
 pub(in crate::demo) struct Step {
     /// What was done.
     pub(in crate::demo) fault: Fault,
+    /// Why it was not done, where it cannot be done; that is no failure.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::demo) skipped: Option<String>,
+    /// How it was done, where there is more than one way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::demo) how: Option<String>,
+    /// What has to follow, if that is not a hand-over.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::demo) expected: Option<&'static str>,
+    /// The primary at that time.
+    pub(in crate::demo) node: Option<String>,
+    /// When it struck, in milliseconds since the machine was booted.
+    pub(in crate::demo) at_boot_ms: Option<u64>,
+    /// When the first insert through the proxy was acknowledged on a higher timeline, on the same
+    /// clock; nothing if there was none.
+    pub(in crate::demo) handed_over_at_boot_ms: Option<u64>,
     /// From the fault to the next acknowledgement, through the proxy, of an insert sent after it.
     pub(in crate::demo) seconds_to_next_ack: Option<f64>,
     /// The longest time without an acknowledgement from the fault to the end of the step. A fault
@@ -31,6 +47,12 @@ impl Step {
     pub(super) fn new(fault: Fault) -> Step {
         Step {
             fault,
+            skipped: None,
+            how: None,
+            expected: fault.is_without_hand_over().then_some("no-hand-over"),
+            node: None,
+            at_boot_ms: None,
+            handed_over_at_boot_ms: None,
             seconds_to_next_ack: None,
             longest_gap_seconds: 0.0,
             missing: None,
@@ -47,8 +69,12 @@ impl Step {
         });
     }
 
-    /// Whether everything went as it should.
+    /// Whether everything went as it should, as far as it could be tried.
     pub(super) fn is_ok(&self) -> bool {
+        self.skipped.is_some() || self.went_well()
+    }
+
+    fn went_well(&self) -> bool {
         self.seconds_to_next_ack.is_some()
             && self.missing == Some(0)
             && self.interleaved == 0
@@ -56,13 +82,25 @@ impl Step {
             && self.note.is_none()
     }
 
+    fn verdict(&self) -> &'static str {
+        match (&self.skipped, self.is_ok()) {
+            (Some(_), _) => "skipped",
+            (None, true) => "good",
+            (None, false) => "BAD",
+        }
+    }
+
     /// One line for people.
     pub(super) fn line(&self) -> String {
-        let note = self.note.as_ref().map(|note| format!("; {note}")).unwrap_or_default();
+        if let Some(why) = &self.skipped {
+            return format!("  skipped: {why}");
+        }
+        let remarks = self.how.iter().chain(&self.note);
+        let note: String = remarks.map(|remark| format!("; {remark}")).collect();
         format!(
             "  {}: next acknowledgement after {}, longest gap {:.3} s, missing {}, interleaved \
              {}, healthy after {}{note}",
-            if self.is_ok() { "good" } else { "BAD" },
+            self.verdict(),
             seconds(self.seconds_to_next_ack),
             self.longest_gap_seconds,
             count(self.missing),
@@ -146,7 +184,7 @@ impl Report {
                 count(step.missing),
                 step.interleaved.to_string(),
                 seconds(step.seconds_to_healthy),
-                if step.is_ok() { "good" } else { "BAD" }.to_owned(),
+                step.verdict().to_owned(),
             ]);
         }
         format!(
@@ -209,6 +247,8 @@ mod tests {
             Step { seconds_to_healthy: None, ..good() },
             Step { note: Some("trouble".to_owned()), ..good() },
         ];
+        let skipped = Step { skipped: Some("no root".to_owned()), ..Step::new(Fault::DiskFull) };
+        assert!(Report::new(vec![good(), skipped], 2, &ledger(), 0).ok, "it cannot be tried here");
         for step in bad {
             assert!(!Report::new(vec![step.clone()], 1, &ledger(), 0).ok, "{step:?}");
         }

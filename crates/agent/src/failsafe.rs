@@ -1,0 +1,159 @@
+//! Going on without the DCS: what a leader asks of the other members, and what they answer.
+
+use std::collections::BTreeMap;
+
+use api::{ApiReply, FailsafePost};
+use decide::{FailsafeAnswer, FailsafeClaim};
+use postgres::Instance;
+use serde_json::json;
+use tokio::task::JoinSet;
+use types::{Member, MemberName, Millis, Term};
+
+use crate::context::Context;
+
+/// Asks every member at once. All must answer 200 `Accepted` within `limit`; otherwise the text says
+/// who did not. Nothing is sent before this is called.
+pub(crate) async fn ask<I: Instance>(
+    context: &Context<I>,
+    members: &BTreeMap<MemberName, String>,
+    term: Term,
+    ttl: Millis,
+    limit: Millis,
+) -> Result<(), String> {
+    let body = body(context, term, ttl);
+    let auth = context.rest_credentials.clone();
+    let mut answers = JoinSet::new();
+    for (name, url) in members {
+        let (name, url, body, auth) = (name.clone(), url.clone(), body.clone(), auth.clone());
+        answers.spawn(async move {
+            let answer = ask_one(&url, body, auth, limit).await;
+            answer.map_err(|why| format!("{name}: {why}"))
+        });
+    }
+    let mut missing = Vec::new();
+    while let Some(answer) = answers.join_next().await {
+        match answer {
+            Ok(Ok(())) => {}
+            Ok(Err(why)) => missing.push(why),
+            // A question whose task failed was not answered.
+            Err(error) => missing.push(error.to_string()),
+        }
+    }
+    missing.sort();
+    if missing.is_empty() { Ok(()) } else { Err(missing.join("; ")) }
+}
+
+/// Patroni's fields, and ours beside them, which it ignores.
+fn body<I>(context: &Context<I>, term: Term, ttl: Millis) -> Vec<u8> {
+    let view = context.store.current().view;
+    let me = view.as_ref().and_then(|v| v.member(&context.name));
+    let status = view.as_ref().and_then(|v| v.status.as_ref());
+    let body = json!({
+        "name": context.name,
+        "conn_url": me.map(|m| m.conn_url.clone()),
+        "api_url": me.map(|m| m.api_url.clone()),
+        "slots": status.map(|s| s.value.slots.clone()).unwrap_or_default(),
+        "pgherd_term": term,
+        "pgherd_ttl_ms": ttl,
+    });
+    body.to_string().into_bytes()
+}
+
+async fn ask_one(
+    url: &str,
+    body: Vec<u8>,
+    auth: Option<(String, String)>,
+    limit: Millis,
+) -> Result<(), String> {
+    let member = Member { api_url: url.to_owned(), ..Member::default() };
+    let Some((host, port)) = member.api_address() else {
+        return Err(format!("{url:?} is no address of a REST interface"));
+    };
+    let auth = auth.as_ref().map(|(user, password)| (user.as_str(), password.as_str()));
+    let limit = limit.as_duration();
+    let answer =
+        api::client::request("POST", &host, port, "/failsafe", Some(body), auth, limit).await;
+    match answer {
+        Ok((200, text)) if text == b"Accepted" => Ok(()),
+        Ok((status, text)) => Err(format!("{status} {}", String::from_utf8_lossy(&text))),
+        Err(error) => Err(crate::execute::with_sources(&error)),
+    }
+}
+
+/// What a leader said, for the brain.
+pub(crate) fn claim_of(post: &FailsafePost) -> FailsafeClaim {
+    FailsafeClaim {
+        leader: post.leader.clone(),
+        term: post.term,
+        ttl: post.ttl.unwrap_or(Millis::ZERO),
+    }
+}
+
+/// The brain's answer as a REST answer; without one nothing is promised.
+pub(crate) fn reply_of(answer: Option<FailsafeAnswer>) -> ApiReply {
+    let (status, text) = match answer {
+        Some(FailsafeAnswer::Accepted) => (200, "Accepted"),
+        Some(FailsafeAnswer::RunningAsLeader) => (500, "Running as a leader"),
+        Some(FailsafeAnswer::Off) => (502, "failsafe_mode is off"),
+        Some(FailsafeAnswer::Refused(why)) => (503, why),
+        None => (503, "the agent has not taken it in"),
+    };
+    ApiReply { status, text: text.to_owned(), written: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// A member that gives this answer to whoever asks; `None`: it never answers.
+    async fn member(answer: Option<&'static str>) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let port = listener.local_addr().expect("bound").port();
+        tokio::spawn(async move {
+            let mut held = Vec::new();
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut request = vec![0; 4096];
+                let read = stream.read(&mut request).await.unwrap_or(0);
+                assert!(request[..read].starts_with(b"POST /failsafe HTTP/1.1"));
+                if let Some(answer) = answer {
+                    stream.write_all(answer.as_bytes()).await.expect("the asker reads");
+                } else {
+                    held.push(stream);
+                }
+            }
+        });
+        format!("http://127.0.0.1:{port}/patroni")
+    }
+
+    async fn check(answer: Option<&'static str>) -> Result<(), String> {
+        let url = member(answer).await;
+        ask_one(&url, b"{}".to_vec(), None, Millis(500)).await
+    }
+
+    #[tokio::test]
+    async fn only_accepted_is_an_agreement() {
+        let accepted = "HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nAccepted";
+        assert_eq!(check(Some(accepted)).await, Ok(()));
+        for other in [
+            "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nOK",
+            "HTTP/1.1 202 Accepted\r\ncontent-length: 8\r\n\r\nAccepted",
+            "HTTP/1.1 500 X\r\ncontent-length: 19\r\n\r\nRunning as a leader",
+            "HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\nAccepted",
+        ] {
+            assert!(check(Some(other)).await.is_err(), "{other}");
+        }
+        assert!(check(None).await.is_err(), "silence is none");
+        assert!(ask_one("nonsense", Vec::new(), None, Millis(500)).await.is_err());
+    }
+
+    #[test]
+    fn answers_are_patronis() {
+        assert_eq!(reply_of(Some(FailsafeAnswer::Accepted)).text, "Accepted");
+        assert_eq!(reply_of(Some(FailsafeAnswer::RunningAsLeader)).status, 500);
+        assert_eq!(reply_of(Some(FailsafeAnswer::Off)).status, 502);
+        assert_ne!(reply_of(None).status, 200);
+    }
+}

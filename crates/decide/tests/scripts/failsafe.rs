@@ -1,0 +1,37 @@
+//! A leader without the keys asks the other members; they answer through their own brains.
+
+use std::collections::BTreeMap;
+
+use decide::{Event, FailsafeAnswer, FailsafeClaim};
+use types::{MemberName, Millis, Term};
+
+use crate::world::World;
+
+impl World {
+    /// Asks every member, as the agents would. True if all of them agree.
+    pub(crate) fn ask_members(
+        &mut self,
+        leader: &MemberName,
+        members: &BTreeMap<MemberName, String>,
+        (term, ttl): (Term, Millis),
+    ) -> bool {
+        let mut all = true;
+        for name in members.keys() {
+            let claim = FailsafeClaim { leader: leader.clone(), term: Some(term), ttl };
+            all &= self.ask_member(name, claim) == Some(FailsafeAnswer::Accepted);
+        }
+        all
+    }
+
+    fn ask_member(&mut self, name: &MemberName, claim: FailsafeClaim) -> Option<FailsafeAnswer> {
+        let now = self.now;
+        let host = self.hosts.get_mut(name).filter(|host| !host.deaf)?;
+        let agent = host.agent.as_mut()?;
+        let actions = agent.brain.step(now, Event::FailsafeClaim(claim));
+        let answer = agent.brain.failsafe_answer();
+        for action in actions {
+            self.perform(name, action);
+        }
+        answer
+    }
+}
