@@ -2,18 +2,19 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
-# Further options of the demo: make demo ARGS="--nodes 5 --dir /tmp/herd"
+# Further options: make demo ARGS="--nodes 5 --dir /tmp/herd", make bench-failover ARGS=--all
 ARGS ?=
 # How many seeds `make prove` runs.
 SEEDS ?= 20000
 
-.PHONY: help tools demo test check prove scenarios
+.PHONY: help tools demo test check prove scenarios bench-failover
 
 help:
 	@echo 'make demo        a highly available PostgreSQL cluster on this machine (ARGS="--drill" breaks it)'
 	@echo 'make test        every check and every test'
 	@echo 'make check       formatting, clippy, tidy, cargo deny: no tests'
 	@echo 'make prove       the long twins of the tests: many simulator seeds (SEEDS=$(SEEDS))'
+	@echo 'make bench-failover  how long each hand-over takes, beside bare PostgreSQL (ARGS="--quick")'
 	@echo 'make scenarios   record the scripts of crates/decide/testdata anew; review the diff'
 	@echo 'make tools       install what is missing: PostgreSQL server, etcd'
 
@@ -34,6 +35,11 @@ check:
 
 prove: tools
 	@. tools/env.sh && exec cargo xtask prove --seeds $(SEEDS)
+
+# The last line is one JSON object.
+bench-failover: tools
+	@cargo build --release --locked --package cli --package bench
+	@. tools/env.sh && exec target/release/pgherd-bench failover $(ARGS)
 
 scenarios:
 	@cargo xtask scenarios --bless

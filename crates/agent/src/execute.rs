@@ -6,8 +6,8 @@ use std::sync::Arc;
 use decide::{Act, Action, ActionId, Outcome, StartAs, StopMode, SyncRule};
 use postgres::Instance;
 use types::{
-    ClusterView, Compared, DurablePledge, InProgress, LocalPostgres, MemberName, Millis, Position,
-    Term, Timeline,
+    ClusterView, Compared, Durable, DurablePledge, InProgress, LocalPostgres, MemberName, Millis,
+    Position, Term, Timeline, Upstream,
 };
 
 use crate::context::Context;
@@ -133,30 +133,8 @@ async fn on_postgres<I: Instance>(context: &Arc<Context<I>>, act: Act) -> Result
             context.recorded.expect_own().await?;
             instance.initdb().await?;
         }
-        Act::Clone { source, term, replace } => {
-            // Before the copy can stand in place: whatever interrupts this, it never passes for the
-            // copy that was here before.
-            context.recorded.update(move |d| {
-                d.in_progress = replace.then_some(InProgress::Rebuild);
-                d.pledge = None;
-                d.fresh_copy = true;
-            }).await?;
-            instance.clone_from(&source, |_| {}).await?;
-            context.set_compared(None);
-            context.recorded.update(move |d| {
-                d.in_progress = None;
-                d.term = term;
-            }).await?;
-        }
-        Act::Rewind { source, term: _ } => {
-            context.recorded.update(|d| d.in_progress = Some(InProgress::Rewind)).await?;
-            instance.rewind_from(&source).await?;
-            context.set_compared(None);
-            context.recorded.update(move |d| {
-                d.in_progress = None;
-                d.pledge = None;
-            }).await?;
-        }
+        Act::Clone { source, term, replace } => copy(context, &source, term, replace).await?,
+        Act::Rewind { source, term: _ } => rewind(context, &source).await?,
         Act::Compare { leader, term } => {
             let (timeline, history) = instance.leader_history(&leader).await?;
             context.set_compared(Some(Compared { leader: leader.name, term, timeline, history }));
@@ -196,13 +174,52 @@ async fn on_postgres<I: Instance>(context: &Arc<Context<I>>, act: Act) -> Result
     Ok(())
 }
 
+async fn copy<I: Instance>(
+    context: &Arc<Context<I>>,
+    source: &Upstream,
+    term: Term,
+    replace: bool,
+) -> Result<(), Failure> {
+    // Before the copy can stand in place: whatever interrupts this, it never passes for the copy
+    // that was here before.
+    let begun = move |d: &mut Durable| {
+        d.in_progress = replace.then_some(InProgress::Rebuild);
+        d.pledge = None;
+        d.fresh_copy = true;
+    };
+    context.recorded.update(begun).await?;
+    context.instance.clone_from(source, |_| {}).await?;
+    context.set_compared(None);
+    let done = move |d: &mut Durable| {
+        d.in_progress = None;
+        d.term = term;
+    };
+    context.recorded.update(done).await?;
+    Ok(())
+}
+
+async fn rewind<I: Instance>(context: &Arc<Context<I>>, source: &Upstream) -> Result<(), Failure> {
+    context.recorded.update(|d| d.in_progress = Some(InProgress::Rewind)).await?;
+    context.instance.rewind_from(source).await?;
+    context.set_compared(None);
+    let done = |d: &mut Durable| {
+        d.in_progress = None;
+        d.pledge = None;
+    };
+    context.recorded.update(done).await?;
+    Ok(())
+}
+
 /// Persists the term that this copy follows from now on; a pledge to an older one is fulfilled.
 async fn follow_term<I: Instance>(context: &Context<I>, term: Term) -> Result<(), Failure> {
-    context.recorded.update(move |d| {
-        // A Patroni leader's term is not known (0); what was known stays.
-        d.term = d.term.max(term);
-        d.pledge = None;
-    }).await?;
+    context
+        .recorded
+        .update(move |d| {
+            // A Patroni leader's term is not known (0); what was known stays.
+            d.term = d.term.max(term);
+            d.pledge = None;
+        })
+        .await?;
     Ok(())
 }
 
@@ -254,10 +271,13 @@ async fn stop_receiving<I: Instance>(
     term: Term,
 ) -> Result<(), Failure> {
     let (timeline, lsn) = context.instance.stop_receiving(STOP_RECEIVING).await?;
-    context.recorded.update(move |d| {
-        let position = Position { timeline, lsn, term };
-        d.pledge = Some(DurablePledge { fence, position });
-    }).await?;
+    context
+        .recorded
+        .update(move |d| {
+            let position = Position { timeline, lsn, term };
+            d.pledge = Some(DurablePledge { fence, position });
+        })
+        .await?;
     Ok(())
 }
 

@@ -3,8 +3,8 @@
 //! The renewals and member-key writes that each `loop_wait` brings are written only when they fail:
 //! they say nothing else, and would push out what an operator looks for.
 //!
-//! A thread writes it, behind a bounded queue: a disk that hangs costs lines, which are counted, and
-//! never time of the loop's.
+//! A thread writes it, behind a bounded queue: a disk that hangs costs lines, which are counted,
+//! and never time of the loop's.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};

@@ -49,9 +49,7 @@ pub(crate) async fn dispatch(State(state): State<ApiState>, request: Request<Bod
     let method = parts.method.as_str();
     let known = matches!(
         (method, segment.as_str()),
-        ("POST" | "DELETE", "switchover")
-            | ("POST", "failover" | "failsafe")
-            | ("PATCH", "config")
+        ("POST" | "DELETE", "switchover") | ("POST", "failover" | "failsafe") | ("PATCH", "config")
     );
     if !known {
         return error_page(501, &format!("Unsupported method ({method:?})").replace('"', "'"));

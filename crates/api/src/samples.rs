@@ -69,6 +69,7 @@ pub(crate) fn put(view: &mut ClusterView, key: &str, value: &str) {
     view.failover = one.failover.or(view.failover.take());
     view.sync = one.sync.or(view.sync.take());
     view.term = one.term.or(view.term.take());
+    view.failsafe = one.failsafe.or(view.failsafe.take());
 }
 
 /// What `name` of the sample publishes.

@@ -81,6 +81,8 @@ async fn paths_and_methods() {
         ("GET", "/cluster", 200),
         ("GET", "/config", 200),
         ("GET", "/history", 200),
+        ("GET", "/failsafe", 502),
+        ("POST", "/failsafe", 400),
         ("GET", "/metrics", 200),
         ("GET", "/nonsense", 503),
         ("GET", "/switchover", 503),
@@ -249,5 +251,30 @@ fn set_received(snapshot: &mut Snapshot, lsn: Lsn) {
     {
         standby.received = lsn;
         standby.replayed = Lsn(0);
+    }
+}
+
+#[tokio::test]
+async fn a_promise_is_answered_only_by_the_agent() {
+    let mut snapshot = samples::replica("node-1");
+    let mut view = samples::view();
+    samples::put(&mut view, "failsafe", r#"{"node-0":"http://h:1/patroni"}"#);
+    snapshot.view = Some(Arc::new(view));
+    let mut server = start(snapshot, Access::default()).await;
+    let (status, _, map) = send(server.port, "GET", "/failsafe", "", "").await;
+    assert_eq!((status, map.as_str()), (200, r#"{"node-0": "http://h:1/patroni"}"#));
+
+    let port = server.port;
+    for (status, text) in [(200, "Accepted"), (500, "Running as a leader")] {
+        let body = r#"{"name":"node-0","conn_url":"x","api_url":"y","slots":{},"pgherd_term":7}"#;
+        let asking = tokio::spawn(send(port, "POST", "/failsafe", "", body));
+        let request = server.requests.recv().await.expect("a request");
+        let Command::Failsafe(post) = &request.command else { panic!("{request:?}") };
+        assert_eq!((post.leader.as_str(), post.term), ("node-0", Some(types::Term(7))));
+        let reply = ApiReply { status, text: text.to_owned(), written: None };
+        request.reply.send(reply).expect("somebody waits");
+        let (got, head, answer) = asking.await.expect("an answer");
+        assert_eq!((got, answer.as_str()), (status, text));
+        assert_eq!(head.contains("lsn: 67416152"), status == 200, "{head}");
     }
 }

@@ -90,7 +90,7 @@ fn phases_of(step: &Step, at: i64, until: i64, entries: &[Entry]) -> Vec<(&'stat
     let of_old = |moment: &str| old.as_ref()?.at(moment);
     let span = |from: Option<i64>, to: Option<i64>| {
         // Spans of minutes at most: exact in a float.
-        Some(i32::try_from(to?.checked_sub(from?)?).ok().map(f64::from)?)
+        i32::try_from(to?.checked_sub(from?)?).ok().map(f64::from)
     };
     let spans = [
         span(Some(at), of_old("noticed").or(of_new("vacant"))),

@@ -288,7 +288,12 @@ pub(crate) const DYNAMIC: &[Key] = &[
     not_yet("pgherd.failover_mode", OneOf(&["lease", "fenced"])),
     not_yet("pgherd.failure_detection_timeout", Duration),
     not_yet("pgherd.heartbeat_interval", Duration),
-    not_yet("pgherd.failover_min_interval", Duration),
+    used(
+        "pgherd.failover_min_interval",
+        Duration,
+        "0",
+        "A leadership younger than this is not given up for what may be cured in place.",
+    ),
     used("pgherd.hold_timeout", Duration, "10", "How long a proxy lets clients wait."),
     not_yet("pgherd.maximum_lag", Integer),
     not_yet("pgherd.switchover_grace", Duration),

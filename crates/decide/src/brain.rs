@@ -59,6 +59,8 @@ pub struct Brain {
     pub(crate) leader: LeaderMemory,
     pub(crate) election: crate::unlocked::ElectionClock,
     pub(crate) rewind_failures: u32,
+    /// When this standby, which should stream and does not, was last told whom to follow.
+    pub(crate) followed_at: Option<Millis>,
     /// The copy did not become consistent by itself; it is rewound or copied anew.
     pub(crate) never_consistent: bool,
     pub(crate) member_clock: crate::member_key::MemberClock,
@@ -106,6 +108,7 @@ impl Brain {
             leader: LeaderMemory::default(),
             election: crate::unlocked::ElectionClock::default(),
             rewind_failures: 0,
+            followed_at: None,
             never_consistent: false,
             member_clock: crate::member_key::MemberClock::default(),
             failsafe: crate::failsafe::FailsafeMemory::default(),
@@ -210,6 +213,10 @@ impl Brain {
             }
         }
         self.view = Some(view);
+        if matches!(self.leadership(), Some(Leadership::Other { .. })) {
+            // Somebody else leads: that was what giving way was for.
+            self.gave_way = None;
+        }
         if !matches!(self.leadership(), Some(Leadership::Mine { .. })) {
             self.claim.clear();
             // Who streams does so from this server, whatever became of its key.

@@ -173,12 +173,30 @@ impl Brain {
             self.issue(now, Act::ForgetFreshCopy, Reason::VoterAgain);
         }
         if streams || !leader.writable || upstream.is_none() {
+            self.followed_at = None;
             return;
         }
         // It should stream and does not: is it ahead of where the leader's timeline began?
         let end = (standby.timeline, standby.received);
-        if self.compared(now, local, end, leader) == Some(Rejoin::Rewind) {
-            self.stop_diverged(now, local, standby.timeline, leader);
+        match self.compared(now, local, end, leader) {
+            Some(Rejoin::Rewind) => self.stop_diverged(now, local, standby.timeline, leader),
+            Some(Rejoin::Follow) => self.follow_again(now, leader, upstream),
+            None => {}
+        }
+    }
+
+    /// The files name the upstream already. Whoever wrote them may have ended before the server read
+    /// them, so now and then it is told again.
+    fn follow_again(&mut self, now: Millis, leader: &Leader, upstream: Option<Upstream>) {
+        let told = *self.followed_at.get_or_insert(now);
+        let again = told.plus(self.dynamic.ttl);
+        if now < again {
+            self.wake_at(again);
+            return;
+        }
+        let act = Act::Follow { upstream, term: leader.term };
+        if self.issue_if_free(now, act, leader_is(leader)) {
+            self.followed_at = Some(now);
         }
     }
 

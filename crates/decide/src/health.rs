@@ -74,7 +74,7 @@ impl Brain {
         lasting.or(gave_way.map(|(fault, _)| fault))
     }
 
-    /// Whoever gave way leaves the others so long to lead.
+    /// Whoever gave way leaves the others so long to lead, if nobody does before.
     fn recovers_after(&self) -> Millis {
         Millis(2 * self.dynamic.ttl.0)
     }

@@ -343,8 +343,10 @@ impl Brain {
             self.release(now, created, None, Reason::CannotLead);
             return;
         };
-        // A copy that replaced the one that won must not lead in its place.
-        if local.durable.fresh_copy || record.value.timeline <= standby.timeline {
+        // A copy that replaced the one that won must not lead in its place: it has not its pledge.
+        let pledge = local.durable.pledge.as_ref().map(|p| p.position);
+        let won_here = pledge.is_some() && pledge == record.value.position;
+        if (local.durable.fresh_copy && !won_here) || record.value.timeline <= standby.timeline {
             self.release(now, created, None, Reason::CannotLead);
             return;
         }

@@ -4,7 +4,7 @@
 use std::ffi::c_int;
 use std::io;
 
-use rustix::mm::{MlockAllFlags, mlockall};
+use rustix::mm::{Advice, MlockAllFlags, madvise, mlockall};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CapabilitySet, capabilities};
 
@@ -54,6 +54,46 @@ pub(crate) fn leave_oom_killer_alone() -> Option<i32> {
     refusal(std::fs::write("/proc/self/oom_score_adj", "-1000"))
 }
 
+/// Lets go of the pages of programs and libraries that only starting needed, above all the table of
+/// relocations, so that they are not locked. Best effort: it only saves memory.
+pub(crate) fn forget_the_start() {
+    let Ok(text) = std::fs::read_to_string("/proc/self/smaps") else { return };
+    for (start, length) in unchanged_files(&text) {
+        let address = std::ptr::with_exposed_provenance_mut(start);
+        // SAFETY: the range is a private, read-only mapping of a file without a page of its own, so
+        // whatever is touched again is read from the file as it was. This process has one thread,
+        // which maps nothing between reading the list and this call.
+        #[allow(unsafe_code)] // what it does depends on the mapping, so rustix has no safe form
+        unsafe { madvise(address, length, Advice::LinuxDontNeed) }.ok();
+    }
+}
+
+/// Start and length of each read-only mapping of a file in `smaps` in which nothing was changed.
+fn unchanged_files(smaps: &str) -> Vec<(usize, usize)> {
+    let mut found = Vec::new();
+    let mut current = None;
+    for line in smaps.lines() {
+        if line.split_whitespace().next() == Some("Anonymous:") {
+            let changed = line.split_whitespace().nth(1) != Some("0");
+            found.extend(current.take().filter(|_| !changed));
+        } else if let Some(range) = read_only_file(line) {
+            current = range;
+        }
+    }
+    found
+}
+
+/// `None` for a line that begins no mapping; `Some(None)` for a mapping of another kind.
+fn read_only_file(line: &str) -> Option<Option<(usize, usize)>> {
+    let mut words = line.split_whitespace();
+    let (start, end) = words.next()?.split_once('-')?;
+    let start = usize::from_str_radix(start, 16).ok()?;
+    let length = usize::from_str_radix(end, 16).ok()?.checked_sub(start)?;
+    let read_only = matches!(words.next(), Some("r--p" | "r-xp"));
+    let is_file = words.nth(3).is_some_and(|path| path.starts_with('/'));
+    Some((read_only && is_file).then_some((start, length)))
+}
+
 /// Locks every page that was touched so far, and each further one at its first touch. To be called
 /// after one rehearsal, so that the pages of the killing are among them; untouched ones, most of
 /// the binary, cost nothing.
@@ -96,6 +136,26 @@ unsafe extern "C" {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_unchanged_read_only_files_are_let_go() {
+        let smaps = "\
+1000-3000 r--p 00000000 fe:00 12 /usr/bin/x
+Rss:                   8 kB
+Anonymous:             0 kB
+3000-4000 r-xp 00002000 fe:00 12 /usr/bin/x
+Anonymous:             4 kB
+4000-5000 rw-p 00003000 fe:00 12 /usr/bin/x
+Anonymous:             0 kB
+5000-6000 r--p 00000000 00:00 0
+Anonymous:             0 kB
+6000-8000 r-xp 00000000 00:00 0                  [vdso]
+Anonymous:             0 kB
+a000-b000 r-xp 00000000 fe:00 13 /lib/y
+Anonymous:             0 kB
+";
+        assert_eq!(unchanged_files(smaps), [(0x1000, 0x2000), (0xa000, 0x1000)]);
+    }
 
     #[test]
     fn each_refusal_is_named() {

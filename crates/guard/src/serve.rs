@@ -148,6 +148,7 @@ impl Guard {
     fn harden(&mut self) -> Result<(), Error> {
         self.refused.oom_score = harden::leave_oom_killer_alone();
         self.refused.priority = harden::take_priority();
+        harden::forget_the_start();
         let quarry = Quarry::look(&self.data_dir);
         self.hunter.rehearse(quarry.as_ref(), &self.data_dir);
         self.poll(Some(boot_time_ms()), Some(Timespec { tv_sec: 0, tv_nsec: 0 }))?;

@@ -24,8 +24,8 @@ pub fn startup_lowers(startup: &Startup) -> bool {
     // The server takes the options first, then the parameters, and the last value counts.
     let in_options = option_settings(options).into_iter();
     let parameters = startup.parameters.iter().map(|(name, value)| (name.clone(), value.clone()));
-    let set = in_options.chain(parameters).filter(|(name, _)| is_setting(name.as_bytes()));
-    set.last().is_some_and(|(_, value)| is_below_on(value.as_bytes()))
+    let mut set = in_options.chain(parameters).filter(|(name, _)| is_setting(name.as_bytes()));
+    set.next_back().is_some_and(|(_, value)| is_below_on(value.as_bytes()))
 }
 
 /// The settings of `-c name=value` and `--name=value`, split as the server splits them.

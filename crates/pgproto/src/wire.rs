@@ -6,7 +6,8 @@
 //!   whether the client stands between two messages, the cancel key;
 //! - [`ErrorResponse`]: the errors that a relay itself tells a client.
 //!
-//! Not here: SQL. A relay of sessions does not need to know what a statement does.
+//! Not here: SQL. A relay of sessions does not need to know what a statement does, but for whether
+//! it lowers a guarantee, which [`crate::lowered`] reads.
 
 mod error_response;
 mod exchange;

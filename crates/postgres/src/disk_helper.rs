@@ -1,8 +1,8 @@
 //! The helper process: what is read of the data directory, and tried on its volumes, for the agent.
 //!
-//! A system call on a disk that hangs puts its thread into a sleep that no signal ends. So the agent
-//! makes none in its observations: a child of the same binary does, asked and answering in lines on
-//! its standard streams, and can be given up. It ends when its standard input does.
+//! A system call on a disk that hangs puts its thread into a sleep that no signal ends. So the
+//! agent makes none in its observations: a child of the same binary does, asked and answering in
+//! lines on its standard streams, and can be given up. It ends when its standard input does.
 //!
 //! It decides nothing, and changes nothing but the one file of a trial.
 

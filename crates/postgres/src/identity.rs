@@ -29,8 +29,8 @@ impl Sender {
 
 /// Whether each of all walsenders serves the member whose name it carries: its peer logged in as
 /// the replication user, and streams by that member's slot, which admits one walsender at a time.
-/// Without slots nobody else may carry the name. `slots` are the slots in use with the pids of their
-/// users, read after the walsenders: one that streams has its slot.
+/// Without slots nobody else may carry the name. `slots` are the slots in use with the pids of
+/// their users, read after the walsenders: one that streams has its slot.
 pub(crate) fn known(
     config: &InstanceConfig,
     senders: &[Sender],

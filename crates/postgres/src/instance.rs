@@ -134,8 +134,8 @@ impl LocalInstance {
         processes_in(DirId::of(&self.config().data_dir))
     }
 
-    /// Looks at the data directory, or says within `LOOK_LIMIT` (twice that when somebody else looks
-    /// at the same time) that it does not answer.
+    /// Looks at the data directory, or says within `LOOK_LIMIT` (twice that when somebody else
+    /// looks at the same time) that it does not answer.
     pub(crate) async fn look(&self) -> Result<Look, Error> {
         let began = now();
         let answer = self.ask(Request::Look).await;
@@ -176,8 +176,8 @@ impl LocalInstance {
         }
     }
 
-    /// Asks the helper something more after a look, unless that had no answer: each wait is one more
-    /// second for an observation.
+    /// Asks the helper something more after a look, unless that had no answer: each wait is one
+    /// more second for an observation.
     pub(crate) async fn ask_more(&self, request: Request) -> Option<String> {
         if self.memory().unread.is_some() {
             return None;

@@ -52,7 +52,8 @@ pub trait Instance: Send + Sync + 'static {
     /// Observes data directory and processes, with at most one SQL round trip (two after a reload),
     /// and says what trials have shown, which go on beside it from the first observation on. Never
     /// fails: what cannot be seen is reported as such; what a disk that hangs does not show is
-    /// reported as it was, with the trouble. Bounded by about six seconds, four without such a disk.
+    /// reported as it was, with the trouble. Bounded by about six seconds, by four without such a
+    /// disk.
     fn observe(&self) -> impl Future<Output = Observation> + Send;
 
     /// Takes over changed settings and brings the files on disk and a running server in line with

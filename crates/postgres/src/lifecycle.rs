@@ -197,8 +197,9 @@ pub(crate) async fn stop(
 ) -> Result<(), Error> {
     let signal = match mode {
         StopMode::Fast => Signal::INT,
-        StopMode::Immediate => Signal::QUIT,
-        StopMode::Kill => {
+        // One that is frozen takes no SIGQUIT.
+        StopMode::Immediate if !is_frozen(instance).await? => Signal::QUIT,
+        StopMode::Immediate | StopMode::Kill => {
             within(limit, "the end of all killed processes", kill_all(instance)).await?;
             instance.forget_client().await;
             return Ok(());
@@ -214,6 +215,10 @@ pub(crate) async fn stop(
     stopped.await?;
     instance.forget_client().await;
     Ok(())
+}
+
+async fn is_frozen(instance: &LocalInstance) -> Result<bool, Error> {
+    Ok(instance.postmaster().await?.is_some_and(|postmaster| postmaster.is_frozen()))
 }
 
 fn signal_postmaster(
@@ -246,7 +251,7 @@ async fn wait_until_gone(instance: &LocalInstance) -> Result<(), Error> {
 async fn kill_all(instance: &LocalInstance) -> Result<(), Error> {
     if let Some(postmaster) = instance.postmaster().await? {
         signal_postmaster(instance, &postmaster, Signal::KILL)?;
-        // One that waits for a disk that hangs does not die; whoever still can answer a client must.
+        // One that waits for a disk that hangs does not die; who can still answer a client must.
         tokio::time::timeout(POSTMASTER_PATIENCE, postmaster.exited()).await.ok();
     }
     match instance.dir_id().await? {

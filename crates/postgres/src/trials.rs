@@ -26,8 +26,8 @@ const SOON: Duration = Duration::from_millis(300);
 /// `application_name` of a trial's connection.
 const APPLICATION: &str = "pgherd trial";
 
-/// Sessions that take a slot (of a server as PostgreSQL counts them: the agent's kept one too, since
-/// an ordinary client finds it taken), and how many slots ordinary clients can have.
+/// Sessions that take a slot, as PostgreSQL counts them (the agent's kept one too: an ordinary
+/// client finds it taken), and how many slots ordinary clients can have.
 const SLOTS: &str = "\
 SELECT count(*), current_setting('max_connections')::int
   - current_setting('superuser_reserved_connections')::int

@@ -4,7 +4,7 @@
 mod common;
 
 use std::collections::BTreeSet;
-use std::io::Write as _;
+use std::io::{Seek as _, Write as _};
 use std::os::unix::fs::chown;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -66,6 +66,10 @@ async fn a_frozen_postmaster_and_its_full_queue() {
         drop(queue);
         thaw(postmaster);
         healthy(&a).await;
+        freeze(postmaster).await;
+        until_connection(&a, Some(Fault::NoAnswer)).await;
+        a.instance.stop(StopMode::Kill, LIMIT).await.unwrap();
+        assert_eq!(look(&a).await.health.connection, None, "nobody expects an answer");
     }
 }
 
@@ -167,6 +171,12 @@ async fn a_server_that_starts_or_stops_is_not_in_trouble_and_shows_where_recover
         thaw(startup);
         started.await.unwrap();
         healthy(&a).await;
+        // By an operator's hand: sessions go on, new ones are not let in.
+        signal(a.postmaster_pid(), Signal::TERM);
+        pause(1500).await;
+        let seen = look(&a).await;
+        assert!(matches!(seen.process, Process::Running(_)), "{:?}", seen.process);
+        assert_eq!(seen.health.connection, None, "it stops");
         a.instance.stop(StopMode::Fast, LIMIT).await.unwrap();
         let seen = look(&a).await;
         assert_eq!((seen.process, seen.health.connection), (Process::Stopped, None));
@@ -317,8 +327,8 @@ impl Drop for Volume {
     }
 }
 
-/// A node whose data directory is as PostgreSQL left it, on a volume of its own. The volume is to be
-/// dropped first: no file can be removed from one that is frozen.
+/// A node whose data directory is as PostgreSQL left it, on a volume of its own. The volume is to
+/// be dropped first: no file can be removed from one that is frozen.
 async fn on_a_volume(mebibytes: u64) -> Option<(Node, Volume)> {
     let dir = bin_dirs().remove(0);
     let [a] = cluster(&dir, ["a"], &[]).await;
@@ -327,11 +337,6 @@ async fn on_a_volume(mebibytes: u64) -> Option<(Node, Volume)> {
     let node = Node::new("v", &dir);
     let to = node.instance.config().data_dir.clone();
     let volume = Volume::mount(&to, &to.with_extension("img"), mebibytes)?;
-    let user = os_user();
-    let give = |path: PathBuf| {
-        let (uid, gid) = (user.as_ref().map(|u| u.uid), user.as_ref().map(|u| u.gid));
-        chown(path, uid, gid).unwrap();
-    };
     for name in ["global", "pg_wal"] {
         std::fs::create_dir(to.join(name)).unwrap();
         give(to.join(name));
@@ -382,19 +387,45 @@ async fn a_volume_that_hangs() {
 async fn a_volume_that_is_full() {
     let Some((node, _volume)) = on_a_volume(8).await else { return };
     until_write(&node, None).await;
-    let filler = node.instance.config().data_dir.join("filler");
-    let mut file = std::fs::File::create(&filler).unwrap();
-    let mut filled = 0_u64;
-    while file.write_all(&[1; 4096]).is_ok() {
-        filled += 4096;
-    }
-    drop(file.sync_all());
+    let data_dir = node.instance.config().data_dir.clone();
+    let mut file = std::fs::File::create(data_dir.join("filler")).unwrap();
+    let filled = fill(&mut file);
     until_write(&node, Some(Fault::DiskFull)).await;
     // A small write succeeds, but the next WAL segment has no room.
-    file.set_len(filled - 512 * 1024).unwrap();
-    drop(file);
+    file.set_len(filled - (512 << 10)).unwrap();
     pause(1000).await;
     assert_eq!(fault(&look(&node).await.health.write), Some(&Fault::DiskFull));
-    std::fs::remove_file(filler).unwrap();
+    // It has on another volume.
+    let wal = node.instance.config().beside(".wal");
+    std::fs::rename(data_dir.join("pg_wal"), data_dir.join("unused")).unwrap();
+    std::fs::create_dir(&wal).unwrap();
+    std::os::unix::fs::symlink(&wal, data_dir.join("pg_wal")).unwrap();
+    // PostgreSQL's user tries, and this is not his.
+    if os_user().is_some() {
+        let shows =
+            async || matches!(fault(&look(&node).await.health.write), Some(Fault::DiskFails(_)));
+        until("the WAL volume refuses", shows).await;
+    }
+    give(wal);
     until_write(&node, None).await;
+    fill(&mut file);
+    until_write(&node, Some(Fault::DiskFull)).await;
+    std::fs::remove_file(data_dir.join("filler")).unwrap();
+    drop(file);
+    until_write(&node, None).await;
+}
+
+/// Writes until nothing more goes; the file's size.
+fn fill(file: &mut std::fs::File) -> u64 {
+    file.seek(std::io::SeekFrom::End(0)).unwrap();
+    while file.write_all(&[1; 4096]).is_ok() {}
+    file.sync_all().ok();
+    file.metadata().unwrap().len()
+}
+
+/// Makes PostgreSQL's user the owner.
+fn give(path: PathBuf) {
+    if let Some(user) = os_user() {
+        chown(path, Some(user.uid), Some(user.gid)).unwrap();
+    }
 }

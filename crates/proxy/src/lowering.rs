@@ -1,5 +1,5 @@
 //! Sessions that set `synchronous_commit` below `on`: their commits are acknowledged before a
-//! standby has them (I1). They are counted, told of once each, and refused where that is configured.
+//! standby has them (I1). They are counted, told of once each, and refused where configured.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -11,8 +11,8 @@ use tokio::sync::Notify;
 
 use crate::words;
 
-/// A statement up to this length, in bytes with type and length, is read before it goes on; a longer
-/// one is let through unread. The bytes are held back until the message is whole.
+/// A statement up to this length, in bytes with type and length, is read before it goes on; a
+/// longer one is let through unread. The bytes are held back until the message is whole.
 pub(crate) const STATEMENT_BYTES_MAX: usize = 16 * 1024;
 
 const HEADER: usize = 5;

@@ -37,6 +37,9 @@ impl World {
             return;
         }
         let Some(instance) = host.postgres.as_ref().filter(|i| i.writable()) else { return };
+        if self.connections_taken(node) {
+            return;
+        }
         if instance.waiting.len() >= WAITING_MAX {
             return;
         }
@@ -48,6 +51,20 @@ impl World {
 
     /// The record is flushed: from now on it may be sent, and its session waits if it has to.
     pub(crate) fn commit_flushed(&mut self, node: usize, number: u64, waiter: Waiter) {
+        if self.hosts[node].instance(number).is_some_and(|i| i.writable()) {
+            let ailments = self.hosts[node].ailments;
+            if ailments.disk_hangs.lasts() {
+                self.after(50, Event::CommitFlushed { node, instance: number, waiter });
+                return;
+            }
+            if ailments.disk_full.lasts() {
+                // It goes on in a file that is there already, or panics for want of a new one.
+                if self.rng.chance(300) {
+                    self.instance_killed(node, "panics, its disk is full");
+                    return;
+                }
+            }
+        }
         let host = &mut self.hosts[node];
         let Some(instance) = host.postgres.as_mut().filter(|i| i.number == number) else { return };
         let Some(data) = host.disk.data.as_mut().filter(|_| instance.writable()) else { return };

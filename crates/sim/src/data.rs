@@ -8,6 +8,7 @@ use types::{
     Term, Timeline, Upstream,
 };
 
+use crate::ailments::Effect;
 use crate::postgres::{DataDirectory, Instance, Phase, Waiter};
 use crate::world::{Event, World};
 
@@ -72,6 +73,11 @@ impl World {
     }
 
     fn run_step(&mut self, step: &mut Step, act: &Act) -> Next {
+        match self.effect_on(step.node, act) {
+            Effect::None => {}
+            Effect::Waits => return Next::Again,
+            Effect::Fails => return Next::Failed,
+        }
         match act {
             Act::ArmGuard { kill_at } => {
                 self.arm_guard(step.node, Some(kill_at.0));
@@ -364,10 +370,7 @@ impl World {
         if step.number == 0 {
             return Next::In(self.rng.range(2, 60));
         }
-        if self.hosts[step.node].postgres.is_some() {
-            self.instance_killed(step.node, "ended at once");
-        }
-        Next::Done
+        if self.kill_instance(step.node, "ended at once") { Next::Done } else { Next::Again }
     }
 
     fn standby_mut(&mut self, node: usize) -> Option<&mut DataDirectory> {
@@ -545,7 +548,7 @@ impl World {
         self.hosts[node].guard = None;
         if self.hosts[node].postgres.is_some() {
             self.tell(node, || "the guard strikes".to_owned());
-            self.instance_killed(node, "killed by the guard");
+            self.kill_instance(node, "killed by the guard");
         }
     }
 

@@ -54,6 +54,11 @@ pub(crate) enum Kind {
     Switchover,
     ModeChange,
     LeaderKeyDeleted,
+    PostmasterFrozen,
+    DiskHangs,
+    DiskFull,
+    ConnectionsTaken,
+    PromotionFails,
 }
 
 const KINDS: [Kind; 22] = [
@@ -111,6 +116,20 @@ const FAILSAFE_PAIRS: [(Kind, Aim, Kind, Aim); 10] = [
     (Kind::StoreLossy, Aim::Node, Kind::CutFromStore, Aim::Leader),
 ];
 
+/// What leaves PostgreSQL alive and of no use, each with what strikes the leader besides, if
+/// anything does.
+const AILMENTS: [(Kind, Option<Kind>); 9] = [
+    (Kind::PostmasterFrozen, None),
+    (Kind::DiskHangs, None),
+    (Kind::DiskFull, None),
+    (Kind::ConnectionsTaken, None),
+    (Kind::PromotionFails, Some(Kind::HostLost)),
+    (Kind::PromotionFails, Some(Kind::Switchover)),
+    (Kind::DiskHangs, Some(Kind::HostLost)),
+    (Kind::DiskFull, Some(Kind::PostmasterKilled)),
+    (Kind::DiskHangs, Some(Kind::CutFromStore)),
+];
+
 /// The first of two pairs that leave a living leader without its key: cut off from the store, and
 /// reaching it while a member does not.
 const FENCE_PAIR: usize = 4;
@@ -125,6 +144,8 @@ pub(crate) fn plan(rng: &mut Rng, setup: &Setup, heal: u64) -> Vec<Fault> {
     for _ in 0..number {
         if setup.failsafe && rng.chance(500) {
             outage(rng, setup, (at, heal), &mut faults);
+        } else if setup.ailing && rng.chance(600) {
+            ail(rng, setup, (at, heal), &mut faults);
         } else if setup.fence_only || rng.chance(300) {
             let pair =
                 if setup.fence_only { FENCE_PAIR + rng.index(2) } else { rng.index(PAIRS.len()) };
@@ -158,6 +179,21 @@ fn outage(rng: &mut Rng, setup: &Setup, (at, heal): (u64, u64), faults: &mut Vec
     let two = draw(rng, (then, heal, members), second, second_aim);
     add(faults, one, mode, heal);
     add(faults, two, mode, heal);
+}
+
+/// An ailment: of the leader, or of any member while something strikes the leader.
+fn ail(rng: &mut Rng, setup: &Setup, (at, heal): (u64, u64), faults: &mut Vec<Fault>) {
+    let (members, mode) = (setup.members, setup.mode);
+    let (first, second) = AILMENTS[rng.index(AILMENTS.len())];
+    let aim = if second.is_some() || rng.chance(200) { Aim::Node } else { Aim::Leader };
+    let mut one = draw(rng, (at, heal, members), first, aim);
+    one.until = (at + rng.range(500, 30_000)).min(heal).max(at);
+    add(faults, one, mode, heal);
+    if let Some(second) = second {
+        let then = at + rng.range(0, 6_000);
+        let two = draw(rng, (then, heal, members), second, Aim::Leader);
+        add(faults, two, mode, heal);
+    }
 }
 
 fn draw(rng: &mut Rng, (at, heal, members): (u64, u64, usize), kind: Kind, aim: Aim) -> Fault {
@@ -243,10 +279,22 @@ impl World {
             Kind::StoreDown => self.store_down += 1,
             Kind::StoreLossy => self.store_loss += 200,
             Kind::StoreLeaderChange => self.store.new_leader(self.now),
+            // A promise rests on clocks that do not run ahead of the time; a leader's clock that does
+            // only costs it its lease.
+            Kind::ClockJump if self.setup.failsafe && self.leader_node() != Some(node) => {}
             Kind::ClockJump => {
                 let jump = self.faults[index].until - self.now;
                 self.hosts[node].clock_offset += jump;
                 self.set_guard_timer(node);
+            }
+            Kind::PostmasterFrozen => {
+                let clock = self.hosts[node].clock(self.now).0;
+                self.hosts[node].postmaster_frozen += 1;
+                self.hosts[node].postmaster_silent_since = clock;
+                self.notice(node);
+            }
+            Kind::DiskHangs | Kind::DiskFull | Kind::ConnectionsTaken | Kind::PromotionFails => {
+                self.ailment_begins(node, kind);
             }
             Kind::SlowDisk => self.hosts[node].slow_disk += 1,
             Kind::SlowReplay => self.hosts[node].slow_replay += 1,
@@ -296,6 +344,14 @@ impl World {
                 self.publish();
             }
             Kind::StoreLossy => self.store_loss -= 200,
+            Kind::PostmasterFrozen => {
+                self.hosts[node].postmaster_frozen -= 1;
+                self.release_deferred(node);
+                self.notice(node);
+            }
+            Kind::DiskHangs | Kind::DiskFull | Kind::ConnectionsTaken | Kind::PromotionFails => {
+                self.ailment_ends(node, kind);
+            }
             Kind::SlowDisk => self.hosts[node].slow_disk -= 1,
             Kind::SlowReplay => self.hosts[node].slow_replay -= 1,
             Kind::AgentTerminated

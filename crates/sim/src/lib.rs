@@ -9,6 +9,7 @@
 
 mod commits;
 mod data;
+mod ailments;
 mod failsafe;
 mod faults;
 mod instance;
@@ -96,6 +97,8 @@ pub struct Setup {
     pub fence_only: bool,
     /// `failsafe_mode`, with more of the faults that it is for.
     pub failsafe: bool,
+    /// More of the faults that leave PostgreSQL alive and of no use.
+    pub ailing: bool,
     /// Whether to write the story.
     pub story: bool,
 }
@@ -115,6 +118,7 @@ impl Setup {
             slow_answers: false,
             fence_only: false,
             failsafe: rng.chance(300),
+            ailing: rng.chance(300),
             story: false,
         }
     }
@@ -205,6 +209,7 @@ fn new_host(rng: &mut Rng, index: usize, members: usize) -> Host {
         postmaster_frozen: 0,
         postmaster_silent_since: 0,
         slow_disk: 0,
+        ailments: ailments::Ailments::default(),
         slow_replay: 0,
         dcs_cut: 0,
         agent: None,

@@ -10,7 +10,8 @@ const USAGE: &str = "\
 usage: sim --seed N | --seeds N | --seeds A..B [--members N] [--mode off|on|quorum]
            [--mistake promote-without-lease|ignore-sync-set|claim-from-reply|running-receivers|
                       failsafe-without-all|forget-promise]
-           [--slow-answers yes] [--fence-only yes] [--failsafe yes|no] [--tail LINES]";
+           [--slow-answers yes] [--fence-only yes] [--failsafe yes|no]
+           [--ailing yes|no] [--tail LINES]";
 
 /// What the command line says.
 #[derive(Default)]
@@ -24,6 +25,7 @@ struct Options {
     slow_answers: bool,
     fence_only: bool,
     failsafe: Option<bool>,
+    ailing: Option<bool>,
 }
 
 fn main() -> ExitCode {
@@ -56,6 +58,7 @@ fn parse(arguments: &[String]) -> Option<Options> {
             "--mistake" => options.mistake = Some(mistake(value)?),
             "--slow-answers" => options.slow_answers = value == "yes",
             "--failsafe" => options.failsafe = Some(value == "yes"),
+            "--ailing" => options.ailing = Some(value == "yes"),
             "--fence-only" => options.fence_only = value == "yes",
             "--tail" => options.tail = Some(value.parse().ok()?),
             _ => return None,
@@ -94,6 +97,7 @@ fn setup(options: &Options, seed: u64) -> Setup {
         slow_answers: options.slow_answers,
         fence_only: options.fence_only,
         failsafe: options.failsafe.unwrap_or(of_seed.failsafe),
+        ailing: options.ailing.unwrap_or(of_seed.ailing),
         ..of_seed
     }
 }
@@ -140,7 +144,8 @@ fn arguments_of(setup: &Setup) -> String {
             line.push_str(&format!(" --{name} yes"));
         }
     }
-    let failsafe = if setup.failsafe { "yes" } else { "no" };
-    line.push_str(&format!(" --failsafe {failsafe}"));
+    for (set, name) in [(setup.failsafe, "failsafe"), (setup.ailing, "ailing")] {
+        line.push_str(&format!(" --{name} {}", if set { "yes" } else { "no" }));
+    }
     line
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use decide::{Act, ActionId, Brain};
 use types::{ClusterView, Compared, MemberName, Millis, Tags};
 
+use crate::ailments::Ailments;
 use crate::postgres::{Disk, Instance};
 use crate::world::Event;
 
@@ -26,6 +27,7 @@ pub(crate) struct Host {
     pub(crate) postmaster_frozen: u32,
     pub(crate) postmaster_silent_since: u64,
     pub(crate) slow_disk: u32,
+    pub(crate) ailments: Ailments,
     pub(crate) slow_replay: u32,
     /// Reasons for which it cannot reach the DCS.
     pub(crate) dcs_cut: u32,
@@ -68,8 +70,9 @@ impl Host {
         self.agent.is_some() && self.agents == number
     }
 
+    /// What was killed and waits for its disk runs no instruction any more: it acknowledges nothing.
     pub(crate) fn writable(&self) -> bool {
-        self.postgres.as_ref().is_some_and(Instance::writable)
+        !self.ailments.is_doomed() && self.postgres.as_ref().is_some_and(Instance::writable)
     }
 }
 

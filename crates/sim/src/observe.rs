@@ -23,7 +23,7 @@ impl World {
             at: host.clock(self.now),
             data_dir,
             process: self.process_of(node),
-            health: types::Health::default(),
+            health: self.health_of(node),
             durable: host.disk.durable.clone(),
             compared: host.agent.as_ref().and_then(|a| a.compared.clone()),
         }

@@ -152,6 +152,11 @@ impl World {
 
     pub(crate) fn flushed(&mut self, id: u64) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
+        let ailments = self.hosts[stream.down].ailments;
+        if ailments.disk_hangs.lasts() || ailments.disk_full.lasts() {
+            self.after(50, Event::Flushed { stream: id });
+            return;
+        }
         stream.flushing = false;
         if stream.receiver_lives {
             let node = stream.down;

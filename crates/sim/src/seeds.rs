@@ -15,6 +15,8 @@ pub struct Regression {
     pub mode: Mode,
     /// Drawn from the faults that take the leader key away ([`crate::Setup::fence_only`]).
     pub fence_only: bool,
+    /// Drawn from what leaves PostgreSQL alive and of no use ([`crate::Setup::ailing`]).
+    pub ailing: bool,
 }
 
 /// Those that hold again.
@@ -26,6 +28,7 @@ pub const REGRESSIONS: &[Regression] = &[
         members: 3,
         mode: Mode::Quorum,
         fence_only: true,
+        ailing: false,
     },
     Regression {
         name: "a rewind begins against a leader that is not promoted in its new term yet",
@@ -33,6 +36,7 @@ pub const REGRESSIONS: &[Regression] = &[
         members: 3,
         mode: Mode::Quorum,
         fence_only: true,
+        ailing: false,
     },
     Regression {
         name: "an interrupted bootstrap leaves a data directory that nobody finishes",
@@ -40,5 +44,14 @@ pub const REGRESSIONS: &[Regression] = &[
         members: 1,
         mode: Mode::Off,
         fence_only: false,
+        ailing: false,
+    },
+    Regression {
+        name: "a standby's files name its leader, but the server was never told to read them",
+        seed: 1134,
+        members: 5,
+        mode: Mode::Off,
+        fence_only: false,
+        ailing: true,
     },
 ];

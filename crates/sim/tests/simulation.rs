@@ -10,7 +10,7 @@ const SEEDS: u64 = 300;
 const SEEDS_PER_MISTAKE: u64 = 150;
 
 fn of(seed: u64, members: usize, mode: Mode) -> Setup {
-    Setup { members, mode, ..Setup::of_seed(seed) }
+    Setup { members, mode, failsafe: false, ailing: false, ..Setup::of_seed(seed) }
 }
 
 #[test]
@@ -47,7 +47,8 @@ fn every_invariant_holds_over_the_fixed_seeds() {
 fn seeds_that_failed_once_hold() {
     for regression in REGRESSIONS {
         let setup = of(regression.seed, regression.members, regression.mode);
-        let report = run(&Setup { fence_only: regression.fence_only, ..setup });
+        let (fence_only, ailing) = (regression.fence_only, regression.ailing);
+        let report = run(&Setup { fence_only, ailing, ..setup });
         assert_eq!(report.violation, None, "{}: {regression:?}", regression.name);
     }
 }
@@ -57,6 +58,24 @@ fn every_invariant_holds_where_only_the_fence_protects() {
     for seed in 0..SEEDS {
         let setup = Setup { fence_only: true, ..of(seed, 3, Mode::Quorum) };
         assert_eq!(run(&setup).violation, None, "seed {seed} --fence-only yes");
+    }
+}
+
+/// What hangs, is full or cannot be promoted is handed over, and leads to nothing worse.
+#[test]
+fn every_invariant_holds_where_postgresql_ails() {
+    for seed in 0..SEEDS {
+        let setup = Setup { ailing: true, failsafe: false, ..Setup::of_seed(seed) };
+        assert_eq!(run(&setup).violation, None, "seed {seed} --ailing yes --failsafe no");
+    }
+}
+
+/// Without synchronous replication nothing but the members' promises protects there.
+#[test]
+fn every_invariant_holds_where_only_the_promises_protect() {
+    for seed in 0..SEEDS {
+        let setup = Setup { failsafe: true, ..of(seed, 3, Mode::Off) };
+        assert_eq!(run(&setup).violation, None, "seed {seed} --mode off --failsafe yes");
     }
 }
 
@@ -101,5 +120,21 @@ fn comparing_positions_of_running_receivers_is_caught() {
         fence_only: true,
         ..of(seed, 3, Mode::Quorum)
     });
+    assert!(seen >= 2);
+}
+
+#[test]
+fn going_on_although_a_member_did_not_agree_is_caught() {
+    let seen = caught(Mutation::FailsafeWithoutAll, |seed| Setup {
+        failsafe: true,
+        ..of(seed + 120, 3, Mode::Off)
+    });
+    assert!(seen >= 2);
+}
+
+#[test]
+fn an_agent_that_does_not_mind_former_promises_is_caught() {
+    let seen =
+        caught(Mutation::ForgetPromise, |seed| Setup { failsafe: true, ..of(seed, 2, Mode::Off) });
     assert!(seen >= 2);
 }

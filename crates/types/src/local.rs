@@ -271,7 +271,7 @@ pub struct Primary {
     pub checkpoint_done: bool,
     /// What PostgreSQL has taken over as `synchronous_standby_names`, all sessions.
     pub sync: SyncNames,
-    /// Its walsenders of known members.
+    /// Its walsenders, of members and of others.
     pub replicas: Vec<Replica>,
 }
 
@@ -297,8 +297,8 @@ pub struct Replica {
     pub replay: Lsn,
     /// PostgreSQL counts it as synchronous candidate now (`sync_priority` above 0).
     pub listed: bool,
-    /// It is known to be the member of that name: it streams by that member's slot (where slots are
-    /// used), as the replication user, and is the only one of that name.
+    /// It is known to be the member of that name: it logged in as the replication user, and streams
+    /// by that member's slot or, where slots are not used, is the only one of that name.
     pub known: bool,
 }
 

@@ -1,6 +1,6 @@
 //! The client and the cluster's operations against a real etcd.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use dcs::{
@@ -224,6 +224,47 @@ async fn an_election_counts_only_unchanged_pledges() {
     store.write_failover(&request).await.unwrap();
     let stale = store.clear_failover(failover.mod_revision).await.unwrap();
     assert_eq!(stale, Write::Conflict);
+}
+
+#[tokio::test]
+async fn the_failsafe_map_is_the_leaders_and_a_lost_key_is_taken_again_only_in_its_term() {
+    let etcd = Etcd::start(1).await;
+    let client = etcd.client(3000);
+    let (store, mine, other) = (store(&client), session(&client).await, session(&client).await);
+    let (a, b) = (MemberName::from("a"), MemberName::from("b"));
+    let first = term(1, "a");
+    let won = store.take_leadership(&mine, &winner(&a, &first, Revision(0))).await.unwrap();
+    let created = won.revision().unwrap();
+
+    let map = BTreeMap::from([(a.clone(), "http://h:1/patroni".to_owned())]);
+    let conflict = store.write_failsafe(&other, created, None, &map).await.unwrap();
+    assert_eq!(conflict, Write::Conflict, "the leader key hangs on another lease");
+    let written = store.write_failsafe(&mine, created, None, &map).await.unwrap();
+    let view = store.read().await.unwrap();
+    let there = view.failsafe.as_ref().unwrap();
+    assert_eq!((&there.value, Some(there.mod_revision)), (&map, written.revision()));
+    let again = store.write_failsafe(&mine, created, None, &map).await.unwrap();
+    assert_eq!(again, Write::Conflict, "it is not absent any more");
+
+    // The lease ends. Nobody has led since: the key is taken again, with the next term.
+    mine.revoke().await.unwrap();
+    assert!(store.read().await.unwrap().leader.is_none());
+    let mine = session(&client).await;
+    let (second, third) = (term(2, "a"), term(3, "b"));
+    let retaken = store.take_leadership(&mine, &winner(&a, &second, created)).await.unwrap();
+    assert!(retaken.revision().is_some());
+    assert_eq!(store.read().await.unwrap().leader_term(), Some(Term(2)));
+    let late = store.write_failsafe(&mine, created, written.revision(), &map).await.unwrap();
+    assert_eq!(late, Write::Conflict, "a late write of the term before");
+
+    // Somebody else led meanwhile: the term is another one, and so the key stays away.
+    mine.revoke().await.unwrap();
+    let last = winner(&b, &third, retaken.revision().unwrap());
+    assert!(store.take_leadership(&other, &last).await.unwrap().revision().is_some());
+    other.revoke().await.unwrap();
+    let mine = session(&client).await;
+    let late = winner(&a, &second, retaken.revision().unwrap());
+    assert_eq!(store.take_leadership(&mine, &late).await.unwrap(), Write::Conflict);
 }
 
 #[tokio::test]

@@ -97,8 +97,7 @@ impl Store {
                     && view.term.as_ref().map(|t| t.mod_revision) == Some(retake.term_revision)
             }
             Act::WriteFailsafe { leader_created, expected, .. } => {
-                owned(leader_created)
-                    && view.failsafe.as_ref().map(|f| f.mod_revision) == *expected
+                owned(leader_created) && view.failsafe.as_ref().map(|f| f.mod_revision) == *expected
             }
             Act::ReleaseLeader { leader_created, .. }
             | Act::PublishHistory { leader_created, .. } => owned(leader_created),
