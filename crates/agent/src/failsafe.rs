@@ -11,8 +11,8 @@ use types::{Member, MemberName, Millis, Term};
 
 use crate::context::Context;
 
-/// Asks every member at once. All must answer 200 `Accepted` within `limit`; otherwise the text says
-/// who did not. Nothing is sent before this is called.
+/// Asks every member at once. All must answer 200 `Accepted` within `limit`; otherwise the text
+/// says who did not. Nothing is sent before this is called.
 pub(crate) async fn ask<I: Instance>(
     context: &Context<I>,
     members: &BTreeMap<MemberName, String>,

@@ -197,7 +197,8 @@ mod tests {
     #[test]
     fn an_old_leader_tells_when_it_noticed_and_when_the_last_process_was_gone() {
         let mut phases = Phases::default();
-        let primary = Running { server: Server::default(), role: Role::Primary(Primary::default()) };
+        let primary =
+            Running { server: Server::default(), role: Role::Primary(Primary::default()) };
         phases.look(Millis(10), &local(Process::Running(primary)));
         phases.look(Millis(20), &local(Process::Orphaned));
         phases.look(Millis(30), &local(Process::Orphaned));

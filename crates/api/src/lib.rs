@@ -58,8 +58,8 @@ pub enum Command {
     PatchConfig(Value),
     /// Clear a scheduled switchover: 200, or 409 after a conflict.
     CancelSwitchover,
-    /// A leader that cannot reach the DCS asks us to wait for it. 200 `Accepted` is a promise: it is
-    /// answered only after the agent has taken it in.
+    /// A leader that cannot reach the DCS asks us to wait for it. 200 `Accepted` is a promise: it
+    /// is answered only after the agent has taken it in.
     Failsafe(FailsafePost),
 }
 

@@ -198,8 +198,8 @@ pub struct Snapshot {
     pub local: Option<LocalPostgres>,
     /// The end of our leader claim; we have the lock before it, and only before it.
     pub claim_until: Option<Millis>,
-    /// Until when failsafe mode is in force: as a leader that every member agreed to, or as a member
-    /// that agreed.
+    /// Until when failsafe mode is in force: as a leader that every member agreed to, or as a
+    /// member that agreed.
     pub failsafe_until: Option<Millis>,
     /// What we publish about ourselves.
     pub member: Option<Member>,

@@ -1,7 +1,7 @@
 //! The phases of a hand-over, out of the agents' journals.
 //!
-//! A new leader writes `handover`: when the leader key was vacant, won, PostgreSQL promoted, its own
-//! first write acknowledged, its place published. An old leader whose PostgreSQL ended writes
+//! A new leader writes `handover`: when the leader key was vacant, won, PostgreSQL promoted, its
+//! own first write acknowledged, its place published. An old leader whose PostgreSQL ended writes
 //! `primary_lost`: when that was noticed, when the last process was gone, when the key was given
 //! away. All times are milliseconds since the machine was booted, as are those of the drill, since
 //! all programs run on one machine.

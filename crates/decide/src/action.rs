@@ -188,7 +188,8 @@ pub enum Act {
     },
     /// The winner's transaction.
     TakeLeadership(Winner),
-    /// Take the leader key under our lease again, with the next term; the fence and every pledge go.
+    /// Take the leader key under our lease again, with the next term; the fence and every pledge
+    /// go.
     RetakeLeadership(Retake),
     /// Write `/failsafe`, on condition of our leader key and the expected revision.
     WriteFailsafe {
@@ -333,8 +334,8 @@ pub enum Act {
     ConfirmWrite,
     /// CHECKPOINT.
     Checkpoint,
-    /// End the walsenders that count as synchronous under one of these names while their peer is not
-    /// known to be that member; whether that is so is seen again in the same moment.
+    /// End the walsenders that count as synchronous under one of these names while their peer is
+    /// not known to be that member; whether that is so is seen again in the same moment.
     EndStrangers {
         /// The names, as the walsenders carry them.
         names: BTreeSet<MemberName>,

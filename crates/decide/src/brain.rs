@@ -5,8 +5,8 @@ use std::sync::Arc;
 use config::{Dynamic, SynchronousMode};
 use serde_json::Value;
 use types::{
-    ClusterView, Control, DataDir, Fault, LocalPostgres, Member, MemberName, Millis, Process, Revision,
-    Role, Tags, Term, Upstream,
+    ClusterView, Control, DataDir, Fault, LocalPostgres, Member, MemberName, Millis, Process,
+    Revision, Role, Tags, Term, Upstream,
 };
 
 use crate::action::{Act, Action, Lane, Outcome, StartAs, StopMode};
@@ -231,11 +231,6 @@ impl Brain {
         if let Act::Stop { mode } = &ended.act {
             self.fast_stop_failed = !done && *mode == StopMode::Fast;
         }
-        // One that was given up for a stop says nothing about the next.
-        let given_up = matches!(self.lanes.running(Lane::Data), Some(Act::Stop { .. }));
-        if matches!(ended.act, Act::Promote { .. }) && !done && !given_up {
-            self.gave_way = Some((Fault::PromotionFails, now));
-        }
         match &ended.act {
             Act::Renew { .. } => {
                 let mine = matches!(self.leadership(), Some(Leadership::Mine { .. }));
@@ -284,6 +279,7 @@ impl Brain {
             | Act::Follow { .. }
             | Act::StopReceiving { .. }
             | Act::EndOrphans
+            | Act::EndStrangers { .. }
             | Act::ForgetFreshCopy
             | Act::Exit { .. } => {}
             Act::Initdb => self.leader.initdb_failed = !done,
@@ -296,7 +292,6 @@ impl Brain {
             | Act::SetSync { .. }
             | Act::ConfirmWrite
             | Act::Checkpoint => self.absorb_leader_end(now, ended, outcome),
-            Act::EndStrangers { .. } => {}
             Act::SyncSlots { .. } => self.slots_at = now,
         }
     }

@@ -173,8 +173,7 @@ fn abstention(ballot: &Ballot) -> Option<Abstention> {
         return None;
     }
     let me = ballot.alive.get(&ballot.me);
-    let others_fit =
-        ballot.alive.iter().any(|(name, c)| *name != ballot.me && c.may_lead && c.fit);
+    let others_fit = ballot.alive.iter().any(|(name, c)| *name != ballot.me && c.may_lead && c.fit);
     if !me.is_some_and(|me| me.may_lead) {
         Some(Abstention::MayNotLead)
     } else if !me.is_some_and(|me| me.fit) && others_fit {

@@ -168,9 +168,9 @@ impl Brain {
             && self.failsafe.began.is_none_or(|began| now < began.plus(self.dynamic.ttl))
     }
 
-    /// Whether failsafe mode keeps us out of elections now: by a promise, by one that a former agent
-    /// may have made, or because the last leader's map does not name us, so that it goes on without
-    /// asking us. An operator's word overrules the last.
+    /// Whether failsafe mode keeps us out of elections now: by a promise, by one that a former
+    /// agent may have made, or because the last leader's map does not name us, so that it goes on
+    /// without asking us. An operator's word overrules the last.
     pub(crate) fn kept_out_by_failsafe(&mut self, now: Millis, view: &ClusterView) -> bool {
         if let Some((_, until)) = &self.failsafe.promise
             && now < *until

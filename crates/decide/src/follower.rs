@@ -185,8 +185,8 @@ impl Brain {
         }
     }
 
-    /// The files name the upstream already. Whoever wrote them may have ended before the server read
-    /// them, so now and then it is told again.
+    /// The files name the upstream already. Whoever wrote them may have ended before the server
+    /// read them, so now and then it is told again.
     fn follow_again(&mut self, now: Millis, leader: &Leader, upstream: Option<Upstream>) {
         let told = *self.followed_at.get_or_insert(now);
         let again = told.plus(self.dynamic.ttl);

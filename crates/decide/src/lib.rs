@@ -26,7 +26,9 @@ mod switchover;
 pub mod sync_set;
 mod unlocked;
 
-pub use action::{Act, Action, ActionId, Lane, Outcome, Retake, StartAs, StopMode, SyncRule, Winner};
+pub use action::{
+    Act, Action, ActionId, Lane, Outcome, Retake, StartAs, StopMode, SyncRule, Winner,
+};
 pub use brain::{Brain, Node};
 pub use event::Event;
 pub use failsafe::{FailsafeAnswer, FailsafeClaim};

@@ -55,12 +55,7 @@ impl Brain {
         }
     }
 
-    fn member_value(
-        &self,
-        now: Millis,
-        local: &LocalPostgres,
-        leadership: &Leadership,
-    ) -> Member {
+    fn member_value(&self, now: Millis, local: &LocalPostgres, leadership: &Leadership) -> Member {
         let mut member = self.node.member.clone();
         member.tags = self.node.tags.clone();
         member.pause = self.dynamic.pause;

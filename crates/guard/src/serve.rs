@@ -144,7 +144,8 @@ impl Guard {
     }
 
     /// Whatever keeps the guard able to strike on a machine without memory or time, where it is
-    /// permitted. The rehearsal comes before the memory is locked, so that it locks the right pages.
+    /// permitted. The rehearsal comes before the memory is locked, so that it locks the right
+    /// pages.
     fn harden(&mut self) -> Result<(), Error> {
         self.refused.oom_score = harden::leave_oom_killer_alone();
         self.refused.priority = harden::take_priority();

@@ -135,8 +135,8 @@ pub trait Instance: Send + Sync + 'static {
     /// the write. An error says nothing about whether it may still be confirmed later.
     fn confirm_write(&self, limit: Millis) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Ends the walsenders that carry one of these names, count as synchronous, and do not serve the
-    /// member of that name.
+    /// Ends the walsenders that carry one of these names, count as synchronous, and do not serve
+    /// the member of that name.
     fn end_strangers(
         &self,
         names: &BTreeSet<MemberName>,

@@ -1,7 +1,7 @@
 //! PostgreSQL that lives and does not serve, or cannot write: what hangs, what is full, what is
-//! taken. The worst case is simulated: what hangs in the kernel survives SIGKILL until the disk goes
-//! on, and while it does nothing flushes; a commit whose record was flushed before may still be
-//! acknowledged until its session is killed.
+//! taken. The worst case is simulated: what hangs in the kernel survives SIGKILL until the disk
+//! goes on, and while it does nothing flushes; a commit whose record was flushed before may still
+//! be acknowledged until its session is killed.
 
 use decide::Act;
 use types::{Fault, Health, Millis, Trouble};

@@ -79,21 +79,17 @@ impl World {
             Effect::Fails => return Next::Failed,
         }
         match act {
-            Act::ArmGuard { kill_at } => {
-                self.arm_guard(step.node, Some(kill_at.0));
-                Next::Done
-            }
-            Act::StandDownGuard => {
-                self.arm_guard(step.node, None);
-                Next::Done
-            }
+            Act::ArmGuard { kill_at } => self.arm_guard(step.node, Some(kill_at.0)),
+            Act::StandDownGuard => self.arm_guard(step.node, None),
             Act::Initdb => self.initdb(step),
             Act::Clone { source, term, replace } => self.copy(step, source, *term, *replace),
             Act::Rewind { source, term } => self.rewind(step, source, *term),
             Act::Compare { leader, term } => self.compare(step, leader, *term),
             Act::Start { start_as, term, sync } => self.start(step, start_as, *term, sync.as_ref()),
             Act::Stop { mode: StopMode::Fast } => self.stop_fast(step, None),
-            Act::StopForHandOver { candidate, .. } => self.stop_fast(step, Some(candidate.as_ref())),
+            Act::StopForHandOver { candidate, .. } => {
+                self.stop_fast(step, Some(candidate.as_ref()))
+            }
             Act::Stop { mode: StopMode::Immediate } | Act::EndOrphans => self.kill_step(step),
             Act::Follow { upstream, term } => self.follow(step, upstream.as_ref(), *term),
             Act::StopReceiving { fence, term } => self.stop_receiving(step, fence, *term),
@@ -527,9 +523,10 @@ impl World {
     }
 
     /// Tells the guard; `None` stands it down.
-    pub(crate) fn arm_guard(&mut self, node: usize, kill_at: Option<u64>) {
+    fn arm_guard(&mut self, node: usize, kill_at: Option<u64>) -> Next {
         self.hosts[node].guard = kill_at;
         self.set_guard_timer(node);
+        Next::Done
     }
 
     pub(crate) fn set_guard_timer(&mut self, node: usize) {

@@ -279,8 +279,8 @@ impl World {
             Kind::StoreDown => self.store_down += 1,
             Kind::StoreLossy => self.store_loss += 200,
             Kind::StoreLeaderChange => self.store.new_leader(self.now),
-            // A promise rests on clocks that do not run ahead of the time; a leader's clock that does
-            // only costs it its lease.
+            // A promise rests on clocks that do not run ahead of the time; a leader's clock that
+            // does only costs it its lease.
             Kind::ClockJump if self.setup.failsafe && self.leader_node() != Some(node) => {}
             Kind::ClockJump => {
                 let jump = self.faults[index].until - self.now;

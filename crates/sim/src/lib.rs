@@ -7,9 +7,9 @@
 //! What this deliberately does not do: simulate bytes, SQL, or the proxy's connections.
 #![forbid(unsafe_code)]
 
+mod ailments;
 mod commits;
 mod data;
-mod ailments;
 mod failsafe;
 mod faults;
 mod instance;

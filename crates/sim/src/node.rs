@@ -70,7 +70,8 @@ impl Host {
         self.agent.is_some() && self.agents == number
     }
 
-    /// What was killed and waits for its disk runs no instruction any more: it acknowledges nothing.
+    /// What was killed and waits for its disk runs no instruction any more: it acknowledges
+    /// nothing.
     pub(crate) fn writable(&self) -> bool {
         !self.ailments.is_doomed() && self.postgres.as_ref().is_some_and(Instance::writable)
     }

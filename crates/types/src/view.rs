@@ -147,8 +147,8 @@ impl ClusterView {
     }
 
     /// Who could take over from `leader` now without loss: with synchronous replication the voters
-    /// that are fit and may lead, if enough of them are fit for an election; else every other member
-    /// that is.
+    /// that are fit and may lead, if enough of them are fit for an election; else every other
+    /// member that is.
     #[must_use]
     pub fn successors(&self, leader: &MemberName) -> BTreeSet<MemberName> {
         let fit = self.members.iter().filter(|(name, m)| *name != leader && m.value.is_fit());

@@ -1,7 +1,7 @@
 //! Faults of the OOM killer: a process of the primary has no memory left, and the kernel ends it.
 //!
-//! Where the kernel cannot be brought to it, the process gets the signal that it would have got; the
-//! step says which it was.
+//! Where the kernel cannot be brought to it, the process gets the signal that it would have got;
+//! the step says which it was.
 
 use std::time::Duration;
 

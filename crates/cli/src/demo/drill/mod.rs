@@ -1,8 +1,8 @@
 //! The drill: every fault in turn, under writers that never stop, and the books about it.
 //!
-//! [`faults`] names what can be broken, and it, [`stopped`], [`memory`], [`load`] and [`disks`] break
-//! it and mend it; [`report`] holds the figures. This module runs one step after the other and asks
-//! the ledger after each.
+//! [`faults`] names what can be broken, and it, [`stopped`], [`memory`], [`load`] and [`disks`]
+//! break it and mend it; [`report`] holds the figures. This module runs one step after the other
+//! and asks the ledger after each.
 
 mod disks;
 mod faults;
