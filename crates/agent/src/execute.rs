@@ -23,6 +23,8 @@ pub(crate) struct Ended {
     pub(crate) local: Option<LocalPostgres>,
     /// The lease's time to live, when a new one was granted.
     pub(crate) granted: Option<Millis>,
+    /// The newest term that another member knows of, if they were asked.
+    pub(crate) term_seen: Option<Term>,
     /// What came back, for journal and log.
     pub(crate) detail: Option<String>,
 }
@@ -74,6 +76,10 @@ pub(crate) async fn execute<I: Instance>(context: Arc<Context<I>>, action: Actio
             let outcome = if asked.is_ok() { Outcome::Done } else { Outcome::Failed };
             finished(id, outcome, asked.err())
         }
+        Act::AskTerms { members, limit } => {
+            let term_seen = peer::newest_term(&members, limit).await;
+            Ended { term_seen, ..finished(id, Outcome::Done, None) }
+        }
         Act::Exit { .. } => finished(id, Outcome::Done, None),
         act @ (Act::Initdb
         | Act::Clone { .. }
@@ -104,7 +110,7 @@ pub(crate) async fn execute<I: Instance>(context: Arc<Context<I>>, action: Actio
 
 /// An end without pictures.
 pub(crate) fn finished(id: ActionId, outcome: Outcome, detail: Option<String>) -> Ended {
-    Ended { id, outcome, view: None, local: None, granted: None, detail }
+    Ended { id, outcome, view: None, local: None, granted: None, term_seen: None, detail }
 }
 
 fn guard_ended(id: ActionId, result: std::io::Result<()>) -> Ended {

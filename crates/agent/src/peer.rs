@@ -1,8 +1,10 @@
 //! What we ask of another member's REST interface.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use types::Lsn;
+use tokio::task::JoinSet;
+use types::{Lsn, Member, MemberName, Millis, Term};
 
 /// A question to a peer is given up after this; it is asked again at once by whoever needs it.
 const LIMIT: Duration = Duration::from_millis(500);
@@ -19,4 +21,29 @@ pub(crate) async fn has_received(host: &str, port: u16, end: Lsn) -> bool {
     let answer: Option<serde_json::Value> = serde_json::from_slice(&body).ok();
     let received = answer.as_ref().and_then(|a| a.get("received")?.as_u64());
     received.is_some_and(|received| Lsn(received) >= end)
+}
+
+/// The newest term that any of these members knows of, asked all at once.
+pub(crate) async fn newest_term(
+    members: &BTreeMap<MemberName, String>,
+    limit: Millis,
+) -> Option<Term> {
+    let mut answers = JoinSet::new();
+    for url in members.values() {
+        let member = Member { api_url: url.clone(), ..Member::default() };
+        let Some((host, port)) = member.api_address() else { continue };
+        answers.spawn(async move {
+            let limit = limit.as_duration();
+            let answer = api::client::request("GET", &host, port, "/cluster", None, None, limit);
+            let (_, body) = answer.await.ok()?;
+            let cluster: serde_json::Value = serde_json::from_slice(&body).ok()?;
+            cluster.get("term")?.as_u64().map(Term)
+        });
+    }
+    let mut newest = None;
+    while let Some(answer) = answers.join_next().await {
+        // Who does not answer knows of nothing.
+        newest = newest.max(answer.ok().flatten());
+    }
+    newest
 }

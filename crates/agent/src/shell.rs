@@ -240,6 +240,9 @@ impl<I: Instance> Shell<I> {
         if let Some(line) = line {
             self.journal.note(line.event, line.detail);
         }
+        if let Some(term) = ended.term_seen {
+            self.step(Event::TermSeen { term });
+        }
         if let Some(ttl) = ended.granted {
             self.step(Event::Lease { ttl });
         }

@@ -50,7 +50,7 @@ pub enum Lane {
     Guard,
     /// The data directory and the role of PostgreSQL.
     Data,
-    /// Questions to the leader; nothing waits for their answers.
+    /// Questions to other members; nothing waits for their answers.
     Compare,
     /// `synchronous_standby_names`.
     Sync,
@@ -277,6 +277,14 @@ pub enum Act {
         /// Its term.
         term: Term,
     },
+    /// Ask each member which term it knows of, each within `limit`; the newest is told as
+    /// [`Event::TermSeen`](crate::Event::TermSeen) before the end.
+    AskTerms {
+        /// Whom, with the `api_url` of each.
+        members: BTreeMap<MemberName, String>,
+        /// How long one may take.
+        limit: Millis,
+    },
     /// Start PostgreSQL. For a term that is not `None`, persist it (and drop the pledge) first.
     Start {
         /// As what.
@@ -387,7 +395,7 @@ impl Act {
             | Act::Follow { .. }
             | Act::StopReceiving { .. }
             | Act::Promote { .. } => Lane::Data,
-            Act::Compare { .. } => Lane::Compare,
+            Act::Compare { .. } | Act::AskTerms { .. } => Lane::Compare,
             Act::SetSync { .. } => Lane::Sync,
             Act::ConfirmWrite => Lane::Confirm,
             Act::Checkpoint => Lane::Checkpoint,

@@ -79,6 +79,9 @@ pub struct Brain {
     fast_stop_failed: bool,
     /// Why and when this member gave the leadership away, or could not be promoted.
     pub(crate) gave_way: Option<(Fault, Millis)>,
+    /// The newest term that another member told us of.
+    pub(crate) term_seen: Term,
+    pub(crate) asked_terms_at: Option<Millis>,
     /// The leadership that was won here last.
     pub(crate) won: Option<crate::health::Won>,
     pub(crate) shutting_down: bool,
@@ -120,6 +123,8 @@ impl Brain {
             unguarded_since: None,
             fast_stop_failed: false,
             gave_way: None,
+            term_seen: Term(0),
+            asked_terms_at: None,
             won: None,
             shutting_down: false,
             nonce: seed,
@@ -197,6 +202,7 @@ impl Brain {
                     self.absorb_end(now, &ended, outcome);
                 }
             }
+            Event::TermSeen { term } => self.note_term(term),
             Event::FailsafeClaim(claim) => self.absorb_failsafe_claim(now, &claim),
             Event::Shutdown => self.shutting_down = true,
         }
@@ -276,6 +282,7 @@ impl Brain {
             | Act::ReleaseLeader { .. }
             | Act::ClearFailover { .. }
             | Act::Compare { .. }
+            | Act::AskTerms { .. }
             | Act::Follow { .. }
             | Act::StopReceiving { .. }
             | Act::EndOrphans

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use types::{ClusterView, LocalPostgres, Millis};
+use types::{ClusterView, LocalPostgres, Millis, Term};
 
 use crate::action::{ActionId, Outcome};
 use crate::failsafe::FailsafeClaim;
@@ -21,6 +21,11 @@ pub enum Event {
     },
     /// What the local instance looks like.
     Local(Box<LocalPostgres>),
+    /// Another member knows of this term.
+    TermSeen {
+        /// The term.
+        term: Term,
+    },
     /// An action has ended.
     Finished {
         /// Which.

@@ -198,6 +198,11 @@ impl Brain {
         }
     }
 
+    /// Whether a renewal is unanswered, and none has succeeded since.
+    pub(crate) fn dcs_is_silent(&self) -> bool {
+        self.failsafe.unanswered
+    }
+
     /// The members were asked, at `asked` with `ttl`. The claim runs from before the question went
     /// out (I1).
     pub(crate) fn note_round(&mut self, asked: Millis, ttl: Millis, agreed: bool) {

@@ -170,6 +170,11 @@ impl Brain {
             return;
         }
         self.leader.led_since.get_or_insert(now);
+        if self.is_deposed(now, local, term) {
+            self.renew_if_due(now, &mine, None);
+            return;
+        }
+        self.ask_for_newer_term(now, view);
         if self.gives_way(now, view, local, (created, term)) {
             return;
         }
@@ -349,11 +354,20 @@ impl Brain {
             self.release(now, created, None, Reason::CannotLead);
             return;
         };
+        // While it is promoted its files show the new timeline before it is out of recovery.
+        if matches!(self.lanes.running(Lane::Data), Some(Act::Promote { .. })) {
+            return;
+        }
         // A copy that replaced the one that won must not lead in its place: it has not its pledge.
         let pledge = local.durable.pledge.as_ref().map(|p| p.position);
         let won_here = pledge.is_some() && pledge == record.value.position;
-        if (local.durable.fresh_copy && !won_here) || record.value.timeline <= standby.timeline {
+        if (local.durable.fresh_copy && !won_here) || record.value.timeline < standby.timeline {
             self.release(now, created, None, Reason::CannotLead);
+            return;
+        }
+        if record.value.timeline == standby.timeline {
+            // Our number and nobody else's: an agent before this one has begun the promotion.
+            self.await_promotion(now, created);
             return;
         }
         if !self.may_write(now) || self.former_agent_may_have_promised(now, view) {
@@ -368,6 +382,16 @@ impl Brain {
         let act = Act::Promote { term, timeline: record.value.timeline, sync };
         if self.issue_if_free(now, act, Reason::HoldsLeaderKey { term }) {
             self.leader.told_to_promote = true;
+        }
+    }
+
+    fn await_promotion(&mut self, now: Millis, created: Revision) {
+        let since = *self.leader.led_since.get_or_insert(now);
+        let patience = since.plus(self.dynamic.primary_start_timeout);
+        if now < patience {
+            self.wake_at(patience);
+        } else {
+            self.release(now, created, None, Reason::CannotLead);
         }
     }
 

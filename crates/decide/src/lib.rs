@@ -13,6 +13,7 @@
 mod action;
 mod brain;
 mod claim;
+mod deposed;
 pub mod election;
 mod event;
 mod failsafe;

@@ -100,6 +100,11 @@ pub enum Reason {
         /// When the claim ends.
         claim_until: Millis,
     },
+    /// Another member knows of a newer term than ours (I1).
+    NewerTerm {
+        /// Which.
+        term: Term,
+    },
     /// The guard cannot be armed, and a primary runs here (I1).
     NoGuard,
     /// What became of the last write of `/sync` is not known; a new revision settles it.

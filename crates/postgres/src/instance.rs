@@ -170,9 +170,7 @@ impl LocalInstance {
                 let limit = LOOK_LIMIT.as_millis().try_into().unwrap_or(u64::MAX);
                 Err(Error::timed_out(what, Millis(limit)))
             }
-            Err(NoAnswer::Failed(source)) => {
-                Err(Error::Spawn { program: config.helper.display().to_string(), source })
-            }
+            Err(NoAnswer::Failed(source)) => Err(Error::file("run", &config.helper)(source)),
         }
     }
 
@@ -334,8 +332,9 @@ impl LocalInstance {
     }
 
     /// What the configuration on disk says.
-    pub(crate) fn conf_state(&self) -> Result<ConfState, Error> {
-        conf_state_in(&self.config().data_dir)
+    pub(crate) async fn conf_state(&self) -> Result<ConfState, Error> {
+        let dir = self.config().data_dir.clone();
+        blocking(move || conf_state_in(&dir)).await
     }
 
     /// Lets one kind of server process read the configuration again, now: the postmaster passes a

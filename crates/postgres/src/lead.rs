@@ -243,7 +243,7 @@ async fn write_and_look(instance: &LocalInstance) -> Result<(), Error> {
     let end = row.await?.into_iter().next().unwrap_or_default();
     // The wait may have been ended by somebody, or skipped by a server that has not yet taken the
     // rule over; what the standbys have confirmed is what counts.
-    let needed = instance.conf_state()?.sync.names();
+    let needed = instance.conf_state().await?.sync.names();
     if needed.names.is_empty() {
         return Ok(());
     }

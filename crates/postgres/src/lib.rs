@@ -197,7 +197,7 @@ impl Instance for LocalInstance {
         self.set_config(config);
         self.memory().pending = None;
         let dir = self.config().data_dir.clone();
-        if !dir.join("PG_VERSION").is_file() {
+        if !files::blocking(move || dir.join("PG_VERSION").is_file()).await {
             return Ok(false);
         }
         let changed = self.write_conf(|_| {}).await?;

@@ -97,7 +97,8 @@ pub(crate) async fn start(
     let floor = blocking(move || prepare(&prepared, standby)).await?;
     let arguments = conf::server_arguments(&config, floor.as_ref());
     let log = config.state_dir.join("postgres.log");
-    let (file, offset) = open_log(&log)?;
+    let opened = log.clone();
+    let (file, offset) = blocking(move || open_log(&opened)).await?;
     let program = instance.programs().path("postgres");
     let pid = command::spawn_server(&config, &program, &arguments, file)?;
     let watched = Watched::open(pid).map_err(Error::file("watch", &program))?;
@@ -115,7 +116,8 @@ async fn wait_until_up(
     let begun = Instant::now();
     loop {
         if postmaster.is_dead() {
-            let log = log_tail(log, offset);
+            let log = log.to_owned();
+            let log = blocking(move || log_tail(&log, offset)).await;
             return Err(Error::EndedWhileStarting { log });
         }
         let error = match instance.client().await {

@@ -8,7 +8,7 @@ use types::{
     SyncNames,
 };
 
-use crate::postgres::Instance;
+use crate::postgres::{Instance, Phase};
 use crate::world::World;
 
 impl World {
@@ -83,8 +83,13 @@ impl World {
         let Some(data) = &host.disk.data else { return Standby::default() };
         // A10: before it has streamed, only what was replayed is known.
         let received = if instance.has_streamed { data.log.end() } else { instance.replayed };
+        // A18: the files of the new timeline are there before recovery is over.
+        let timeline = match instance.phase {
+            Phase::Promoting(to) => to,
+            _ => data.log.timeline_at(received),
+        };
         Standby {
-            timeline: data.log.timeline_at(received),
+            timeline,
             received,
             replayed: instance.replayed,
             receiver: instance.receiver.map(|_| Receiver { streaming: true }),

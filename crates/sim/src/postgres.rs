@@ -48,6 +48,9 @@
 //! - **A17 a slot admits one walsender**: a standby that comes back waits until the walsender of
 //!   its former connection is gone, so no member is counted twice; without its slot it does not
 //!   stream.
+//! - **A18 a promotion shows its timeline early**: history file and first segment of the new
+//!   timeline are on disk while the server still says that it is in recovery. Seen on PostgreSQL 15
+//!   as a leader that released its key in the middle of its own promotion.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -119,6 +119,8 @@ fn node_config(layout: &Layout, node: &NodePlan) -> Value {
         "etcd3": {
             "hosts": node.etcd_relay_ports.iter().map(|port| local(*port)).collect::<Vec<_>>(),
         },
+        // Several nodes share this machine, and a killed agent must not reset it.
+        "watchdog": {"mode": "off"},
         "restapi": {
             "listen": local(node.rest_port),
             "connect_address": local(node.rest_relay_port),

@@ -210,7 +210,7 @@ impl World {
         } else {
             let receiver = self.streams_from(name).map(|_| Receiver { streaming: true });
             Role::Standby(Standby {
-                timeline: data.timeline,
+                timeline: host.promoting.unwrap_or(data.timeline),
                 received: data.end,
                 replayed: data.end,
                 receiver,

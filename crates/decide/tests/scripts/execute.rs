@@ -90,6 +90,8 @@ impl World {
                     data.standby_signal = *start_as != StartAs::Primary;
                 }
             }
+            // The files of the new timeline are there before recovery is over.
+            Act::Promote { timeline, .. } => host.promoting = Some(*timeline),
             Act::Stop { .. } | Act::StopForHandOver { .. } => host.process = Proc::NotReady(now),
             _ => {}
         }
@@ -119,6 +121,10 @@ impl World {
             }
             Act::AskFailsafe { members, term, ttl, .. } => {
                 self.ask_members(name, members, (*term, *ttl)).then_some(())
+            }
+            Act::AskTerms { members, .. } => {
+                self.ask_terms(name, members);
+                Some(())
             }
             Act::Exit { .. } => {
                 host.agent = None;
@@ -213,6 +219,7 @@ fn on_host(host: &mut Host, act: &Act, now: Millis) -> Option<()> {
         Act::Promote { term, timeline, sync } => {
             host.durable.term = *term;
             host.durable.pledge = None;
+            host.promoting = None;
             promote(standby(host)?, *timeline, names_of(sync));
             host.process = Proc::Primary;
         }

@@ -23,6 +23,25 @@ impl World {
         all
     }
 
+    /// Each member that hears and reaches the keys tells the term that they name.
+    pub(crate) fn ask_terms(
+        &mut self,
+        asking: &MemberName,
+        members: &BTreeMap<MemberName, String>,
+    ) {
+        let knows = |name: &MemberName| {
+            self.hosts.get(name).is_some_and(|h| h.agent.is_some() && !h.deaf && !h.cut)
+        };
+        let term = self.store.view.leader_term().filter(|_| members.keys().any(knows));
+        let now = self.now;
+        let agent = self.hosts.get_mut(asking).and_then(|host| host.agent.as_mut());
+        if let Some((term, agent)) = term.zip(agent) {
+            for action in agent.brain.step(now, Event::TermSeen { term }) {
+                self.perform(asking, action);
+            }
+        }
+    }
+
     fn ask_member(&mut self, name: &MemberName, claim: FailsafeClaim) -> Option<FailsafeAnswer> {
         let now = self.now;
         let host = self.hosts.get_mut(name).filter(|host| !host.deaf)?;

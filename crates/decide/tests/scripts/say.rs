@@ -79,6 +79,9 @@ pub(crate) fn act(act: &Act) -> String {
         Act::AskFailsafe { members, .. } => {
             format!("asks {} whether it may go on", list(members.keys().map(MemberName::as_str)))
         }
+        Act::AskTerms { members, .. } => {
+            format!("asks {} for the newest term", list(members.keys().map(MemberName::as_str)))
+        }
         Act::SetSync { sync } => format!("sets {}", rule(sync)),
         Act::ConfirmWrite => "makes a write that its rule must acknowledge".to_owned(),
         Act::Checkpoint => "makes a checkpoint".to_owned(),

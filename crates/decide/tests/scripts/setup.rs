@@ -135,6 +135,7 @@ impl World {
             deaf: false,
             starts: 0,
             stream_cut: false,
+            promoting: None,
             health: types::Health::default(),
             strangers: BTreeSet::new(),
             lags_at: None,

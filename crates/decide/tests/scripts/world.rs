@@ -45,6 +45,8 @@ pub(crate) struct Host {
     pub(crate) starts: u64,
     /// Its receiver does not reach anybody.
     pub(crate) stream_cut: bool,
+    /// The timeline that a promotion under way has in its files.
+    pub(crate) promoting: Option<types::Timeline>,
     /// What trial runs on it show.
     pub(crate) health: types::Health,
     /// Who streams from it under the name of a member and is none.
