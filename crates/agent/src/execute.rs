@@ -163,7 +163,9 @@ async fn on_postgres<I: Instance>(context: &Arc<Context<I>>, act: Act) -> Result
             follow_term(context, term).await?;
             instance.follow(upstream.as_ref()).await?;
         }
-        Act::StopReceiving { fence, term } => stop_receiving(context, fence, term).await?,
+        Act::StopReceiving { fence, term, sync } => {
+            stop_receiving(context, fence, term, &sync).await?;
+        }
         Act::Promote { term, timeline, sync } => {
             promote(context, term, timeline, &sync).await?;
         }
@@ -275,8 +277,9 @@ async fn stop_receiving<I: Instance>(
     context: &Arc<Context<I>>,
     fence: String,
     term: Term,
+    sync: &SyncRule,
 ) -> Result<(), Failure> {
-    let (timeline, lsn) = context.instance.stop_receiving(STOP_RECEIVING).await?;
+    let (timeline, lsn) = context.instance.stop_receiving(&rule(sync), STOP_RECEIVING).await?;
     context
         .recorded
         .update(move |d| {

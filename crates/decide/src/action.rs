@@ -318,11 +318,15 @@ pub enum Act {
     },
     /// The first half of a pledge: clear the connection settings on disk, see the receiver gone and
     /// replay at the end of what was received, then persist the position under this fence.
+    /// Writes the rule along that would be in force from the first commit of a promotion, so that
+    /// a winner finds it there.
     StopReceiving {
         /// The fence's `id`.
         fence: String,
         /// The newest term so far: the pledge binds against its leader and all before.
         term: Term,
+        /// Without effect on a standby.
+        sync: SyncRule,
     },
     /// Persist the term, set the rule, put history files for reserved numbers into place, promote.
     Promote {

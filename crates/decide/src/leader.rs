@@ -397,7 +397,7 @@ impl Brain {
 
     /// The rule in force from the first commit on. `/sync` has no voters in a new term, so only we
     /// may lead again, and any set of members is safe.
-    fn rule_before_promotion(&self, view: &ClusterView) -> SyncRule {
+    pub(crate) fn rule_before_promotion(&self, view: &ClusterView) -> SyncRule {
         if !self.synchronous() {
             return SyncRule::Off;
         }
@@ -426,16 +426,16 @@ impl Brain {
         if self.operator_request(now, view, local, created, term) {
             return;
         }
-        self.reconcile_sync(now, view, primary, created);
         self.confirm(now, term);
         let confirmed = self.leader.confirmed == Some(term);
-        // The first write comes first; but whoever has to rewind before it can confirm anything
-        // needs the checkpoint.
+        // The first write comes first, alone; but whoever has to rewind before it can confirm
+        // anything needs the checkpoint, and a rule that nobody can fulfil is changed.
         let since = self.leader.primary_since.unwrap_or(now).plus(self.dynamic.loop_wait);
         if !confirmed && now < since {
             self.wake_at(since);
             return;
         }
+        self.reconcile_sync(now, view, primary, created);
         if !primary.checkpoint_done {
             self.issue(now, Act::Checkpoint, Reason::CheckpointAfterPromotion);
         }

@@ -139,7 +139,8 @@ impl Brain {
             (Move::StopReceiving, Some(_)) => {
                 let known = view.term.as_ref().map_or(Term(0), |t| t.value.term);
                 let term = known.max(local.durable.term);
-                let act = Act::StopReceiving { fence: fence_id.clone(), term };
+                let sync = self.rule_before_promotion(view);
+                let act = Act::StopReceiving { fence: fence_id.clone(), term, sync };
                 self.issue(now, act, Reason::ElectionOpen { fence: fence_id });
             }
             (Move::WritePledge(pledge), Some(fence)) => {

@@ -44,6 +44,8 @@ struct Shared {
     conf_files: Mutex<()>,
     /// The kept superuser connection.
     client: tokio::sync::Mutex<Option<Arc<Client>>>,
+    /// A session for the first write, opened while a promotion goes on.
+    first_writer: Mutex<Option<Client>>,
     /// The postmaster that was seen or started last.
     postmaster: watch::Sender<Option<Arc<Watched>>>,
     memory: Mutex<Memory>,
@@ -94,6 +96,7 @@ impl LocalInstance {
                 programs,
                 conf_files: Mutex::new(()),
                 client: tokio::sync::Mutex::new(None),
+                first_writer: Mutex::new(None),
                 postmaster: watch::Sender::new(None),
                 memory: Mutex::default(),
                 tool_runs: AtomicBool::new(false),
@@ -298,6 +301,19 @@ impl LocalInstance {
         let client = Arc::new(client);
         *kept = Some(client.clone());
         Ok(client)
+    }
+
+    /// Keeps a session for the first write.
+    pub(crate) fn keep_first_writer(&self, client: Client) {
+        let guard = self.shared.first_writer.lock();
+        *guard.unwrap_or_else(PoisonError::into_inner) = Some(client);
+    }
+
+    /// The session that was kept for the first write, if it lives.
+    pub(crate) fn take_first_writer(&self) -> Option<Client> {
+        let guard = self.shared.first_writer.lock();
+        let kept = guard.unwrap_or_else(PoisonError::into_inner).take();
+        kept.filter(|client| !client.is_closed())
     }
 
     /// Drops the kept connection.

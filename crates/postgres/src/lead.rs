@@ -47,6 +47,13 @@ pub(crate) async fn promote(
             reserve(instance, plan.timeline, position(1).max(position(2))).await?;
             take_over_rule(instance, &client, &plan.sync).await?;
             sql::rows(&client, "promote", "SELECT pg_promote(false)").await?;
+            // Logging in takes about as long as the promotion, and the first write follows it.
+            let this = instance.clone();
+            tokio::spawn(async move {
+                if let Ok(session) = first_writer(&this).await {
+                    this.keep_first_writer(session);
+                }
+            });
         }
         wait_for_promotion(&client).await
     })
@@ -233,9 +240,17 @@ async fn end_waiting(client: &Client) -> Result<(), Error> {
     Ok(())
 }
 
+/// A session without a statement time-out: a cancelled wait for standbys counts as a commit in
+/// PostgreSQL.
+async fn first_writer(instance: &LocalInstance) -> Result<Client, Error> {
+    sql::connect_local(&instance.config(), CONFIRM, Millis::ZERO).await
+}
+
 async fn write_and_look(instance: &LocalInstance) -> Result<(), Error> {
-    // No statement time-out: a cancelled wait for standbys counts as a commit in PostgreSQL.
-    let client = sql::connect_local(&instance.config(), CONFIRM, Millis::ZERO).await?;
+    let client = match instance.take_first_writer() {
+        Some(client) => client,
+        None => first_writer(instance).await?,
+    };
     end_waiting(&client).await?;
     let write = "SELECT pg_logical_emit_message(true, 'pgherd', '')";
     sql::rows(&client, "write", write).await?;

@@ -110,8 +110,10 @@ pub trait Instance: Send + Sync + 'static {
 
     /// The pledge's step: clears the upstream durably, and returns when the WAL receiver is gone
     /// for good and everything received is replayed: timeline and end of what this copy holds.
+    /// `rule` is written along, for a promotion to find.
     fn stop_receiving(
         &self,
+        rule: &SyncRule,
         limit: Millis,
     ) -> impl Future<Output = Result<(Timeline, Lsn), Error>> + Send;
 
@@ -246,8 +248,12 @@ impl Instance for LocalInstance {
         receive::follow(self, upstream.cloned()).await
     }
 
-    async fn stop_receiving(&self, limit: Millis) -> Result<(Timeline, Lsn), Error> {
-        receive::stop_receiving(self, limit).await
+    async fn stop_receiving(
+        &self,
+        rule: &SyncRule,
+        limit: Millis,
+    ) -> Result<(Timeline, Lsn), Error> {
+        receive::stop_receiving(self, rule.clone(), limit).await
     }
 
     async fn promote(&self, plan: PromotePlan, limit: Millis) -> Result<Timeline, Error> {

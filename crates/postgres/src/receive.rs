@@ -4,10 +4,12 @@ use std::time::Instant;
 
 use types::{HistoryLine, Lsn, Millis, Timeline, Upstream, parse_history_file};
 
+use crate::conf::ConfState;
 use crate::error::Error;
 use crate::files::blocking;
 use crate::instance::{LocalInstance, timeline_at};
 use crate::sql::{self, lsn, pause, within};
+use crate::sync_rule::SyncRule;
 
 /// Between looks at a standby that stops receiving, in milliseconds; it is on the failover path.
 const POLL_MS: u64 = 2;
@@ -45,10 +47,15 @@ pub(crate) async fn follow(
 
 pub(crate) async fn stop_receiving(
     instance: &LocalInstance,
+    rule: SyncRule,
     limit: Millis,
 ) -> Result<(Timeline, Lsn), Error> {
     // On disk first: a restart must not bring the receiver back.
-    instance.write_conf(|state| state.upstream = None).await?;
+    let change = move |state: &mut ConfState| {
+        state.upstream = None;
+        state.sync = rule;
+    };
+    instance.write_conf(change).await?;
     if !instance.reload().await? {
         return Err(Error::refused("PostgreSQL does not run: its position is not certain"));
     }

@@ -175,7 +175,7 @@ async fn a_receiver_flushes_before_it_exits() {
             pause(100).await;
             thaw(receiver);
         };
-        let (stopped, ()) = tokio::join!(b.instance.stop_receiving(LIMIT), thawing);
+        let (stopped, ()) = tokio::join!(b.instance.stop_receiving(&SyncRule::Off, LIMIT), thawing);
         let (_, end) = stopped.unwrap();
         assert!(end >= written, "{end} {written}");
     }
@@ -207,7 +207,7 @@ async fn a_restart_ends_a_synchronous_wait() {
 async fn equal_timelines_hide_divergence() {
     for dir in bin_dirs() {
         let [a, b] = cluster(&dir, ["a", "b"], &[]).await;
-        b.instance.stop_receiving(LIMIT).await.unwrap();
+        b.instance.stop_receiving(&SyncRule::Off, LIMIT).await.unwrap();
         stop(&b, StopMode::Fast).await;
         b.start(StartAs::Primary).await;
         b.sql("create table only_b ()").await;
@@ -427,7 +427,7 @@ async fn pg_control_of_a_standby_lags() {
 async fn a_promotion_is_in_pg_control_after_its_checkpoint() {
     for dir in bin_dirs() {
         let [a, b] = cluster(&dir, ["a", "b"], &[]).await;
-        b.instance.stop_receiving(LIMIT).await.unwrap();
+        b.instance.stop_receiving(&SyncRule::Off, LIMIT).await.unwrap();
         a.sql("create table only_a ()").await;
         stop(&a, StopMode::Fast).await;
         let checkpointer = b.process("checkpointer");
@@ -576,7 +576,7 @@ fn start_by_hand(node: &Node, bin_dir: &Path) {
 async fn a_pledged_standby_does_not_reconnect_after_its_restart() {
     for dir in bin_dirs() {
         let [a, b] = cluster(&dir, ["a", "b"], &[]).await;
-        let (_, end) = b.instance.stop_receiving(LIMIT).await.unwrap();
+        let (_, end) = b.instance.stop_receiving(&SyncRule::Off, LIMIT).await.unwrap();
         stop(&b, StopMode::Kill).await;
         std::fs::remove_file(b.instance.config().data_dir.join("postmaster.pid")).unwrap();
         start_by_hand(&b, &dir);
@@ -597,7 +597,7 @@ async fn a_promotion_takes_the_reserved_timeline() {
         a.sql("create table t ()").await;
         caught_up(&b, &a).await;
         for node in [&b, &c] {
-            node.instance.stop_receiving(LIMIT).await.unwrap();
+            node.instance.stop_receiving(&SyncRule::Off, LIMIT).await.unwrap();
         }
         let plan = PromotePlan { timeline: Timeline(5), sync: SyncRule::Off };
         assert_eq!(b.instance.promote(plan, LIMIT).await.unwrap(), Timeline(5));
@@ -610,7 +610,7 @@ async fn a_promotion_takes_the_reserved_timeline() {
         assert!(exists(&c, "of_5").await && seen.upstream == Some(b.upstream()));
         assert_eq!(standby(&c).await.timeline, Timeline(5));
         // The twin: a number behind a gap is not seen.
-        c.instance.stop_receiving(LIMIT).await.unwrap();
+        c.instance.stop_receiving(&SyncRule::Off, LIMIT).await.unwrap();
         let wal = c.instance.config().data_dir.join("pg_wal");
         std::fs::copy(wal.join("00000005.history"), wal.join("00000008.history")).unwrap();
         c.sql("select pg_promote(false)").await;
@@ -652,7 +652,7 @@ async fn a_flush_position_is_final_once_the_receiver_is_gone() {
         let [a, b] = cluster(&dir, ["a", "b"], &[]).await;
         let writer = load(&a);
         pause(100).await;
-        let (timeline, end) = b.instance.stop_receiving(LIMIT).await.unwrap();
+        let (timeline, end) = b.instance.stop_receiving(&SyncRule::Off, LIMIT).await.unwrap();
         assert_eq!(timeline, Timeline(1));
         let at_rest = standby(&b).await;
         assert_eq!(at_rest.received, end);
@@ -673,7 +673,7 @@ async fn pg_rewind_brings_a_diverged_copy_back() {
         let [a, b] = cluster(&dir, ["a", "b"], &[]).await;
         a.sql("create table t as select generate_series(1, 1000) as x").await;
         caught_up(&b, &a).await;
-        b.instance.stop_receiving(LIMIT).await.unwrap();
+        b.instance.stop_receiving(&SyncRule::Off, LIMIT).await.unwrap();
         a.sql("create table only_a (); update t set x = -x").await;
         stop(&a, StopMode::Kill).await;
         let plan = PromotePlan { timeline: Timeline(2), sync: SyncRule::Off };

@@ -10,7 +10,7 @@ use common::{
     LIMIT, Node, any, bin_dirs, control, new_primary, new_standby, primary, running, standby,
     streaming,
 };
-use postgres::{HandOver, Instance, PromotePlan, StartAs, StopMode};
+use postgres::{HandOver, Instance, PromotePlan, StartAs, StopMode, SyncRule};
 use types::{ControlState, DataDir, Lsn, Millis, Process, Timeline, slot_name};
 
 #[tokio::test]
@@ -104,7 +104,7 @@ async fn synchronous_commits(a: &Node, b: &Node) {
 
 async fn fence_and_promote(a: &Node, b: &Node) {
     let begun = Instant::now();
-    let (timeline, end) = b.instance.stop_receiving(LIMIT).await.unwrap();
+    let (timeline, end) = b.instance.stop_receiving(&SyncRule::Off, LIMIT).await.unwrap();
     eprintln!("stop_receiving took {:?}", begun.elapsed());
     let seen = standby(b).await;
     assert_eq!((timeline, end), (Timeline(1), seen.received));

@@ -92,7 +92,7 @@ impl World {
             }
             Act::Stop { mode: StopMode::Immediate } | Act::EndOrphans => self.kill_step(step),
             Act::Follow { upstream, term } => self.follow(step, upstream.as_ref(), *term),
-            Act::StopReceiving { fence, term } => self.stop_receiving(step, fence, *term),
+            Act::StopReceiving { fence, term, .. } => self.stop_receiving(step, fence, *term),
             Act::Promote { term, timeline, sync } => self.promote(step, *term, *timeline, sync),
             Act::SetSync { sync } => self.set_sync(step, sync),
             Act::ConfirmWrite => self.prove(step),

@@ -210,7 +210,7 @@ fn on_host(host: &mut Host, act: &Act, now: Millis) -> Option<()> {
             host.durable.pledge = None;
             standby(host)?.upstream = upstream.as_ref().map(|u| u.name.clone());
         }
-        Act::StopReceiving { fence, term } => {
+        Act::StopReceiving { fence, term, .. } => {
             let data = standby(host)?;
             data.upstream = None;
             let position = Position { timeline: data.timeline, lsn: data.end, term: *term };
