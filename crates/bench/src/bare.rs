@@ -58,7 +58,10 @@ impl Bare {
             running: [None, None, None],
         };
         let data_dir = bare.data_dir(0);
-        let arguments = ["-U", "postgres", "-A", "trust", "--data-checksums", "--no-sync", "-D"];
+        // The demo's size of a WAL segment: a promotion copies one.
+        let size = "--wal-segsize=4";
+        let arguments =
+            ["-U", "postgres", "-A", "trust", "--data-checksums", "--no-sync", size, "-D"];
         let mut initdb = bare.command("initdb")?;
         initdb.args(arguments).arg(&data_dir);
         finish(&mut initdb).await?;

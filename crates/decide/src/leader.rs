@@ -361,7 +361,10 @@ impl Brain {
         // A copy that replaced the one that won must not lead in its place: it has not its pledge.
         let pledge = local.durable.pledge.as_ref().map(|p| p.position);
         let won_here = pledge.is_some() && pledge == record.value.position;
-        if (local.durable.fresh_copy && !won_here) || record.value.timeline < standby.timeline {
+        // A key that was taken again is for the timeline that was held; no copy in recovery is.
+        let held = record.value.position.is_some_and(|p| p.timeline == record.value.timeline);
+        let older = record.value.timeline < standby.timeline;
+        if (local.durable.fresh_copy && !won_here) || held || older {
             self.release(now, created, None, Reason::CannotLead);
             return;
         }

@@ -127,7 +127,9 @@ fn node_config(layout: &Layout, node: &NodePlan) -> Value {
         },
         "bootstrap": {
             "dcs": dynamic(),
-            "initdb": ["data-checksums", {"encoding": "UTF8"}],
+            // A promotion copies its last segment, and a standby that changes timelines streams
+            // from the beginning of one: small segments, short hand-overs.
+            "initdb": ["data-checksums", {"encoding": "UTF8"}, {"wal-segsize": "4"}],
         },
         "postgresql": postgresql(layout, node),
         "pgherd": { "state_dir": node.state_dir() },

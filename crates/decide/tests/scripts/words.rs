@@ -9,9 +9,10 @@ use crate::store::put;
 use crate::world::{Way, World};
 
 /// Names of actions that a script may let fail or hang.
-const ACTIONS: [&str; 17] = [
+const ACTIONS: [&str; 18] = [
     "arm_guard",
     "renew",
+    "retake_leadership",
     "initdb",
     "clone",
     "rewind",
