@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use types::{
-    ClusterView, DataDir, LocalPostgres, MemberName, Millis, Process, Revision, Role, SyncState,
+    ClusterView, ControlState, DataDir, LocalPostgres, MemberName, Millis, Process, Revision, Role, SyncState,
     Term, TermRecord, Timeline,
 };
 
@@ -61,6 +61,10 @@ impl Brain {
                     self.bootstrap(now, view);
                     return;
                 }
+                if control.state == ControlState::ShutDown && self.pledge_stopped(now, view, local)
+                {
+                    return;
+                }
                 // In recovery and following nobody: so even a former primary learns where its log
                 // ends, and takes part in the election without any privilege.
                 let start_as = StartAs::Standby(None);
@@ -112,19 +116,50 @@ impl Brain {
         self.issue(now, act, Reason::WonBootstrap);
     }
 
+    /// After a clean stop pg_control says where the log ends: such a copy pledges before it is
+    /// started, since others may wait for its word. True while it has a step to do; it neither wins
+    /// nor judges others in this state.
+    fn pledge_stopped(&mut self, now: Millis, view: &ClusterView, local: &LocalPostgres) -> bool {
+        if !self.may_elect(now, view, local) {
+            return false;
+        }
+        let ballot = self.ballot(now, view, local);
+        let next = election::next_move(&ballot);
+        match next {
+            Move::Open(_) | Move::StopReceiving | Move::WritePledge(_) => {
+                self.make_move(now, view, local, (next, &ballot));
+                true
+            }
+            Move::Abstain(_) | Move::Void { .. } | Move::Take(_) | Move::Wait(_) => false,
+        }
+    }
+
+    fn may_elect(&mut self, now: Millis, view: &ClusterView, local: &LocalPostgres) -> bool {
+        may_take_part(view, local, &self.node.name)
+            && view.system_identifier().is_some()
+            && !self.kept_out_by_failsafe(now, view)
+    }
+
     /// Makes the next move of the election.
     fn elect(&mut self, now: Millis, view: &ClusterView, local: &LocalPostgres) {
-        if !may_take_part(view, local, &self.node.name) || view.system_identifier().is_none() {
-            return;
-        }
-        if self.kept_out_by_failsafe(now, view) {
+        if !self.may_elect(now, view, local) {
             return;
         }
         let ballot = self.ballot(now, view, local);
-        let fence = ballot.fence.as_ref().map(|f| f.mod_revision);
-        let fence_id = ballot.fence.as_ref().map(|f| f.value.id.clone()).unwrap_or_default();
         let next = election::next_move(&ballot);
         self.note_waiting(now, &next);
+        self.make_move(now, view, local, (next, &ballot));
+    }
+
+    fn make_move(
+        &mut self,
+        now: Millis,
+        view: &ClusterView,
+        local: &LocalPostgres,
+        (next, ballot): (Move, &Ballot),
+    ) {
+        let fence = ballot.fence.as_ref().map(|f| f.mod_revision);
+        let fence_id = ballot.fence.as_ref().map(|f| f.value.id.clone()).unwrap_or_default();
         match (next, fence) {
             (Move::Abstain(_) | Move::Wait(_), _) => {}
             (Move::Open(fence), _) => {

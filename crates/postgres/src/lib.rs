@@ -110,7 +110,8 @@ pub trait Instance: Send + Sync + 'static {
 
     /// The pledge's step: clears the upstream durably, and returns when the WAL receiver is gone
     /// for good and everything received is replayed: timeline and end of what this copy holds.
-    /// `rule` is written along, for a promotion to find.
+    /// `rule` is written along, for a promotion to find. Of a stopped copy, what pg_control says
+    /// after a clean stop; refused after any other.
     fn stop_receiving(
         &self,
         rule: &SyncRule,

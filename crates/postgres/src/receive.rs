@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use types::{HistoryLine, Lsn, Millis, Timeline, Upstream, parse_history_file};
+use types::{ControlState, HistoryLine, Lsn, Millis, Timeline, Upstream, parse_history_file};
 
 use crate::conf::ConfState;
 use crate::error::Error;
@@ -57,13 +57,27 @@ pub(crate) async fn stop_receiving(
     };
     instance.write_conf(change).await?;
     if !instance.reload().await? {
-        return Err(Error::refused("PostgreSQL does not run: its position is not certain"));
+        return stopped_at(instance).await;
     }
     let end = within(limit, "the end of receiving", rest(instance)).await?;
     let control = instance.control().await?;
     let dir = instance.config().data_dir.clone();
     let timeline = blocking(move || timeline_at(&dir, &control, end)).await;
     Ok((timeline, end))
+}
+
+/// Where the log of a stopped copy ends, which pg_control knows only after a clean stop. It will be
+/// started in recovery, with nobody to stream from.
+async fn stopped_at(instance: &LocalInstance) -> Result<(Timeline, Lsn), Error> {
+    instance.require_stopped("read the end of a stopped copy").await?;
+    let control = instance.control().await?;
+    if control.state != ControlState::ShutDown {
+        return Err(Error::refused(format!(
+            "PostgreSQL does not run and was not stopped cleanly ({:?}): its position is not certain",
+            control.state
+        )));
+    }
+    Ok((control.timeline, control.checkpoint_end()))
 }
 
 /// Waits until nothing is received and all that was received is replayed; returns the end of it.

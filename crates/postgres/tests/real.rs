@@ -249,5 +249,15 @@ async fn a_hand_over_does_not_wait_for_a_frozen_standby() {
         // The end that pg_control gives is where the log goes on.
         a.instance.start(StartAs::Primary, LIMIT).await.unwrap();
         assert!(primary(&a).await.flush >= outcome.end);
+        // A stopped copy tells its end after a clean stop, and after no other.
+        a.instance.stop(StopMode::Fast, LIMIT).await.unwrap();
+        let (timeline, end) = a.instance.stop_receiving(&SyncRule::Off, LIMIT).await.unwrap();
+        assert_eq!((timeline, end), (Timeline(1), control(&a).await.end));
+        a.instance.start(StartAs::Standby { upstream: None }, LIMIT).await.unwrap();
+        let (_, started) = a.instance.stop_receiving(&SyncRule::Off, LIMIT).await.unwrap();
+        assert_eq!(started, end, "recovery finds the same end");
+        a.instance.stop(StopMode::Kill, LIMIT).await.unwrap();
+        let refused = a.instance.stop_receiving(&SyncRule::Off, LIMIT).await;
+        assert!(refused.is_err(), "{refused:?}");
     }
 }

@@ -402,6 +402,9 @@ impl World {
     fn stop_receiving(&mut self, step: &mut Step, fence: &str, term: Term) -> Next {
         let node = step.node;
         let sloppy = self.mutated(crate::Mutation::CompareRunningReceivers);
+        if self.hosts[node].postgres.is_none() {
+            return self.pledge_stopped(step, fence, term);
+        }
         let Some(data) = self.standby_mut(node) else { return Next::Failed };
         match step.number {
             0 => {
@@ -428,13 +431,29 @@ impl World {
             }
             _ => {
                 let (timeline, lsn) = (data.log.timeline(), data.log.end());
-                let durable = self.durable(node);
-                let position = Position { timeline, lsn, term };
-                durable.pledge = Some(DurablePledge { fence: fence.to_owned(), position });
-                self.tell(node, || format!("pledges {position}"));
-                Next::Done
+                self.pledged(node, fence, Position { timeline, lsn, term })
             }
         }
+    }
+
+    fn pledged(&mut self, node: usize, fence: &str, position: Position) -> Next {
+        self.durable(node).pledge = Some(DurablePledge { fence: fence.to_owned(), position });
+        self.tell(node, || format!("pledges {position}"));
+        Next::Done
+    }
+
+    /// After a clean stop pg_control says where the log ends.
+    fn pledge_stopped(&mut self, step: &mut Step, fence: &str, term: Term) -> Next {
+        let Some(data) = &mut self.hosts[step.node].disk.data else { return Next::Failed };
+        if data.state != ControlState::ShutDown || data.broken {
+            return Next::Failed;
+        }
+        if step.number == 0 {
+            data.conninfo = None;
+            return Next::In(self.rng.range(3, 40));
+        }
+        let (timeline, lsn) = (data.log.timeline(), data.log.end());
+        self.pledged(step.node, fence, Position { timeline, lsn, term })
     }
 
     fn promote(&mut self, step: &mut Step, term: Term, to: Timeline, rule: &SyncRule) -> Next {
