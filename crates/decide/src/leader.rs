@@ -90,10 +90,10 @@ impl Brain {
                 }
             }
             // One that was given up for a stop says nothing about the next.
-            Act::Promote { .. } if !done => {
-                if !matches!(self.lanes.running(Lane::Data), Some(Act::Stop { .. })) {
-                    self.gave_way = Some((Fault::PromotionFails, now));
-                }
+            Act::Promote { .. }
+                if !done && !matches!(self.lanes.running(Lane::Data), Some(Act::Stop { .. })) =>
+            {
+                self.gave_way = Some((Fault::PromotionFails, now));
             }
             Act::WriteSync { .. } => self.leader.sync_unknown = outcome == Outcome::Unknown,
             Act::PublishHistory { timeline, .. } if done => {

@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use types::{
-    ClusterView, ControlState, DataDir, LocalPostgres, MemberName, Millis, Process, Revision, Role, SyncState,
-    Term, TermRecord, Timeline,
+    ClusterView, ControlState, DataDir, LocalPostgres, MemberName, Millis, Process, Revision, Role,
+    SyncState, Term, TermRecord, Timeline,
 };
 
 use crate::action::{Act, StartAs};

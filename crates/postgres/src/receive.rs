@@ -73,7 +73,7 @@ async fn stopped_at(instance: &LocalInstance) -> Result<(Timeline, Lsn), Error> 
     let control = instance.control().await?;
     if control.state != ControlState::ShutDown {
         return Err(Error::refused(format!(
-            "PostgreSQL does not run and was not stopped cleanly ({:?}): its position is not certain",
+            "PostgreSQL was not stopped cleanly ({:?}), so its position is not certain",
             control.state
         )));
     }

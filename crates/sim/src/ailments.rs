@@ -39,7 +39,7 @@ impl Ailment {
     }
 
     fn trouble(self, fault: Fault) -> Option<Trouble> {
-        self.lasts().then(|| Trouble { since: Millis(self.since), fault })
+        self.lasts().then_some(Trouble { since: Millis(self.since), fault })
     }
 }
 

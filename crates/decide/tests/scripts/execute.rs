@@ -213,8 +213,7 @@ fn on_host(host: &mut Host, act: &Act, now: Millis) -> Option<()> {
         Act::StopReceiving { fence, term, .. } => {
             let stopped = host.process == Proc::Stopped;
             let clean = |d: &&mut Data| d.state == ControlState::ShutDown;
-            let data =
-                if stopped { host.data.as_mut().filter(clean)? } else { standby(host)? };
+            let data = if stopped { host.data.as_mut().filter(clean)? } else { standby(host)? };
             data.upstream = None;
             let position = Position { timeline: data.timeline, lsn: data.end, term: *term };
             host.durable.pledge = Some(DurablePledge { fence: fence.clone(), position });
