@@ -97,6 +97,17 @@ impl Brain {
         }
     }
 
+    /// Whether the lease is not kept alive just now: a trial has not succeeded, and if that lasts,
+    /// the lease may have to run out. A hiccup costs it a few seconds of its length.
+    pub(crate) fn holds_back(&self) -> bool {
+        let (Some(view), Some(local)) = (&self.view, &self.local) else {
+            return false;
+        };
+        let hangs = self.troubles(local).iter().any(|t| way_of(&t.fault) == Way::AtOnce);
+        let would_hand_over = hangs && !self.dynamic.pause && self.may_be_primary(local);
+        would_hand_over && !view.successors(&self.node.name).is_empty()
+    }
+
     /// What a leader in lasting trouble does. True if nothing else should be done.
     pub(crate) fn gives_way(
         &mut self,

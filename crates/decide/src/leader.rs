@@ -216,7 +216,7 @@ impl Brain {
         let Leadership::Mine { created, .. } = leadership else {
             return;
         };
-        if self.leader.unwell.is_some() {
+        if self.leader.unwell.is_some() || self.holds_back() {
             return;
         }
         let due = self.leader.renewed_at.map(|at| at.plus(self.lease_period()));

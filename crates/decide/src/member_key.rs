@@ -35,8 +35,9 @@ impl Brain {
         local: &LocalPostgres,
         leadership: &Leadership,
     ) {
-        if self.leader.unwell.is_some() {
-            // The leader key hangs on the same lease, which has to end.
+        let leads = matches!(leadership, Leadership::Mine { .. });
+        if leads && (self.leader.unwell.is_some() || self.holds_back()) {
+            // The leader key hangs on the same lease, which may have to end.
             return;
         }
         let member = self.member_value(now, local, leadership);
