@@ -355,6 +355,10 @@ impl Brain {
         let Some(retake) = self.retake_transaction(view, local) else {
             return false;
         };
+        // What would be given up again at once is not taken.
+        if !self.dynamic.pause && self.unfit(now, local).is_some() {
+            return false;
+        }
         if !self.dynamic.pause {
             let stop_at = self.claim.stop_at(self.node.stop_margin).filter(|at| now < *at);
             let Some(stop_at) = stop_at.filter(|_| !self.shutting_down) else {

@@ -224,6 +224,17 @@ impl Brain {
         }
     }
 
+    /// A promotion that an agent before this one has begun gets the time that a start gets.
+    pub(crate) fn await_promotion(&mut self, now: Millis, created: Revision) {
+        let since = *self.leader.led_since.get_or_insert(now);
+        let patience = since.plus(self.dynamic.primary_start_timeout);
+        if now < patience {
+            self.wake_at(patience);
+        } else {
+            self.release(now, created, None, Reason::CannotLead);
+        }
+    }
+
     /// `failover_min_interval`: a leadership that has just begun is not given up for what a restart
     /// in place may cure.
     pub(crate) fn is_damped(&mut self, now: Millis) -> bool {

@@ -286,6 +286,7 @@ impl Brain {
         };
         // Shortly after a failover one restart in place is tried first.
         let in_place = self.leader.starting_since.is_none() && self.is_damped(now);
+        let why = if candidates.is_empty() { Reason::NoCandidate } else { Reason::Damped };
         if !candidates.is_empty() && !in_place {
             let status = view.status.as_ref().map(|s| s.value.clone());
             self.release(now, created, status, Reason::PostgresDown { candidates });
@@ -302,7 +303,7 @@ impl Brain {
             return;
         }
         let act = Act::Start { start_as, term: writable.then_some(term), sync: None };
-        if self.issue_if_free(now, act, Reason::NoCandidate) {
+        if self.issue_if_free(now, act, why) {
             self.leader.starting_since.get_or_insert(now);
         }
     }
@@ -385,16 +386,6 @@ impl Brain {
         let act = Act::Promote { term, timeline: record.value.timeline, sync };
         if self.issue_if_free(now, act, Reason::HoldsLeaderKey { term }) {
             self.leader.told_to_promote = true;
-        }
-    }
-
-    fn await_promotion(&mut self, now: Millis, created: Revision) {
-        let since = *self.leader.led_since.get_or_insert(now);
-        let patience = since.plus(self.dynamic.primary_start_timeout);
-        if now < patience {
-            self.wake_at(patience);
-        } else {
-            self.release(now, created, None, Reason::CannotLead);
         }
     }
 

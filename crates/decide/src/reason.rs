@@ -118,6 +118,8 @@ pub enum Reason {
     },
     /// PostgreSQL is down here, the leader key is ours, and nobody can take over without loss.
     NoCandidate,
+    /// PostgreSQL is down here shortly after a failover: one restart in place is tried first.
+    Damped,
     /// PostgreSQL did not come up within `primary_start_timeout`.
     StartTimedOut,
     /// PostgreSQL lives, but has not served or written for `retry_timeout`.
