@@ -128,6 +128,9 @@ impl Brain {
         };
         let why = Reason::Unwell { fault: trouble.fault.clone(), since: trouble.since };
         if !self.may_be_primary(local) {
+            if self.leader.handing_over.is_some() || has_been_primary(local) {
+                return false;
+            }
             return self.give_back(now, view, local, (created, term), why);
         }
         if view.successors(&self.node.name).is_empty() || self.leader.handing_over.is_some() {
@@ -211,12 +214,7 @@ impl Brain {
                     false
                 }
             },
-            Process::Stopped => control_of(local).is_some_and(|control| {
-                matches!(
-                    control.state,
-                    ControlState::InArchiveRecovery | ControlState::ShutDownInRecovery
-                )
-            }),
+            Process::Stopped => !has_been_primary(local),
             Process::Orphaned | Process::NotReady { .. } | Process::Silent { .. } => {
                 self.stop_now(now, local, why.clone());
                 false
@@ -245,4 +243,13 @@ impl Brain {
         }
         now < until
     }
+}
+
+/// Whether a stopped copy was written to since it was a standby's, or may have been. PostgreSQL
+/// changes this before any session can write.
+fn has_been_primary(local: &LocalPostgres) -> bool {
+    let recovering = control_of(local).is_some_and(|control| {
+        matches!(control.state, ControlState::InArchiveRecovery | ControlState::ShutDownInRecovery)
+    });
+    local.process == Process::Stopped && !recovering
 }
