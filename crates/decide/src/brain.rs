@@ -243,6 +243,8 @@ impl Brain {
                 if done && mine {
                     let ttl = self.lease_ttl.min(self.dynamic.ttl);
                     self.claim.extend(ended.issued, ttl);
+                    // The DCS has the last word: we lead, whatever anybody has told.
+                    self.term_seen = Term(0);
                 }
                 self.leader.renew_failed = !done;
                 self.note_renewal(done);
