@@ -238,17 +238,7 @@ impl Brain {
             self.fast_stop_failed = !done && *mode == StopMode::Fast;
         }
         match &ended.act {
-            Act::Renew { .. } => {
-                let mine = matches!(self.leadership(), Some(Leadership::Mine { .. }));
-                if done && mine {
-                    let ttl = self.lease_ttl.min(self.dynamic.ttl);
-                    self.claim.extend(ended.issued, ttl);
-                    // The DCS has the last word: we lead, whatever anybody has told.
-                    self.term_seen = Term(0);
-                }
-                self.leader.renew_failed = !done;
-                self.note_renewal(done);
-            }
+            Act::Renew { .. } => self.absorb_renewal(ended, done),
             Act::AskFailsafe { ttl, .. } => self.note_round(ended.issued, *ttl, done),
             Act::WriteFailsafe { .. } => self.note_map_written(done),
             Act::ArmGuard { kill_at } => {
@@ -303,6 +293,16 @@ impl Brain {
             | Act::Checkpoint => self.absorb_leader_end(now, ended, outcome),
             Act::SyncSlots { .. } => self.slots_at = now,
         }
+    }
+
+    fn absorb_renewal(&mut self, ended: &UnderWay, done: bool) {
+        if done && matches!(self.leadership(), Some(Leadership::Mine { .. })) {
+            self.claim.extend(ended.issued, self.lease_ttl.min(self.dynamic.ttl));
+            // The DCS has the last word: we lead, whatever anybody has told.
+            self.term_seen = Term(0);
+        }
+        self.leader.renew_failed = !done;
+        self.note_renewal(done);
     }
 
     /// One complete evaluation of everything that is known.
