@@ -145,7 +145,7 @@ async fn on_postgres<I: Instance>(context: &Arc<Context<I>>, act: Act) -> Result
             let (timeline, history) = instance.leader_history(&leader).await?;
             context.set_compared(Some(Compared { leader: leader.name, term, timeline, history }));
         }
-        Act::Start { start_as, term, sync } => start(context, start_as, term, sync).await?,
+        Act::Start { start_as, term } => start(context, start_as, term).await?,
         Act::Stop { mode } => match mode {
             StopMode::Fast => instance.stop(postgres::StopMode::Fast, STOP_FAST).await?,
             StopMode::Immediate => {
@@ -235,15 +235,11 @@ async fn start<I: Instance>(
     context: &Arc<Context<I>>,
     start_as: StartAs,
     term: Option<Term>,
-    sync: Option<SyncRule>,
 ) -> Result<(), Failure> {
     if let Some(term) = term {
         follow_term(context, term).await?;
     }
     let limit = context.limits().primary_start_timeout;
-    if let Some(sync) = sync {
-        context.instance.set_sync(&rule(&sync), SET_SYNC).await?;
-    }
     let start_as = match start_as {
         StartAs::Primary => postgres::StartAs::Primary,
         StartAs::Standby(upstream) => postgres::StartAs::Standby { upstream },

@@ -95,6 +95,7 @@ impl<I: Instance> Shell<I> {
         let (news, incoming) = mpsc::channel(NEWS_MAX);
         let (hurry, hurrying) = watch::channel(clock::now().plus(HURRY));
         let context = parts.context;
+        context.instance.begin_trials();
         let observer = tokio::spawn(observe(Arc::clone(&context), news.clone(), hurrying));
         let mut inputs = Inputs {
             incoming,

@@ -291,8 +291,6 @@ pub enum Act {
         start_as: StartAs,
         /// The term it belongs to.
         term: Option<Term>,
-        /// What PostgreSQL waits for from its first moment.
-        sync: Option<SyncRule>,
     },
     /// Stop PostgreSQL; ends when no process of the instance is left.
     Stop {

@@ -124,7 +124,7 @@ impl Brain {
                     if !certain && control.standby_signal && behind && !self.never_consistent {
                         // A standby that crashed: in recovery it learns where its log ends.
                         let start_as = StartAs::Standby(None);
-                        let act = Act::Start { start_as, term: None, sync: None };
+                        let act = Act::Start { start_as, term: None };
                         self.issue(now, act, leader_is(leader));
                         return;
                     }
@@ -293,7 +293,7 @@ impl Brain {
 
     fn start_under(&mut self, now: Millis, leader: &Leader) {
         let start_as = StartAs::Standby(Some(leader.address.clone()));
-        let act = Act::Start { start_as, term: Some(leader.term), sync: None };
+        let act = Act::Start { start_as, term: Some(leader.term) };
         self.issue(now, act, leader_is(leader));
     }
 

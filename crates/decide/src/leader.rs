@@ -302,7 +302,7 @@ impl Brain {
         if writable && !self.may_write(now) {
             return;
         }
-        let act = Act::Start { start_as, term: writable.then_some(term), sync: None };
+        let act = Act::Start { start_as, term: writable.then_some(term) };
         if self.issue_if_free(now, act, why) {
             self.leader.starting_since.get_or_insert(now);
         }
@@ -365,7 +365,11 @@ impl Brain {
         // A key that was taken again is for the timeline that was held; no copy in recovery is.
         let held = record.value.position.is_some_and(|p| p.timeline == record.value.timeline);
         let older = record.value.timeline < standby.timeline;
-        if (local.durable.fresh_copy && !won_here) || held || older {
+        // A winner's `/sync` names it. Another's was written again to give the leadership back, and
+        // counts voters that would not hold what is acknowledged here (I2).
+        let foreign =
+            view.active_sync().is_some_and(|s| s.value.leader.as_ref() != Some(&self.node.name));
+        if (local.durable.fresh_copy && !won_here) || held || older || foreign {
             self.release(now, created, None, Reason::CannotLead);
             return;
         }

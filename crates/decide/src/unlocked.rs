@@ -68,7 +68,7 @@ impl Brain {
                 // In recovery and following nobody: so even a former primary learns where its log
                 // ends, and takes part in the election without any privilege.
                 let start_as = StartAs::Standby(None);
-                let act = Act::Start { start_as, term: None, sync: None };
+                let act = Act::Start { start_as, term: None };
                 self.issue(now, act, Reason::NoLeader);
             }
         }

@@ -175,6 +175,10 @@ pub trait Instance: Send + Sync + 'static {
     /// Cancel safety: safe, nothing is consumed.
     fn postmaster_exit(&self) -> impl Future<Output = ()> + Send;
 
+    /// Begins the trials that observations tell of as health, which write to the data volume: not
+    /// before an agent has got past everything that it may be refused for.
+    fn begin_trials(&self) {}
+
     /// Ends what runs here beside PostgreSQL: trials and helper processes. Within a second. No
     /// observation may follow.
     fn close(&self) -> impl Future<Output = ()> + Send {
@@ -298,6 +302,10 @@ impl Instance for LocalInstance {
 
     async fn postmaster_exit(&self) {
         self.next_exit().await;
+    }
+
+    fn begin_trials(&self) {
+        self.start_trials();
     }
 
     async fn close(&self) {

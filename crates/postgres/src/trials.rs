@@ -161,11 +161,6 @@ async fn try_connections(shared: Arc<Shared>, instance: impl Fn() -> Option<Loca
 }
 
 async fn try_writes(instance: impl Fn() -> Option<LocalInstance>) {
-    // An agent that is refused at its start has changed nothing: it is gone before the first trial.
-    let Some(first) = instance() else { return };
-    let pause = first.config().trial_interval.as_duration();
-    drop(first);
-    tokio::time::sleep(pause).await;
     while let Some(instance) = instance() {
         let trials = instance.trials();
         // pg_rewind stumbles over files that go while it works.

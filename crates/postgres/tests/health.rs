@@ -24,6 +24,7 @@ const BOUND: Duration = Duration::from_secs(12);
 
 /// An observation, which comes in time whatever hangs.
 async fn look(node: &Node) -> Observation {
+    node.instance.begin_trials();
     let seen = tokio::time::timeout(BOUND, node.instance.observe()).await;
     seen.expect("an observation is bounded")
 }

@@ -85,7 +85,7 @@ impl World {
             Act::Clone { source, term, replace } => self.copy(step, source, *term, *replace),
             Act::Rewind { source, term } => self.rewind(step, source, *term),
             Act::Compare { leader, term } => self.compare(step, leader, *term),
-            Act::Start { start_as, term, sync } => self.start(step, start_as, *term, sync.as_ref()),
+            Act::Start { start_as, term } => self.start(step, start_as, *term),
             Act::Stop { mode: StopMode::Fast } => self.stop_fast(step, None),
             Act::StopForHandOver { candidate, .. } => {
                 self.stop_fast(step, Some(candidate.as_ref()))
@@ -268,13 +268,7 @@ impl World {
         Next::Done
     }
 
-    fn start(
-        &mut self,
-        step: &mut Step,
-        start_as: &StartAs,
-        term: Option<Term>,
-        sync: Option<&SyncRule>,
-    ) -> Next {
+    fn start(&mut self, step: &mut Step, start_as: &StartAs, term: Option<Term>) -> Next {
         let node = step.node;
         if step.number > 0 {
             let begun = self.now - step.issued > START_WAIT;
@@ -297,9 +291,6 @@ impl World {
                 data.standby_signal = true;
                 data.conninfo.clone_from(upstream);
             }
-        }
-        if let Some(rule) = sync {
-            data.rule = rule.clone();
         }
         if let Some(term) = term {
             let durable = self.durable(node);

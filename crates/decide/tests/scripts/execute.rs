@@ -184,16 +184,13 @@ fn on_host(host: &mut Host, act: &Act, now: Millis) -> Option<()> {
         Act::ArmGuard { kill_at } => host.guard = Some(*kill_at),
         Act::StandDownGuard => host.guard = None,
         Act::Initdb => host.data = Some(Data::new()),
-        Act::Start { start_as, term, sync } => {
+        Act::Start { start_as, term } => {
             if let Some(term) = term {
                 host.durable.term = *term;
                 host.durable.pledge = None;
             }
             host.starts += 1;
             let data = host.data.as_mut()?;
-            if let Some(sync) = sync {
-                data.names = names_of(sync);
-            }
             let primary = *start_as == StartAs::Primary;
             if let StartAs::Standby(upstream) = start_as {
                 data.upstream = upstream.as_ref().map(|u| u.name.clone());

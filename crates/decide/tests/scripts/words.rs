@@ -9,7 +9,8 @@ use crate::store::put;
 use crate::world::{Way, World};
 
 /// Names of actions that a script may let fail or hang.
-const ACTIONS: [&str; 18] = [
+const ACTIONS: [&str; 19] = [
+    "release_leader",
     "arm_guard",
     "renew",
     "retake_leadership",
