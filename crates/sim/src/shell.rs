@@ -1,6 +1,6 @@
 //! The agent's shell: what reaches the brain and when, and its requests to the store.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use decide::{Act, Action, ActionId, Brain, Lane, Outcome, StopMode};
@@ -554,7 +554,7 @@ fn started_long_ago(mut brain: Brain) -> Brain {
 /// A planted mistake: every member counts as a voter.
 fn everybody_votes(view: &Snapshot) -> Snapshot {
     let mut view = (**view).clone();
-    let names: std::collections::BTreeSet<_> = view.members.keys().cloned().collect();
+    let names: BTreeSet<_> = view.members.keys().cloned().collect();
     if let Some(Versioned { value: SyncState { leader: Some(_), quorum, voters }, .. }) =
         &mut view.sync
         && view.leader.is_none()
@@ -584,5 +584,9 @@ fn leader_key_is_mine(view: &Snapshot, me: &MemberName) -> Snapshot {
     let key = LeaderKey { name: me.clone(), lease: 0 };
     view.leader = Some(Versioned { value: key, create_revision: at, mod_revision: at, lease: 0 });
     view.term = Some(Versioned { value: record, create_revision: at, mod_revision: at, lease: 0 });
+    // As a winner would have written it; under another's nobody promotes.
+    if let Some(sync) = &mut view.sync {
+        sync.value = SyncState { leader: Some(me.clone()), quorum: 0, voters: BTreeSet::new() };
+    }
     Arc::new(view)
 }
