@@ -662,6 +662,10 @@ async fn a_flush_position_is_final_once_the_receiver_is_gone() {
         assert!(primary(&a).await.flush > end, "there was more to receive");
         stop(&b, StopMode::Kill).await;
         b.start(ALONE).await;
+        // It answers once it is consistent, and replays what lies beyond that afterwards.
+        let back = async || standby(&b).await.replayed >= at_rest.replayed;
+        until("it replays what it had", back).await;
+        pause(REST_MS).await;
         assert_eq!(standby(&b).await.replayed, at_rest.replayed);
     }
 }
