@@ -7,6 +7,7 @@
 pub mod keys;
 pub mod local;
 pub mod names;
+pub mod peers;
 pub mod position;
 pub mod records;
 pub mod time;
@@ -18,6 +19,7 @@ pub use local::{
     Slot, Standby, SyncNames, Trouble, Upstream,
 };
 pub use names::{MemberName, slot_name};
+pub use peers::{Heartbeat, Suspicion};
 pub use position::{
     HistoryLine, Lsn, Position, Rejoin, Timeline, compare_with_leader, parse_history_file,
 };
