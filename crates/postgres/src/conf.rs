@@ -208,12 +208,20 @@ pub(crate) fn primary_conninfo(config: &InstanceConfig, upstream: &Upstream) -> 
     text
 }
 
-/// A connection string for PostgreSQL's programs, without a password.
-pub(crate) fn remote_conninfo(
+/// The connection string for pg_basebackup and pg_rewind: a primary only. The leader was one when
+/// the copy was decided, but a disk that hung in between may have let a failover pass (I3).
+pub(crate) fn source_conninfo(
     config: &InstanceConfig,
     upstream: &Upstream,
     role: &Credentials,
 ) -> String {
+    let mut text = remote_conninfo(config, upstream, role);
+    pair(&mut text, "target_session_attrs", "primary");
+    text
+}
+
+/// A connection string for PostgreSQL's programs, without a password.
+fn remote_conninfo(config: &InstanceConfig, upstream: &Upstream, role: &Credentials) -> String {
     let mut text = String::new();
     pair(&mut text, "dbname", &config.database);
     pair(&mut text, "user", &role.username);

@@ -300,7 +300,7 @@ pub(crate) async fn clone_from(
         "--progress".into(),
         "--no-password".into(),
         "--dbname".into(),
-        conf::remote_conninfo(&config, upstream, &config.replication).into(),
+        conf::source_conninfo(&config, upstream, &config.replication).into(),
     ];
     arguments.extend(options(&config.basebackup, &BASEBACKUP_REFUSED, "pg_basebackup"));
     let program = instance.programs().path("pg_basebackup");
@@ -398,7 +398,7 @@ pub(crate) async fn rewind_from(
     write_pgpass(instance, upstream).await?;
     let (prepared, source) = (config.clone(), upstream.clone());
     let unseen = blocking(move || prepare_rewind(&prepared, source)).await?;
-    let source = conf::remote_conninfo(&config, upstream, config.rewind_role());
+    let source = conf::source_conninfo(&config, upstream, config.rewind_role());
     let arguments = [
         OsString::from("--target-pgdata"),
         config.data_dir.clone().into(),

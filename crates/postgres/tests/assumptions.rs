@@ -714,3 +714,29 @@ async fn a_killed_backend_ends_the_postmaster() {
         assert_eq!(control(&a).await.state, ControlState::InProduction);
     }
 }
+
+/// B7: a copy is taken from a primary only. What was the leader when an agent decided may be a
+/// standby once a disk that hung lets the programs begin (simulator, seed 9104, fences alone).
+#[tokio::test]
+async fn nothing_is_copied_from_a_standby() {
+    for dir in bin_dirs() {
+        let [a, b, c] = cluster(&dir, ["a", "b", "c"], &[]).await;
+        a.sql("create table t ()").await;
+        caught_up(&b, &a).await;
+        stop(&c, StopMode::Kill).await;
+        let ends = async || {
+            let control = control(&c).await;
+            (control.timeline, control.checkpoint, control.end)
+        };
+        let before = ends().await;
+        let refusals = [
+            c.instance.rewind_from(&b.upstream()).await.unwrap_err().to_string(),
+            c.instance.clone_from(&b.upstream(), |_| {}).await.unwrap_err().to_string(),
+        ];
+        for refusal in refusals {
+            assert!(refusal.contains("server is in hot standby mode"), "{refusal}");
+        }
+        assert_eq!(ends().await, before, "the copy is as it was");
+        c.instance.clone_from(&a.upstream(), |_| {}).await.unwrap();
+    }
+}

@@ -157,11 +157,11 @@ impl World {
         Next::Done
     }
 
-    /// The primary that is copied from: alive, reachable, of that term.
+    /// The primary that is copied from: alive and reachable; a standby is refused (B7).
     fn source(&self, node: usize, source: &MemberName) -> Option<(usize, u64, Term)> {
         let from = self.node_named(source)?;
         let host = &self.hosts[from];
-        let instance = host.postgres.as_ref().filter(|i| i.accepts())?;
+        let instance = host.postgres.as_ref().filter(|i| i.accepts() && i.writable())?;
         let reachable = self.linked(node, from) && self.linked(from, node) && host.frozen == 0;
         let answers = reachable && host.postmaster_frozen == 0 && from != node;
         answers.then_some((from, instance.number, instance.term))

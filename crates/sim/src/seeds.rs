@@ -17,6 +17,8 @@ pub struct Regression {
     pub fence_only: bool,
     /// Drawn from what leaves PostgreSQL alive and of no use ([`crate::Setup::ailing`]).
     pub ailing: bool,
+    /// Failsafe mode is on.
+    pub failsafe: bool,
 }
 
 /// Those that hold again.
@@ -29,6 +31,7 @@ pub const REGRESSIONS: &[Regression] = &[
         mode: Mode::Quorum,
         fence_only: true,
         ailing: false,
+        failsafe: false,
     },
     Regression {
         name: "a rewind begins against a leader that is not promoted in its new term yet",
@@ -37,6 +40,7 @@ pub const REGRESSIONS: &[Regression] = &[
         mode: Mode::Quorum,
         fence_only: true,
         ailing: false,
+        failsafe: false,
     },
     Regression {
         name: "an interrupted bootstrap leaves a data directory that nobody finishes",
@@ -45,6 +49,7 @@ pub const REGRESSIONS: &[Regression] = &[
         mode: Mode::Off,
         fence_only: false,
         ailing: false,
+        failsafe: false,
     },
     Regression {
         name: "a standby's files name its leader, but the server was never told to read them",
@@ -53,5 +58,15 @@ pub const REGRESSIONS: &[Regression] = &[
         mode: Mode::Off,
         fence_only: false,
         ailing: true,
+        failsafe: false,
+    },
+    Regression {
+        name: "a disk hangs until the source of a rewind is a standby of a later leader",
+        seed: 9104,
+        members: 3,
+        mode: Mode::Quorum,
+        fence_only: true,
+        ailing: true,
+        failsafe: true,
     },
 ];

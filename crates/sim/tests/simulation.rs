@@ -1,7 +1,7 @@
 //! The simulator's own tests: it is deterministic, its seeds hold, and it sees planted mistakes.
 #![allow(clippy::unwrap_used)]
 
-use sim::seeds::REGRESSIONS;
+use sim::seeds::{REGRESSIONS, Regression};
 use sim::{Mode, Mutation, Setup, run};
 
 /// Seeds that every `cargo test` runs.
@@ -47,8 +47,8 @@ fn every_invariant_holds_over_the_fixed_seeds() {
 fn seeds_that_failed_once_hold() {
     for regression in REGRESSIONS {
         let setup = of(regression.seed, regression.members, regression.mode);
-        let (fence_only, ailing) = (regression.fence_only, regression.ailing);
-        let report = run(&Setup { fence_only, ailing, ..setup });
+        let Regression { fence_only, ailing, failsafe, .. } = *regression;
+        let report = run(&Setup { fence_only, ailing, failsafe, ..setup });
         assert_eq!(report.violation, None, "{}: {regression:?}", regression.name);
     }
 }
