@@ -25,13 +25,12 @@ pub(crate) async fn execute<I: Instance>(
 ) -> Ended {
     match act {
         Act::TouchMember { member } => touch_member(context, id, &member).await,
-        Act::Renew { leader_created, status } => {
-            let answer =
-                context.store.renew(&context.session, leader_created, status.as_ref()).await;
+        Act::Renew { leader_key, status } => {
+            let answer = context.store.renew(&context.session, leader_key, status.as_ref()).await;
             renewed(context, id, answer).await
         }
-        Act::PublishHistory { leader_created, timeline } => {
-            publish_history(context, id, leader_created, timeline).await
+        Act::PublishHistory { leader_key, timeline } => {
+            publish_history(context, id, leader_key, timeline).await
         }
         act => {
             let answer = write(context, act).await;
@@ -90,15 +89,15 @@ async fn write<I: Instance>(context: &Context<I>, act: Act) -> Result<Write, Err
             };
             store.take_leadership(session, &winner).await
         }
-        Act::WriteFailsafe { leader_created, expected, members } => {
-            store.write_failsafe(session, leader_created, expected, &members).await
+        Act::WriteFailsafe { leader_key, expected, members } => {
+            store.write_failsafe(session, leader_key, expected, &members).await
         }
-        Act::ReleaseLeader { leader_created, status } => {
-            store.release_leader(session, leader_created, status.as_ref()).await
+        Act::ReleaseLeader { leader_key, status } => {
+            store.release_leader(session, leader_key, status.as_ref()).await
         }
-        Act::WriteSync { leader_created, expected, sync } => match (sync, expected) {
-            (Some(sync), _) => store.write_sync(session, leader_created, expected, &sync).await,
-            (None, Some(expected)) => store.delete_sync(session, leader_created, expected).await,
+        Act::WriteSync { leader_key, expected, sync } => match (sync, expected) {
+            (Some(sync), _) => store.write_sync(session, leader_key, expected, &sync).await,
+            (None, Some(expected)) => store.delete_sync(session, leader_key, expected).await,
             (None, None) => Ok(Write::Conflict),
         },
         Act::ClearFailover { expected, request: _ } => store.clear_failover(expected).await,
@@ -194,7 +193,7 @@ async fn renewed<I: Instance>(
 async fn publish_history<I: Instance>(
     context: &Context<I>,
     id: ActionId,
-    leader_created: Revision,
+    leader_key: Revision,
     timeline: Timeline,
 ) -> Ended {
     let local = match context.instance.own_history(timeline).await {
@@ -208,7 +207,7 @@ async fn publish_history<I: Instance>(
     if history_max > 0 {
         merged.drain(..merged.len().saturating_sub(history_max));
     }
-    let answer = context.store.write_history(&context.session, leader_created, &merged).await;
+    let answer = context.store.write_history(&context.session, leader_key, &merged).await;
     written(context, id, answer).await
 }
 

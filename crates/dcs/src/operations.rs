@@ -2,8 +2,7 @@
 //!
 //! None repeats itself after an ambiguous answer: the caller reads first. `touch_member` and
 //! `write_failover` are plain puts and may be repeated. Every write of a leader is conditional on
-//! its leader key: on the revision that created it, and on it hanging on the session's lease, since
-//! a takeover of an existing key does not change the former.
+//! its leader key: on the revision that wrote it, and on it hanging on the session's lease.
 
 use std::collections::BTreeMap;
 
@@ -61,7 +60,7 @@ pub struct Bootstrap<'a> {
 pub struct Winner<'a> {
     /// The winner.
     pub name: &'a MemberName,
-    /// The create revision of the leader key that is taken over; `None`: there must be none.
+    /// The leader key that is taken over, by its modification revision; `None`: there must be none.
     pub expect_leader: Option<Revision>,
     /// `sync`'s modification revision; `None`: it must be absent.
     pub sync_mod: Option<Revision>,
@@ -164,7 +163,7 @@ impl ClusterStore {
     }
 
     /// Opens a fence if everything is as the opener saw it: the fence it wants to replace (or
-    /// none), the leader key by its create revision (or none), and `sync`.
+    /// none), the leader key by its modification revision (or none), and `sync`.
     ///
     /// # Errors
     /// Every class.
@@ -178,7 +177,7 @@ impl ClusterStore {
         const OPERATION: &str = "opening a fence";
         let compares = vec![
             Compare::unchanged(self.key(keys::FENCE), expect_fence_mod),
-            self.leader_created(expect_leader),
+            self.leader_is(expect_leader),
             Compare::unchanged(self.key(keys::SYNC), sync_mod),
         ];
         let then = vec![Op::put(self.key(keys::FENCE), json(OPERATION, fence)?)];
@@ -217,7 +216,7 @@ impl ClusterStore {
     /// state, and ends the election: the fence and all pledges go.
     ///
     /// etcd lets no transaction write a key twice, so a leader key that exists is overwritten and
-    /// keeps its create revision.
+    /// keeps its create revision: a leadership is told by the modification revision.
     ///
     /// # Errors
     /// Every class.
@@ -229,7 +228,7 @@ impl ClusterStore {
         const OPERATION: &str = "taking the leader key";
         let lease = session.require(OPERATION)?;
         let mut compares = vec![
-            self.leader_created(winner.expect_leader),
+            self.leader_is(winner.expect_leader),
             Compare::unchanged(self.key(keys::SYNC), winner.sync_mod),
             Compare::unchanged(self.key(keys::FENCE), winner.fence_mod),
             Compare::unchanged(self.key(keys::TERM), winner.term_mod),
@@ -386,8 +385,8 @@ impl ClusterStore {
         Op::put(self.key(keys::SYNC), sync.to_json())
     }
 
-    fn leader_created(&self, revision: Option<Revision>) -> Compare {
-        Compare::CreateRevision(self.key(keys::LEADER), revision.unwrap_or(Revision(0)))
+    fn leader_is(&self, revision: Option<Revision>) -> Compare {
+        Compare::unchanged(self.key(keys::LEADER), revision)
     }
 
     async fn write_as_leader(
@@ -400,7 +399,7 @@ impl ClusterStore {
     ) -> Result<Write, Error> {
         let lease = session.require(operation)?;
         let mut compares = vec![
-            Compare::CreateRevision(self.key(keys::LEADER), leader),
+            Compare::ModRevision(self.key(keys::LEADER), leader),
             Compare::Lease(self.key(keys::LEADER), lease),
         ];
         compares.extend(expected);

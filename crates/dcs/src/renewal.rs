@@ -33,12 +33,12 @@ pub enum Renewal {
 pub enum Loss {
     /// Our lease is gone.
     Lease,
-    /// The key is gone, was created anew, or hangs on another lease.
+    /// The key is gone, was written anew, or hangs on another lease.
     Key,
 }
 
 impl ClusterStore {
-    /// Keeps the lease alive and shows, by a linearizable transaction, that the leader key created
+    /// Keeps the lease alive and shows, by a linearizable transaction, that the leader key written
     /// at `leader` still hangs on it, and writes `status` if given. Both requests go out after the
     /// call; it is made again, within the same `retry_timeout`, if the answers come from two raft
     /// terms. A keep-alive alone proves nothing: a deposed etcd leader may still answer it.
@@ -110,7 +110,7 @@ impl ClusterStore {
         };
         Ok(Txn {
             compares: vec![
-                Compare::CreateRevision(self.key(keys::LEADER), leader),
+                Compare::ModRevision(self.key(keys::LEADER), leader),
                 Compare::Lease(self.key(keys::LEADER), lease),
             ],
             then: vec![op],

@@ -147,8 +147,8 @@ pub enum Act {
     /// Keep the lease alive and see the leader key unchanged under it, in two answers; the requests
     /// go out after this action was issued, so a claim may be counted from then.
     Renew {
-        /// The leader key's create revision.
-        leader_created: Revision,
+        /// The leader key's modification revision.
+        leader_key: Revision,
         /// Written by the same transaction.
         status: Option<Status>,
     },
@@ -193,8 +193,8 @@ pub enum Act {
     RetakeLeadership(Retake),
     /// Write `/failsafe`, on condition of our leader key and the expected revision.
     WriteFailsafe {
-        /// The leader key's create revision.
-        leader_created: Revision,
+        /// The leader key's modification revision.
+        leader_key: Revision,
         /// The modification revision last read; `None` if the key was absent.
         expected: Option<Revision>,
         /// Members and their REST addresses.
@@ -215,15 +215,15 @@ pub enum Act {
     },
     /// Delete the leader key if it is ours, writing `status` in the same transaction.
     ReleaseLeader {
-        /// The leader key's create revision.
-        leader_created: Revision,
+        /// The leader key's modification revision.
+        leader_key: Revision,
         /// The last status.
         status: Option<Status>,
     },
     /// Write `/sync`, on condition of our leader key and the expected revision; `None` deletes it.
     WriteSync {
-        /// The leader key's create revision.
-        leader_created: Revision,
+        /// The leader key's modification revision.
+        leader_key: Revision,
         /// The modification revision last read; `None` if the key was absent.
         expected: Option<Revision>,
         /// The value.
@@ -231,8 +231,8 @@ pub enum Act {
     },
     /// Merge the local history files into `history`, on condition of our leader key.
     PublishHistory {
-        /// The leader key's create revision.
-        leader_created: Revision,
+        /// The leader key's modification revision.
+        leader_key: Revision,
         /// The present timeline.
         timeline: Timeline,
     },

@@ -35,7 +35,7 @@ pub struct Node {
 /// Whose the leader key is, as far as the last view says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Leadership {
-    Mine { created: Revision, term: Term },
+    Mine { key: Revision, term: Term },
     Other { name: MemberName, term: Term },
     Vacant,
 }
@@ -339,7 +339,7 @@ impl Brain {
             return;
         }
         match leadership {
-            Leadership::Mine { created, term } => self.lead(now, &view, &local, created, term),
+            Leadership::Mine { key, term } => self.lead(now, &view, &local, key, term),
             Leadership::Other { name, term } => self.follow(now, &view, &local, &name, term),
             Leadership::Vacant => self.unlocked(now, &view, &local),
         }
@@ -474,7 +474,7 @@ impl Brain {
         local: &LocalPostgres,
         leadership: &Leadership,
     ) {
-        let Leadership::Mine { created, term } = leadership else {
+        let Leadership::Mine { key, term } = leadership else {
             if *leadership == Leadership::Vacant {
                 self.retake(now, view, local);
             }
@@ -485,12 +485,12 @@ impl Brain {
                 Role::Primary(primary) => {
                     let status = self.status(view, local, primary);
                     self.renew_if_due(now, leadership, Some(status));
-                    self.reconcile_sync(now, view, primary, *created);
+                    self.reconcile_sync(now, view, primary, *key);
                     self.confirm(now, *term);
                 }
-                Role::Standby(_) => self.release(now, *created, None, Reason::CannotLead),
+                Role::Standby(_) => self.release(now, *key, None, Reason::CannotLead),
             },
-            Process::Stopped => self.release(now, *created, None, Reason::CannotLead),
+            Process::Stopped => self.release(now, *key, None, Reason::CannotLead),
             // Processes that are left may still commit.
             Process::Orphaned => {}
             Process::NotReady { .. } | Process::Silent { .. } => {
@@ -507,10 +507,10 @@ impl Brain {
         local: &LocalPostgres,
         leadership: &Leadership,
     ) {
-        if let Leadership::Mine { created, term } = leadership {
+        if let Leadership::Mine { key, term } = leadership {
             self.renew_if_due(now, leadership, None);
             let why = Reason::ShuttingDown;
-            self.hand_over_and_release(now, view, local, (*created, *term), None, why);
+            self.hand_over_and_release(now, view, local, (*key, *term), None, why);
         } else if local.process == Process::Stopped {
             if self.lanes.running(Lane::Data).is_none() {
                 self.issue(now, Act::Exit { code: 0 }, Reason::ShuttingDown);
@@ -603,12 +603,12 @@ impl Brain {
 fn leadership_of(view: &ClusterView, me: &MemberName) -> Leadership {
     match &view.leader {
         None => Leadership::Vacant,
-        Some(key) => {
+        Some(leader) => {
             let term = view.leader_term().unwrap_or_default();
-            if key.value.name == *me {
-                Leadership::Mine { created: key.create_revision, term }
+            if leader.value.name == *me {
+                Leadership::Mine { key: leader.mod_revision, term }
             } else {
-                Leadership::Other { name: key.value.name.clone(), term }
+                Leadership::Other { name: leader.value.name.clone(), term }
             }
         }
     }

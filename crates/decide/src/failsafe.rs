@@ -76,8 +76,8 @@ struct Confirmed {
     /// When its postmaster started: another one is another server.
     server: String,
     term: Term,
-    /// The leader key's create revision, which is the term record's too.
-    created: Revision,
+    /// The leader key's modification revision, which is the term record's too.
+    key: Revision,
 }
 
 impl Brain {
@@ -243,13 +243,13 @@ impl Brain {
 
     /// Remembers the server that is published in our term.
     pub(crate) fn note_confirmed(&mut self, local: &LocalPostgres, leadership: &Leadership) {
-        if let Leadership::Mine { created, term } = leadership
+        if let Leadership::Mine { key, term } = leadership
             && self.leader.confirmed == Some(*term)
             && *term > Term(0)
             && let Some((server, _)) = running_primary(local)
         {
-            let (server, term, created) = (server.to_owned(), *term, *created);
-            self.failsafe.confirmed = Some(Confirmed { server, term, created });
+            let (server, term, key) = (server.to_owned(), *term, *key);
+            self.failsafe.confirmed = Some(Confirmed { server, term, key });
         }
     }
 
@@ -269,7 +269,7 @@ impl Brain {
 
     /// Writes `/failsafe` as the leader: who must agree before we go on without the DCS. Whatever
     /// was written before our term is written anew, so that a late write of it cannot land.
-    pub(crate) fn keep_failsafe_map(&mut self, now: Millis, view: &ClusterView, created: Revision) {
+    pub(crate) fn keep_failsafe_map(&mut self, now: Millis, view: &ClusterView, key: Revision) {
         if !self.dynamic.failsafe_mode || view.fence.is_some() {
             return;
         }
@@ -282,7 +282,7 @@ impl Brain {
             return;
         }
         let expected = there.map(|f| f.mod_revision);
-        let act = Act::WriteFailsafe { leader_created: created, expected, members };
+        let act = Act::WriteFailsafe { leader_key: key, expected, members };
         if self.issue_if_free(now, act, Reason::FailsafeMembers) {
             self.note_map_written(false);
         }
@@ -390,7 +390,7 @@ impl Brain {
         let record = view.term.as_ref()?;
         let same_server = server == run.server && primary.timeline == record.value.timeline;
         let same_term = record.value.term == run.term
-            && record.mod_revision == run.created
+            && record.mod_revision == run.key
             && record.value.leader == self.node.name;
         let durable = &local.durable;
         let copy = !durable.fresh_copy && durable.in_progress.is_none() && durable.pledge.is_none();

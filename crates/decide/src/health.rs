@@ -114,7 +114,7 @@ impl Brain {
         now: Millis,
         view: &ClusterView,
         local: &LocalPostgres,
-        (created, term): (Revision, Term),
+        (key, term): (Revision, Term),
     ) -> bool {
         if let Some(fault) = self.leader.unwell.clone()
             && self.may_be_primary(local)
@@ -131,7 +131,7 @@ impl Brain {
             if self.leader.handing_over.is_some() || has_been_primary(local) {
                 return false;
             }
-            return self.give_back(now, view, local, (created, term), why);
+            return self.give_back(now, view, local, (key, term), why);
         }
         if view.successors(&self.node.name).is_empty() || self.leader.handing_over.is_some() {
             return false;
@@ -140,9 +140,9 @@ impl Brain {
             Way::InOrder if self.is_damped(now) => false,
             Way::InOrder => {
                 self.gave_way = Some((trouble.fault, now));
-                let mine = Leadership::Mine { created, term };
+                let mine = Leadership::Mine { key, term };
                 self.renew_if_due(now, &mine, None);
-                self.hand_over_and_release(now, view, local, (created, term), None, why);
+                self.hand_over_and_release(now, view, local, (key, term), None, why);
                 true
             }
             Way::AtOnce => {
@@ -182,7 +182,7 @@ impl Brain {
         now: Millis,
         view: &ClusterView,
         local: &LocalPostgres,
-        (created, term): (Revision, Term),
+        (key, term): (Revision, Term),
         why: Reason,
     ) -> bool {
         let Some(won) = self.won.clone().filter(|won| won.term == term) else {
@@ -195,11 +195,11 @@ impl Brain {
             && view.sync.as_ref().map(|s| &s.value) != Some(&former)
         {
             let expected = view.sync.as_ref().map(|s| s.mod_revision);
-            let act = Act::WriteSync { leader_created: created, expected, sync: Some(former) };
+            let act = Act::WriteSync { leader_key: key, expected, sync: Some(former) };
             self.issue(now, act, why);
             return true;
         }
-        self.release(now, created, None, why);
+        self.release(now, key, None, why);
         true
     }
 
@@ -223,13 +223,13 @@ impl Brain {
     }
 
     /// A promotion that an agent before this one has begun gets the time that a start gets.
-    pub(crate) fn await_promotion(&mut self, now: Millis, created: Revision) {
+    pub(crate) fn await_promotion(&mut self, now: Millis, key: Revision) {
         let since = *self.leader.led_since.get_or_insert(now);
         let patience = since.plus(self.dynamic.primary_start_timeout);
         if now < patience {
             self.wake_at(patience);
         } else {
-            self.release(now, created, None, Reason::CannotLead);
+            self.release(now, key, None, Reason::CannotLead);
         }
     }
 

@@ -47,7 +47,7 @@ pub(crate) struct LeaderMemory {
     pub(crate) server_started: Option<String>,
     /// When this term's primary was first seen.
     pub(crate) primary_since: Option<Millis>,
-    /// The leader key of this create revision is being given away: nothing becomes writable under
+    /// The leader key of this revision is being given away: nothing becomes writable under
     /// it any more, whatever the answer was.
     pub(crate) releasing: Option<Revision>,
     /// initdb failed; the bootstrap race is given back.
@@ -152,10 +152,10 @@ impl Brain {
         now: Millis,
         view: &ClusterView,
         local: &LocalPostgres,
-        created: Revision,
+        key: Revision,
         term: Term,
     ) {
-        let mine = Leadership::Mine { created, term };
+        let mine = Leadership::Mine { key, term };
         let status = match &local.process {
             Process::Running(running) => match &running.role {
                 Role::Primary(primary) => Some(self.status(view, local, primary)),
@@ -163,9 +163,9 @@ impl Brain {
             },
             _ => None,
         };
-        if self.leader.releasing == Some(created) {
+        if self.leader.releasing == Some(key) {
             if !self.may_be_primary(local) {
-                self.release(now, created, None, Reason::CannotLead);
+                self.release(now, key, None, Reason::CannotLead);
             }
             return;
         }
@@ -175,7 +175,7 @@ impl Brain {
             return;
         }
         self.ask_for_newer_term(now, view);
-        if self.gives_way(now, view, local, (created, term)) {
+        if self.gives_way(now, view, local, (key, term)) {
             return;
         }
         self.renew_if_due(now, &mine, status);
@@ -186,21 +186,21 @@ impl Brain {
             self.ask_members(now, view, local, term);
         }
         if let Some(HandOver { candidate, why, .. }) = self.leader.handing_over.clone() {
-            self.hand_over_and_release(now, view, local, (created, term), candidate, why);
+            self.hand_over_and_release(now, view, local, (key, term), candidate, why);
             return;
         }
         match &local.process {
             Process::Orphaned => {}
-            Process::Stopped => self.lead_stopped(now, view, local, created, term),
+            Process::Stopped => self.lead_stopped(now, view, local, key, term),
             Process::NotReady { .. } | Process::Silent { .. } => {
-                self.lead_starting(now, view, local, created);
+                self.lead_starting(now, view, local, key);
             }
             Process::Running(running) => match &running.role {
-                Role::Standby(standby) => self.promote(now, view, local, standby, created, term),
+                Role::Standby(standby) => self.promote(now, view, local, standby, key, term),
                 // Without a claim nothing is decided for the cluster (I4).
                 Role::Primary(_) if !self.claim.holds(now, self.node.stop_margin) => {}
                 Role::Primary(primary) => {
-                    self.duties(now, view, local, primary, created, term);
+                    self.duties(now, view, local, primary, key, term);
                 }
             },
         }
@@ -213,7 +213,7 @@ impl Brain {
         leadership: &Leadership,
         status: Option<Status>,
     ) {
-        let Leadership::Mine { created, .. } = leadership else {
+        let Leadership::Mine { key, .. } = leadership else {
             return;
         };
         if self.leader.unwell.is_some() || self.holds_back() {
@@ -232,7 +232,7 @@ impl Brain {
         }
         let why =
             if self.claim.until().is_some() { Reason::RenewalDue } else { Reason::NoClaimYet };
-        if self.issue_if_free(now, Act::Renew { leader_created: *created, status }, why) {
+        if self.issue_if_free(now, Act::Renew { leader_key: *key, status }, why) {
             self.leader.renewed_at = Some(now);
             self.leader.renew_failed = false;
         }
@@ -260,15 +260,15 @@ impl Brain {
         now: Millis,
         view: &ClusterView,
         local: &LocalPostgres,
-        created: Revision,
+        key: Revision,
         term: Term,
     ) {
         let DataDir::Present(control) = &local.data_dir else {
-            self.release(now, created, None, Reason::CannotLead);
+            self.release(now, key, None, Reason::CannotLead);
             return;
         };
         if local.durable.in_progress.is_some() {
-            self.release(now, created, None, Reason::CannotLead);
+            self.release(now, key, None, Reason::CannotLead);
             return;
         }
         if self.lanes.running(Lane::Data).is_some() {
@@ -276,7 +276,7 @@ impl Brain {
         }
         if let Some(fault) = self.leader.unwell.clone() {
             let why = Reason::Unwell { fault, since: now };
-            self.release(now, created, None, why);
+            self.release(now, key, None, why);
             return;
         }
         // Without a synchronous candidate a failover could lose commits, which a restart does not.
@@ -289,11 +289,11 @@ impl Brain {
         let why = if candidates.is_empty() { Reason::NoCandidate } else { Reason::Damped };
         if !candidates.is_empty() && !in_place {
             let status = view.status.as_ref().map(|s| s.value.clone());
-            self.release(now, created, status, Reason::PostgresDown { candidates });
+            self.release(now, key, status, Reason::PostgresDown { candidates });
             return;
         }
         if self.start_timed_out(now, view) {
-            self.release(now, created, None, Reason::StartTimedOut);
+            self.release(now, key, None, Reason::StartTimedOut);
             return;
         }
         let start_as =
@@ -314,14 +314,14 @@ impl Brain {
         now: Millis,
         view: &ClusterView,
         local: &LocalPostgres,
-        created: Revision,
+        key: Revision,
     ) {
         let since = *self.leader.starting_since.get_or_insert(now);
         self.wake_at(since.plus(self.dynamic.primary_start_timeout).plus(Millis(1)));
         if self.start_timed_out(now, view) {
             self.stop_now(now, local, Reason::StartTimedOut);
             if local.process == Process::Stopped {
-                self.release(now, created, None, Reason::StartTimedOut);
+                self.release(now, key, None, Reason::StartTimedOut);
             }
         }
     }
@@ -348,11 +348,11 @@ impl Brain {
         view: &ClusterView,
         local: &LocalPostgres,
         standby: &Standby,
-        created: Revision,
+        key: Revision,
         term: Term,
     ) {
         let Some(record) = view.term.as_ref().filter(|t| t.value.term == term) else {
-            self.release(now, created, None, Reason::CannotLead);
+            self.release(now, key, None, Reason::CannotLead);
             return;
         };
         // While it is promoted its files show the new timeline before it is out of recovery.
@@ -370,12 +370,12 @@ impl Brain {
         let foreign =
             view.active_sync().is_some_and(|s| s.value.leader.as_ref() != Some(&self.node.name));
         if (local.durable.fresh_copy && !won_here) || held || older || foreign {
-            self.release(now, created, None, Reason::CannotLead);
+            self.release(now, key, None, Reason::CannotLead);
             return;
         }
         if record.value.timeline == standby.timeline {
             // Our number and nobody else's: an agent before this one has begun the promotion.
-            self.await_promotion(now, created);
+            self.await_promotion(now, key);
             return;
         }
         if !self.may_write(now) || self.former_agent_may_have_promised(now, view) {
@@ -418,10 +418,10 @@ impl Brain {
         view: &ClusterView,
         local: &LocalPostgres,
         primary: &Primary,
-        created: Revision,
+        key: Revision,
         term: Term,
     ) {
-        if self.operator_request(now, view, local, created, term) {
+        if self.operator_request(now, view, local, key, term) {
             return;
         }
         self.confirm(now, term);
@@ -433,7 +433,7 @@ impl Brain {
             self.wake_at(since);
             return;
         }
-        self.reconcile_sync(now, view, primary, created);
+        self.reconcile_sync(now, view, primary, key);
         if !primary.checkpoint_done {
             self.issue(now, Act::Checkpoint, Reason::CheckpointAfterPromotion);
         }
@@ -442,10 +442,10 @@ impl Brain {
         }
         let published = self.leader.history_of == Some(primary.timeline);
         if primary.timeline > Timeline(1) && !published {
-            let act = Act::PublishHistory { leader_created: created, timeline: primary.timeline };
+            let act = Act::PublishHistory { leader_key: key, timeline: primary.timeline };
             self.issue(now, act, Reason::TimelineChanged);
         }
-        self.keep_failsafe_map(now, view, created);
+        self.keep_failsafe_map(now, view, key);
     }
 
     /// Publishes a new or restarted primary only after a write that the rule in force acknowledged:
@@ -462,13 +462,13 @@ impl Brain {
         now: Millis,
         view: &ClusterView,
         primary: &Primary,
-        created: Revision,
+        key: Revision,
     ) {
         self.end_strangers(now, primary);
         let expected = view.sync.as_ref().map(|s| s.mod_revision);
         if !self.synchronous() {
             if view.active_sync().is_some() {
-                let act = Act::WriteSync { leader_created: created, expected, sync: None };
+                let act = Act::WriteSync { leader_key: key, expected, sync: None };
                 self.issue(now, act, Reason::SyncOff);
             } else if !primary.sync.names.is_empty() {
                 self.issue(now, Act::SetSync { sync: SyncRule::Off }, Reason::SyncOff);
@@ -479,7 +479,7 @@ impl Brain {
             // A late write of ours must not land after the names have moved: the same value again,
             // under a new revision, leaves it nothing to compare with.
             let sync = view.sync.as_ref().map(|s| s.value.clone());
-            let act = Act::WriteSync { leader_created: created, expected, sync };
+            let act = Act::WriteSync { leader_key: key, expected, sync };
             self.issue(now, act, Reason::SyncUnknown);
             return;
         }
@@ -492,11 +492,7 @@ impl Brain {
                 // `/sync` and the names never move at the same time: the order is the safety.
                 if self.lanes.running(Lane::Sync).is_none() {
                     let sync = Some(sync);
-                    self.issue(
-                        now,
-                        Act::WriteSync { leader_created: created, expected, sync },
-                        why,
-                    );
+                    self.issue(now, Act::WriteSync { leader_key: key, expected, sync }, why);
                 }
             }
             SyncStep::Set(sync) => {
@@ -622,13 +618,13 @@ impl Brain {
     pub(crate) fn release(
         &mut self,
         now: Millis,
-        created: Revision,
+        key: Revision,
         status: Option<Status>,
         why: Reason,
     ) {
-        let act = Act::ReleaseLeader { leader_created: created, status };
+        let act = Act::ReleaseLeader { leader_key: key, status };
         if self.issue_if_free(now, act, why) {
-            self.leader.releasing = Some(created);
+            self.leader.releasing = Some(key);
             self.claim.clear();
             self.forget_agreement();
         }
@@ -640,7 +636,7 @@ impl Brain {
         now: Millis,
         view: &ClusterView,
         local: &LocalPostgres,
-        (created, term): (Revision, Term),
+        (key, term): (Revision, Term),
         candidate: Option<MemberName>,
         why: Reason,
     ) {
@@ -651,7 +647,7 @@ impl Brain {
                 ..view.status.as_ref().map(|s| s.value.clone()).unwrap_or_default()
             });
             if self.lanes.running(Lane::Data).is_none() {
-                self.release(now, created, optime, why);
+                self.release(now, key, optime, why);
             }
             return;
         }

@@ -18,13 +18,13 @@ impl Brain {
         now: Millis,
         view: &ClusterView,
         local: &LocalPostgres,
-        created: Revision,
+        key: Revision,
         term: Term,
     ) -> bool {
-        let Some(key) = &view.failover else {
+        let Some(asked) = &view.failover else {
             return false;
         };
-        let Some(request) = key.value.clone() else {
+        let Some(request) = asked.value.clone() else {
             return false;
         };
         match self.accept(view, local, &request) {
@@ -35,11 +35,11 @@ impl Brain {
                 }
                 let candidate = Some(candidate);
                 let why = Reason::Requested { candidate: candidate.clone() };
-                self.hand_over_and_release(now, view, local, (created, term), candidate, why);
+                self.hand_over_and_release(now, view, local, (key, term), candidate, why);
                 true
             }
             Err(because) => {
-                let act = Act::ClearFailover { expected: key.mod_revision, request };
+                let act = Act::ClearFailover { expected: asked.mod_revision, request };
                 self.issue(now, act, Reason::RequestRefused { because });
                 false
             }

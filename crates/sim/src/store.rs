@@ -109,11 +109,9 @@ impl Store {
     pub(crate) fn apply(&mut self, now: u64, request: &Request, act: &Act) -> Option<i64> {
         let view = Arc::clone(&self.view);
         let mut lease = request.lease;
-        let owned = |created: Revision| {
+        let owned = |key: Revision| {
             view.leader.as_ref().is_some_and(|l| {
-                l.create_revision == created
-                    && l.value.name == request.who
-                    && l.lease == request.lease
+                l.mod_revision == key && l.value.name == request.who && l.lease == request.lease
             })
         };
         let fence = view.fence.as_ref().map(|f| f.mod_revision);
@@ -129,9 +127,7 @@ impl Store {
                 }
                 true
             }
-            Act::Renew { leader_created, .. } => {
-                self.keep_alive(now, lease) && owned(*leader_created)
-            }
+            Act::Renew { leader_key, .. } => self.keep_alive(now, lease) && owned(*leader_key),
             Act::TakeInitialize => view.initialize.is_none() && alive,
             Act::CancelInitialize => owns_initialize(&view, lease),
             Act::FinishBootstrap { .. } => {
@@ -151,15 +147,13 @@ impl Store {
                     && sync == retake.sync_revision
                     && view.term.as_ref().map(|t| t.mod_revision) == Some(retake.term_revision)
             }
-            Act::WriteFailsafe { leader_created, expected, .. } => {
-                owned(*leader_created)
-                    && view.failsafe.as_ref().map(|f| f.mod_revision) == *expected
+            Act::WriteFailsafe { leader_key, expected, .. } => {
+                owned(*leader_key) && view.failsafe.as_ref().map(|f| f.mod_revision) == *expected
             }
-            Act::ReleaseLeader { leader_created, .. }
-            | Act::PublishHistory { leader_created, .. } => owned(*leader_created),
-            Act::WriteSync { leader_created, expected, .. } => {
-                owned(*leader_created) && sync == *expected
+            Act::ReleaseLeader { leader_key, .. } | Act::PublishHistory { leader_key, .. } => {
+                owned(*leader_key)
             }
+            Act::WriteSync { leader_key, expected, .. } => owned(*leader_key) && sync == *expected,
             Act::ClearFailover { expected, .. } => {
                 view.failover.as_ref().map(|f| f.mod_revision) == Some(*expected)
             }

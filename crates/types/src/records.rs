@@ -403,7 +403,7 @@ fn legacy_failover(text: &str) -> Option<FailoverRequest> {
     Some(FailoverRequest { leader: name(leader), member: name(member), scheduled_at: None })
 }
 
-/// `pgherd/term`. It belongs to the leader key whose create revision equals this key's modification
+/// `pgherd/term`. It belongs to the leader key whose modification revision equals this key's
 /// revision, since both are written by one transaction; any other leader key is a Patroni node's.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct TermRecord {
@@ -419,12 +419,12 @@ pub struct TermRecord {
     pub position: Option<Position>,
 }
 
-/// `pgherd/fence`: an election is open. Its identity is the key's create revision.
+/// `pgherd/fence`: an election is open. Its identity is the key's modification revision.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Fence {
     /// Distinguishes fences of one opener; the opener's name and a number.
     pub id: String,
-    /// The create revision of the leader key that is fenced; 0 if there was none.
+    /// The leader key that is fenced, by its modification revision; 0 if there was none.
     pub leader_revision: Revision,
     /// `/sync`'s modification revision when the fence was opened; 0 if the key was absent.
     pub sync_revision: Revision,

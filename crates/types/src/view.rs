@@ -132,11 +132,11 @@ impl ClusterView {
     }
 
     /// The term of the present leader key: `None` without one, `Term(0)` if a Patroni node holds it
-    /// (the term record was not written by the transaction that created the key).
+    /// (the term record was not written by the transaction that wrote the key).
     #[must_use]
     pub fn leader_term(&self) -> Option<Term> {
         let leader = self.leader.as_ref()?;
-        let known = self.term.as_ref().filter(|t| t.mod_revision == leader.create_revision);
+        let known = self.term.as_ref().filter(|t| t.mod_revision == leader.mod_revision);
         Some(known.map_or(Term(0), |t| t.value.term))
     }
 
@@ -211,10 +211,10 @@ mod tests {
     #[test]
     fn a_leader_key_without_its_term_record_is_a_patroni_nodes() {
         let term = r#"{"term":4,"leader":"a","timeline":2}"#;
-        let keys = [kv("leader", "a", 10, 12), kv("pgherd/term", term, 3, 10)];
+        let keys = [kv("leader", "a", 5, 10), kv("pgherd/term", term, 3, 10)];
         let view = ClusterView::from_keys(Revision(12), &keys);
         assert_eq!(view.leader_term(), Some(Term(4)));
-        let keys = [kv("leader", "p", 11, 12), kv("pgherd/term", term, 3, 10)];
+        let keys = [kv("leader", "p", 5, 12), kv("pgherd/term", term, 3, 10)];
         let view = ClusterView::from_keys(Revision(12), &keys);
         assert_eq!(view.leader_term(), Some(Term(0)));
     }

@@ -67,10 +67,10 @@ impl Store {
     fn holds(&self, who: &MemberName, lease: i64, act: &Act) -> bool {
         let view = &self.view;
         let alive = self.leases.contains(&lease);
-        let owned = |created: &Revision| {
-            view.leader.as_ref().is_some_and(|l| {
-                l.create_revision == *created && l.value.name == *who && l.lease == lease
-            })
+        let owned = |key: &Revision| {
+            view.leader
+                .as_ref()
+                .is_some_and(|l| l.mod_revision == *key && l.value.name == *who && l.lease == lease)
         };
         let racing =
             view.initialize.as_ref().is_some_and(|i| i.value.is_empty() && i.lease == lease);
@@ -78,7 +78,7 @@ impl Store {
         let sync = view.sync.as_ref().map(|s| s.mod_revision);
         match act {
             Act::TouchMember { .. } => true,
-            Act::Renew { leader_created, .. } => alive && owned(leader_created),
+            Act::Renew { leader_key, .. } => alive && owned(leader_key),
             Act::TakeInitialize => alive && view.initialize.is_none(),
             Act::CancelInitialize => racing,
             Act::FinishBootstrap { .. } => alive && racing && view.leader.is_none(),
@@ -96,14 +96,13 @@ impl Store {
                     && sync == retake.sync_revision
                     && view.term.as_ref().map(|t| t.mod_revision) == Some(retake.term_revision)
             }
-            Act::WriteFailsafe { leader_created, expected, .. } => {
-                owned(leader_created) && view.failsafe.as_ref().map(|f| f.mod_revision) == *expected
+            Act::WriteFailsafe { leader_key, expected, .. } => {
+                owned(leader_key) && view.failsafe.as_ref().map(|f| f.mod_revision) == *expected
             }
-            Act::ReleaseLeader { leader_created, .. }
-            | Act::PublishHistory { leader_created, .. } => owned(leader_created),
-            Act::WriteSync { leader_created, expected, .. } => {
-                owned(leader_created) && sync == *expected
+            Act::ReleaseLeader { leader_key, .. } | Act::PublishHistory { leader_key, .. } => {
+                owned(leader_key)
             }
+            Act::WriteSync { leader_key, expected, .. } => owned(leader_key) && sync == *expected,
             Act::ClearFailover { expected, .. } => {
                 view.failover.as_ref().map(|f| f.mod_revision) == Some(*expected)
             }
