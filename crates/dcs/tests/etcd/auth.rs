@@ -13,7 +13,7 @@ fn etcdctl(url: &str, arguments: &[&str]) {
         .args(["--endpoints", url])
         .args(arguments)
         .output();
-    let output = output.expect("etcdctl: `make tools` installs it");
+    let output = output.expect("etcdctl: `tools/install-test.sh` installs it");
     assert!(output.status.success(), "{arguments:?}: {output:?}");
 }
 
