@@ -80,6 +80,11 @@ pub(crate) async fn execute<I: Instance>(context: Arc<Context<I>>, action: Actio
             let term_seen = peer::newest_term(&members, limit).await;
             Ended { term_seen, ..finished(id, Outcome::Done, None) }
         }
+        Act::Knock { leader, limit } => {
+            let answered = peer::postgres_answers(&leader.host, leader.port, limit).await;
+            let outcome = if answered.is_ok() { Outcome::Done } else { Outcome::Failed };
+            finished(id, outcome, answered.err())
+        }
         Act::Exit { .. } => finished(id, Outcome::Done, None),
         act @ (Act::Initdb
         | Act::Clone { .. }

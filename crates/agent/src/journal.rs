@@ -175,6 +175,7 @@ fn is_routine(act: &Act) -> bool {
             | Act::TouchMember { .. }
             | Act::ArmGuard { .. }
             | Act::AskFailsafe { .. }
+            | Act::Knock { .. }
             | Act::SyncSlots { .. }
     )
 }

@@ -55,7 +55,7 @@ async fn write<I: Instance>(context: &Context<I>, act: Act) -> Result<Write, Err
             store.finish_bootstrap(session, &bootstrap).await
         }
         Act::OpenFence { fence, sync_revision } => {
-            store.open_fence(None, None, sync_revision, &fence).await
+            store.open_fence(None, sync_revision, &fence).await
         }
         Act::WritePledge { pledge, fence } => {
             store.write_pledge(&context.name, &pledge, fence).await
@@ -64,7 +64,7 @@ async fn write<I: Instance>(context: &Context<I>, act: Act) -> Result<Write, Err
         Act::TakeLeadership(winner) => {
             let winner = dcs::Winner {
                 name: &context.name,
-                expect_leader: None,
+                expect_leader: winner.leader,
                 sync_mod: winner.sync_revision,
                 fence_mod: Some(winner.fence),
                 term_mod: winner.term_revision,

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use types::{Lsn, Member, MemberName, Millis, Term};
 
@@ -46,4 +48,22 @@ pub(crate) async fn newest_term(
         newest = newest.max(answer.ok().flatten());
     }
     newest
+}
+
+/// SSLRequest, which any postmaster answers with one byte before anybody logs in (PostgreSQL's
+/// documentation, "Message Formats").
+const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
+
+/// Whether a PostgreSQL answers at this address; else what came instead.
+pub(crate) async fn postgres_answers(host: &str, port: u16, limit: Millis) -> Result<(), String> {
+    let knock = async {
+        let mut stream = TcpStream::connect((host, port)).await?;
+        stream.write_all(&SSL_REQUEST).await?;
+        stream.read_u8().await
+    };
+    match tokio::time::timeout(limit.as_duration(), knock).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(format!("knocking at {host}:{port}: {error}")),
+        Err(_) => Err(format!("knocking at {host}:{port}: no answer within {limit}")),
+    }
 }

@@ -277,7 +277,8 @@ impl<I: Instance> Shell<I> {
         if lane == Lane::Data {
             self.give_up_data_lane();
         }
-        if !matches!(lane, Lane::Lease | Lane::Member | Lane::Guard | Lane::Failsafe) {
+        if !matches!(lane, Lane::Lease | Lane::Member | Lane::Guard | Lane::Failsafe | Lane::Knock)
+        {
             self.hurry();
         }
         self.phases.begin(clock::now(), &action.act);
@@ -436,6 +437,7 @@ fn tell(action: &Action) {
             | Act::ArmGuard { .. }
             | Act::StandDownGuard
             | Act::AskFailsafe { .. }
+            | Act::Knock { .. }
             | Act::SyncSlots { .. },
             _,
         ) => {}

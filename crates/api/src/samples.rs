@@ -136,7 +136,7 @@ pub(crate) fn replica(name: &str) -> Snapshot {
         timeline: Timeline(3),
         received: Lsn(67_416_152),
         replayed: Lsn(67_416_152),
-        receiver: Some(Receiver { streaming: true }),
+        receiver: Some(Receiver { streaming: true, silent_for: None }),
         ..Standby::default()
     };
     snapshot(name, Role::Standby(standby))

@@ -163,21 +163,20 @@ impl ClusterStore {
     }
 
     /// Opens a fence if everything is as the opener saw it: the fence it wants to replace (or
-    /// none), the leader key by its modification revision (or none), and `sync`.
+    /// none), the leader key that the fence names (or none), and `sync`.
     ///
     /// # Errors
     /// Every class.
     pub async fn open_fence(
         &self,
         expect_fence_mod: Option<Revision>,
-        expect_leader: Option<Revision>,
         sync_mod: Option<Revision>,
         fence: &Fence,
     ) -> Result<Write, Error> {
         const OPERATION: &str = "opening a fence";
         let compares = vec![
             Compare::unchanged(self.key(keys::FENCE), expect_fence_mod),
-            self.leader_is(expect_leader),
+            self.leader_is(fence.leader()),
             Compare::unchanged(self.key(keys::SYNC), sync_mod),
         ];
         let then = vec![Op::put(self.key(keys::FENCE), json(OPERATION, fence)?)];

@@ -52,6 +52,8 @@ pub enum Lane {
     Data,
     /// Questions to other members; nothing waits for their answers.
     Compare,
+    /// A knock at the leader's PostgreSQL.
+    Knock,
     /// `synchronous_standby_names`.
     Sync,
     /// The write that proves a quorum.
@@ -103,6 +105,8 @@ pub enum SyncRule {
 /// The winner's transaction: what it compares and what it writes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct Winner {
+    /// The leader key as the fence named it, by its modification revision; `None` if it is gone.
+    pub leader: Option<Revision>,
     /// The fence's modification revision.
     pub fence: Revision,
     /// `/sync`'s modification revision; `None` if the key was absent.
@@ -166,8 +170,8 @@ pub enum Act {
         /// The first `/sync`.
         sync: Option<SyncState>,
     },
-    /// Open an election, on condition that there is neither a leader key nor a fence and that
-    /// `/sync` is unchanged.
+    /// Open an election, on condition that the leader key is as the fence names it, and that there
+    /// is no fence and `/sync` is unchanged.
     OpenFence {
         /// The record.
         fence: Fence,
@@ -276,6 +280,13 @@ pub enum Act {
         leader: Upstream,
         /// Its term.
         term: Term,
+    },
+    /// Knock at the leader's PostgreSQL: done if it answers anything at all within `limit`.
+    Knock {
+        /// The leader.
+        leader: Upstream,
+        /// How long it has for its answer.
+        limit: Millis,
     },
     /// Ask each member which term it knows of, each within `limit`; the newest is told as
     /// [`Event::TermSeen`](crate::Event::TermSeen) before the end.
@@ -398,6 +409,7 @@ impl Act {
             | Act::StopReceiving { .. }
             | Act::Promote { .. } => Lane::Data,
             Act::Compare { .. } | Act::AskTerms { .. } => Lane::Compare,
+            Act::Knock { .. } => Lane::Knock,
             Act::SetSync { .. } => Lane::Sync,
             Act::ConfirmWrite => Lane::Confirm,
             Act::Checkpoint => Lane::Checkpoint,

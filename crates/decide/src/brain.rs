@@ -65,6 +65,7 @@ pub struct Brain {
     pub(crate) never_consistent: bool,
     pub(crate) member_clock: crate::member_key::MemberClock,
     pub(crate) failsafe: crate::failsafe::FailsafeMemory,
+    pub(crate) peers: crate::suspicion::Peers,
     pub(crate) slots_at: Millis,
     pub(crate) slots_known: std::collections::BTreeSet<String>,
     /// After a failed bootstrap: when this node may try again.
@@ -115,6 +116,7 @@ impl Brain {
             never_consistent: false,
             member_clock: crate::member_key::MemberClock::default(),
             failsafe: crate::failsafe::FailsafeMemory::default(),
+            peers: crate::suspicion::Peers::default(),
             slots_at: Millis::ZERO,
             slots_known: std::collections::BTreeSet::new(),
             bootstrap_after: Millis::ZERO,
@@ -135,6 +137,17 @@ impl Brain {
 
     /// Takes one piece of news into account and says what to do now.
     pub fn step(&mut self, now: Millis, event: Event) -> Vec<Action> {
+        self.note_lateness(now, self.wake);
+        let event = match event {
+            Event::Heard { from, said } => {
+                let new = self.hear(now, from, said);
+                if !new && self.wake.is_none_or(|wake| now < wake) {
+                    return Vec::new();
+                }
+                Event::Tick
+            }
+            other => other,
+        };
         self.wake = None;
         self.note_beginning(now);
         self.absorb(now, event);
@@ -184,7 +197,7 @@ impl Brain {
 
     fn absorb(&mut self, now: Millis, event: Event) {
         match event {
-            Event::Tick => {}
+            Event::Tick | Event::Heard { .. } => {}
             Event::View(view) => self.absorb_view(now, view),
             Event::Lease { ttl } => self.lease_ttl = ttl,
             Event::Local(local) => {
@@ -218,6 +231,7 @@ impl Brain {
                 self.dynamic = self.overridden(dynamic);
             }
         }
+        self.note_own_fence(&view);
         self.view = Some(view);
         if matches!(self.leadership(), Some(Leadership::Other { .. })) {
             // Somebody else leads: that was what giving way was for.
@@ -292,6 +306,7 @@ impl Brain {
             | Act::ConfirmWrite
             | Act::Checkpoint => self.absorb_leader_end(now, ended, outcome),
             Act::SyncSlots { .. } => self.slots_at = now,
+            Act::Knock { .. } => self.note_knock(ended, done),
         }
     }
 

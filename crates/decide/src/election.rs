@@ -7,7 +7,9 @@
 //! With synchronous replication each voter pledges: it stops receiving, then reports what it holds.
 //! A pledged voter acknowledges nothing to the old leader, so pledges of any `quorum + 1` voters
 //! meet every group that could have acknowledged a commit, and the newest position among them, by
-//! timeline and then by length, holds every acknowledged commit (I2). The leader that the set
+//! timeline and then by length, holds every acknowledged commit (I2). That needs no clock, so an
+//! election may begin while the leader key is still there, once enough voters suspect its holder:
+//! whether it lives or not, it gets nothing acknowledged any more. The leader that the set
 //! belongs to holds every commit that it acknowledged, so its own pledge is enough too; it has no
 //! other privilege.
 
@@ -31,11 +33,24 @@ pub struct Candidate {
     pub priority: i64,
 }
 
+/// The leader key that an election would be against.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Accused {
+    /// Its modification revision.
+    pub key: Revision,
+    /// We suspect its holder.
+    pub by_us: bool,
+    /// So do `quorum + 1` voters of a set that is the holder's, in a term of its own.
+    pub by_enough: bool,
+}
+
 /// Everything that the decision depends on.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ballot {
     /// Who decides.
     pub me: MemberName,
+    /// The leader key, if there is one.
+    pub leader: Option<Accused>,
     /// Members whose keys are alive and who pledge.
     pub alive: BTreeMap<MemberName, Candidate>,
     /// `/sync` with its modification revision, if active.
@@ -107,6 +122,8 @@ pub enum Abstention {
     TooFarBehind,
     /// We are in trouble, and others are not.
     Unfit,
+    /// There is a leader, and it is not suspected, or by too few.
+    LedWell,
 }
 
 /// For what a member waits.
@@ -141,15 +158,23 @@ pub fn next_move(ballot: &Ballot) -> Move {
         return Move::Abstain(why);
     }
     let Some(fence) = &ballot.fence else {
+        if ballot.leader.is_some_and(|leader| !leader.by_us || !leader.by_enough) {
+            return Move::Abstain(Abstention::LedWell);
+        }
         return Move::Open(Fence {
             id: ballot.new_fence_id.clone(),
-            leader_revision: Revision(0),
+            leader_revision: ballot.leader.map_or(Revision(0), |leader| leader.key),
             sync_revision: ballot.sync_revision,
             candidate: ballot.me.clone(),
         });
     };
     if is_stale(ballot, &fence.value) {
         return Move::Void { stuck: false, waiting_for: None };
+    }
+    let pledged = ballot.own.as_ref().is_some_and(|own| own.fence == fence.value.id);
+    if ballot.leader.is_some_and(|leader| !leader.by_us) && !pledged {
+        // It streams to us: our pledge would hold up what it acknowledges rightly.
+        return Move::Abstain(Abstention::LedWell);
     }
     if let Some(step) = own_pledge_step(ballot, &fence.value) {
         return step;
@@ -199,10 +224,11 @@ fn is_forced(ballot: &Ballot, name: &MemberName) -> bool {
     ballot.forced && ballot.preferred.as_ref() == Some(name)
 }
 
-/// A fence that names a leader key is from before that key ended; one opened under another `/sync`
-/// would count the wrong voters.
+/// A fence is against the leader key that it names, there or gone, or against none: another key is
+/// of a later leader. One opened under another `/sync` would count the wrong voters.
 fn is_stale(ballot: &Ballot, fence: &Fence) -> bool {
-    fence.leader_revision != Revision(0) || fence.sync_revision != ballot.sync_revision
+    let later = ballot.leader.is_some_and(|leader| leader.key != fence.leader_revision);
+    later || fence.sync_revision != ballot.sync_revision
 }
 
 /// A pledge counts only when it is durable here and published under this very fence.
@@ -330,6 +356,7 @@ fn winner_plan(
         voters: BTreeSet::new(),
     });
     let winner = Winner {
+        leader: ballot.leader.map(|leader| leader.key),
         fence,
         sync_revision: (ballot.sync_revision != Revision(0)).then_some(ballot.sync_revision),
         term_revision: ballot.term.as_ref().map(|(_, revision)| *revision),

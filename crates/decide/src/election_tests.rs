@@ -23,6 +23,7 @@ fn ballot(me: &str, pledges: &[(&str, Position)]) -> Ballot {
     let own = pledges.iter().find(|(name, _)| *name == me);
     Ballot {
         me: me.into(),
+        leader: None,
         alive: ["a", "b", "c", "d"]
             .into_iter()
             .map(|n| (n.into(), Candidate { may_lead: true, fit: true, priority: 1 }))

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use types::{ClusterView, LocalPostgres, Millis, Term};
+use types::{ClusterView, Heartbeat, LocalPostgres, MemberName, Millis, Term};
 
 use crate::action::{ActionId, Outcome};
 use crate::failsafe::FailsafeClaim;
@@ -21,6 +21,13 @@ pub enum Event {
     },
     /// What the local instance looks like.
     Local(Box<LocalPostgres>),
+    /// A heartbeat of another member. Followed by an evaluation only if it says something new.
+    Heard {
+        /// Whose.
+        from: MemberName,
+        /// What it says.
+        said: Heartbeat,
+    },
     /// Another member knows of this term.
     TermSeen {
         /// The term.

@@ -83,9 +83,10 @@ impl Brain {
                     self.stop_now(now, local, Reason::NeverConsistent);
                 }
             }
-            Process::Stopped => self.rejoin_stopped(now, local, &leader),
+            Process::Stopped => self.rejoin_stopped(now, view, local, &leader),
             Process::Running(running) => match &running.role {
                 Role::Primary(_) => {}
+                Role::Standby(_) if self.depose(now, view, local) => {}
                 Role::Standby(standby) => {
                     self.rejoin_standby(now, view, local, standby, &leader);
                 }
@@ -93,7 +94,21 @@ impl Brain {
         }
     }
 
-    fn rejoin_stopped(&mut self, now: Millis, local: &LocalPostgres, leader: &Leader) {
+    fn rejoin_stopped(
+        &mut self,
+        now: Millis,
+        view: &ClusterView,
+        local: &LocalPostgres,
+        leader: &Leader,
+    ) {
+        if self.is_bound(view, local) {
+            // It takes part in the election from recovery, and receives from nobody.
+            if local.durable.in_progress.is_none() {
+                let act = Act::Start { start_as: StartAs::Standby(None), term: None };
+                self.issue(now, act, leader_is(leader));
+            }
+            return;
+        }
         // A leader of an older term than this copy's came with an older state of the DCS; nothing
         // is replaced from it (I3).
         let older = leader.term != Term(0) && leader.term < local.durable.term;
@@ -148,12 +163,12 @@ impl Brain {
         standby: &Standby,
         leader: &Leader,
     ) {
-        // A pledge binds until a leader of a higher term is there, over restarts too. A Patroni
-        // leader has no term; then nobody pledged.
-        let pledge = local.durable.pledge.as_ref();
-        if pledge.is_some_and(|p| leader.term != Term(0) && p.position.term >= leader.term) {
+        // A pledge binds until a leader of a higher term is there or its fence was voided, over
+        // restarts too.
+        if self.is_bound(view, local) {
             return;
         }
+        let pledge = local.durable.pledge.as_ref();
         if leader.term < local.durable.term && leader.term != Term(0) {
             return;
         }

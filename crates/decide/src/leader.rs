@@ -179,8 +179,8 @@ impl Brain {
             return;
         }
         self.renew_if_due(now, &mine, status);
-        if let Some(fence) = &view.fence {
-            self.issue(now, Act::VoidFence { fence: fence.mod_revision }, Reason::StaleFence);
+        if self.answer_fence(now, view, local, key) {
+            return;
         }
         if self.leader.handing_over.is_none() {
             self.ask_members(now, view, local, term);
@@ -381,7 +381,7 @@ impl Brain {
         if !self.may_write(now) || self.former_agent_may_have_promised(now, view) {
             return;
         }
-        let sync = self.rule_before_promotion(view);
+        let sync = self.rule_before_promotion(now, view);
         // Standbys get time to come back before anything goes on without them. Noted already now:
         // the first picture of the new primary comes before the end of the promotion is told.
         for name in names_of(&sync).names {
@@ -395,16 +395,19 @@ impl Brain {
 
     /// The rule in force from the first commit on. `/sync` has no voters in a new term, so only we
     /// may lead again, and any set of members is safe.
-    pub(crate) fn rule_before_promotion(&self, view: &ClusterView) -> SyncRule {
+    /// Who is silent, as a leader that was deposed, is not waited for, unless nobody else is there
+    /// and the settings are strict.
+    pub(crate) fn rule_before_promotion(&self, now: Millis, view: &ClusterView) -> SyncRule {
         if !self.synchronous() {
             return SyncRule::Off;
         }
-        let names: BTreeSet<MemberName> = view
-            .members
-            .iter()
-            .filter(|(name, m)| **name != self.node.name && m.value.tags.may_sync())
-            .map(|(name, _)| name.clone())
-            .collect();
+        let others = view.members.iter().filter(|(name, _)| **name != self.node.name);
+        let all: BTreeSet<MemberName> =
+            others.filter(|(_, m)| m.value.tags.may_sync()).map(|(name, _)| name.clone()).collect();
+        let heard: BTreeSet<MemberName> =
+            all.iter().filter(|name| !self.is_silent(now, name)).cloned().collect();
+        let strict = self.dynamic.synchronous_mode_strict;
+        let names = if heard.is_empty() && strict { all } else { heard };
         let number = self.dynamic.synchronous_node_count.max(1).min(names.len());
         // In mode `on` everybody listed is waited for, and nobody knows yet who comes back; any
         // `number` of them is as safe while there are no voters.

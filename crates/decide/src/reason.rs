@@ -38,6 +38,23 @@ pub enum Reason {
     Unfinished,
     /// The leader key is gone.
     NoLeader,
+    /// Neither heartbeats nor WAL have come from the leader for a while.
+    LeaderIsSilent {
+        /// The leader.
+        leader: MemberName,
+    },
+    /// Enough voters have lost the leader: neither heartbeats nor WAL come from it.
+    LeaderLost {
+        /// The leader.
+        leader: MemberName,
+    },
+    /// A fence is open against us, and we still lead: enough voters stream that have not pledged.
+    StillLeads,
+    /// A fence is open against us, and too few voters are left for a commit (I1).
+    Fenced {
+        /// The fence's id.
+        fence: String,
+    },
     /// The open election names another leader or another set than the present one.
     StaleFence,
     /// The election that is open makes no progress.

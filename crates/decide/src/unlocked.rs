@@ -134,7 +134,12 @@ impl Brain {
         }
     }
 
-    fn may_elect(&mut self, now: Millis, view: &ClusterView, local: &LocalPostgres) -> bool {
+    pub(crate) fn may_elect(
+        &mut self,
+        now: Millis,
+        view: &ClusterView,
+        local: &LocalPostgres,
+    ) -> bool {
         may_take_part(view, local, &self.node.name)
             && view.system_identifier().is_some()
             && !self.kept_out_by_failsafe(now, view)
@@ -145,10 +150,16 @@ impl Brain {
         if !self.may_elect(now, view, local) {
             return;
         }
+        self.vote(now, view, local);
+    }
+
+    /// Makes and tells the next move, without asking whether we may take part.
+    pub(crate) fn vote(&mut self, now: Millis, view: &ClusterView, local: &LocalPostgres) -> Move {
         let ballot = self.ballot(now, view, local);
         let next = election::next_move(&ballot);
         self.note_waiting(now, &next);
-        self.make_move(now, view, local, (next, &ballot));
+        self.make_move(now, view, local, (next.clone(), &ballot));
+        next
     }
 
     fn make_move(
@@ -164,7 +175,11 @@ impl Brain {
             (Move::Abstain(_) | Move::Wait(_), _) => {}
             (Move::Open(fence), _) => {
                 let sync_revision = view.sync.as_ref().map(|s| s.mod_revision);
-                self.issue(now, Act::OpenFence { fence, sync_revision }, Reason::NoLeader);
+                let why = match view.leader_name() {
+                    Some(leader) => Reason::LeaderLost { leader: leader.clone() },
+                    None => Reason::NoLeader,
+                };
+                self.issue(now, Act::OpenFence { fence, sync_revision }, why);
             }
             (Move::Void { stuck, waiting_for }, Some(fence)) => {
                 let why =
@@ -174,7 +189,7 @@ impl Brain {
             (Move::StopReceiving, Some(_)) => {
                 let known = view.term.as_ref().map_or(Term(0), |t| t.value.term);
                 let term = known.max(local.durable.term);
-                let sync = self.rule_before_promotion(view);
+                let sync = self.rule_before_promotion(now, view);
                 let act = Act::StopReceiving { fence: fence_id.clone(), term, sync };
                 self.issue(now, act, Reason::ElectionOpen { fence: fence_id });
             }
@@ -217,7 +232,13 @@ impl Brain {
         };
         let patience = self.dynamic.loop_wait;
         let waited_at = opened.plus(patience);
-        let stuck_at = self.election.waiting.as_ref().map(|(_, since)| since.plus(patience));
+        let stuck_at = self.election.waiting.as_ref().map(|(waiting, since)| match waiting {
+            // A winner that is not heard either does not act any more.
+            Waiting::Winner(name) if self.is_silent(now, name) => *since,
+            Waiting::Winner(_) | Waiting::Pledges { .. } | Waiting::NobodyMayLead => {
+                since.plus(patience)
+            }
+        });
         for at in [Some(waited_at), stuck_at].into_iter().flatten() {
             if now < at && view.fence.is_some() {
                 self.wake_at(at);
@@ -227,6 +248,7 @@ impl Brain {
         let nonce = self.next_nonce();
         Ballot {
             me: self.node.name.clone(),
+            leader: self.accused(now, view),
             alive: self.alive(now, view, local),
             sync: view.active_sync().map(|s| (s.value.clone(), s.mod_revision)),
             sync_revision: view.sync.as_ref().map_or(Revision(0), |s| s.mod_revision),
@@ -242,7 +264,7 @@ impl Brain {
             preferred: request.and_then(|r| r.member.clone()),
             stepping_down: request.and_then(|r| r.leader.clone()),
             request_pending: request.is_some(),
-            forced: is_operators_word(view),
+            forced: view.leader.is_none() && is_operators_word(view),
             too_far_behind: self.too_far_behind(view, local),
             waited: now >= waited_at,
             stuck: stuck_at.is_some_and(|at| now >= at),

@@ -50,7 +50,9 @@ SELECT application_name, state, flush_lsn, replay_lsn, sync_priority, pid, usena
   FROM pg_stat_replication;
 SELECT slot_name, restart_lsn, active, active_pid FROM pg_replication_slots
   WHERE slot_type = 'physical' AND NOT temporary ORDER BY slot_name;
-SELECT status, received_tli, latest_end_lsn FROM pg_stat_wal_receiver;
+SELECT status, received_tli, latest_end_lsn,
+  greatest(0, extract(epoch FROM clock_timestamp() - last_msg_receipt_time) * 1000)::bigint
+  FROM pg_stat_wal_receiver;
 SELECT 1 FROM pg_stat_get_activity(NULL) WHERE backend_type = 'walreceiver'";
 
 /// What waits for a restart; asked only when the configuration was loaded anew, since it computes
@@ -333,8 +335,10 @@ fn standby(facts: &[Option<String>], receiver: &[Option<String>], receiver_lives
         timeline: Timeline(streamed.unwrap_or_default()),
         received: lsn(field(facts, 7)).max(replayed),
         replayed,
-        receiver: receiver_lives
-            .then(|| Receiver { streaming: field(receiver, 0) == Some("streaming") }),
+        receiver: receiver_lives.then(|| Receiver {
+            streaming: field(receiver, 0) == Some("streaming"),
+            silent_for: number(field(receiver, 3)).map(Millis),
+        }),
         upstream: None,
         replay_lag: number(field(facts, 9)).map(Millis),
     }

@@ -136,7 +136,7 @@ impl World {
             | Act::WriteSync { .. }
             | Act::PublishHistory { .. }
             | Act::ClearFailover { .. } => panic!("{act:?} goes to the store"),
-            Act::AskFailsafe { .. } => panic!("{act:?} goes to the members"),
+            Act::AskFailsafe { .. } | Act::Knock { .. } => panic!("{act:?} goes to the members"),
         }
     }
 

@@ -45,6 +45,7 @@ pub(crate) enum Kind {
     CutFromPeers,
     CutFromAll,
     OneWayCut,
+    CutFromOne,
     StoreDown,
     StoreLossy,
     StoreLeaderChange,
@@ -130,6 +131,30 @@ const AILMENTS: [(Kind, Option<Kind>); 9] = [
     (Kind::DiskHangs, Some(Kind::CutFromStore)),
 ];
 
+/// What keeps a leader's heartbeats and WAL from the others.
+const SILENCES: [Kind; 6] = [
+    Kind::HostFrozen,
+    Kind::CutFromPeers,
+    Kind::CutFromAll,
+    Kind::CutFromOne,
+    Kind::OneWayCut,
+    Kind::HostLost,
+];
+
+/// What else may happen while a leader is suspected.
+const STRIKES: [Kind; 10] = [
+    Kind::AgentKilled,
+    Kind::PostmasterKilled,
+    Kind::HostLost,
+    Kind::HostFrozen,
+    Kind::AgentFrozen,
+    Kind::CutFromStore,
+    Kind::CutFromPeers,
+    Kind::StoreLossy,
+    Kind::SlowReplay,
+    Kind::Switchover,
+];
+
 /// The first of two pairs that leave a living leader without its key: cut off from the store, and
 /// reaching it while a member does not.
 const FENCE_PAIR: usize = 4;
@@ -142,7 +167,9 @@ pub(crate) fn plan(rng: &mut Rng, setup: &Setup, heal: u64) -> Vec<Fault> {
     let mut at = if early { rng.range(500, 6_000) } else { rng.range(10_000, 16_000) };
     let number = rng.range(1, 9);
     for _ in 0..number {
-        if setup.failsafe && rng.chance(500) {
+        if setup.fenced && rng.chance(500) {
+            silence(rng, setup, (at, heal), &mut faults);
+        } else if setup.failsafe && rng.chance(500) {
             outage(rng, setup, (at, heal), &mut faults);
         } else if setup.ailing && rng.chance(600) {
             ail(rng, setup, (at, heal), &mut faults);
@@ -179,6 +206,25 @@ fn outage(rng: &mut Rng, setup: &Setup, (at, heal): (u64, u64), faults: &mut Vec
     let two = draw(rng, (then, heal, members), second, second_aim);
     add(faults, one, mode, heal);
     add(faults, two, mode, heal);
+}
+
+/// What silences a leader for about as long as a suspicion takes, and often something else
+/// meanwhile.
+fn silence(rng: &mut Rng, setup: &Setup, (at, heal): (u64, u64), faults: &mut Vec<Fault>) {
+    let (members, mode) = (setup.members, setup.mode);
+    let kind = SILENCES[rng.index(SILENCES.len())];
+    let mut one = draw(rng, (at, heal, members), kind, Aim::Leader);
+    if rng.chance(800) {
+        one.until = (at + rng.range(600, 5_000)).min(heal).max(at);
+    }
+    add(faults, one, mode, heal);
+    if rng.chance(600) {
+        let then = at + rng.range(0, 2_500);
+        let aim = if rng.chance(700) { Aim::Node } else { Aim::Leader };
+        let kind = STRIKES[rng.index(STRIKES.len())];
+        let two = draw(rng, (then, heal, members), kind, aim);
+        add(faults, two, mode, heal);
+    }
 }
 
 /// An ailment: of the leader, or of any member while something strikes the leader.
@@ -273,7 +319,11 @@ impl World {
                 host.postmaster_frozen += 1;
                 host.postmaster_silent_since = clock;
             }
-            Kind::CutFromStore | Kind::CutFromPeers | Kind::CutFromAll | Kind::OneWayCut => {
+            Kind::CutFromStore
+            | Kind::CutFromPeers
+            | Kind::CutFromAll
+            | Kind::CutFromOne
+            | Kind::OneWayCut => {
                 self.cut(index, 1);
             }
             Kind::StoreDown => self.store_down += 1,
@@ -333,7 +383,11 @@ impl World {
                 self.release_deferred(node);
                 self.check_one_writer(node);
             }
-            Kind::CutFromStore | Kind::CutFromPeers | Kind::CutFromAll | Kind::OneWayCut => {
+            Kind::CutFromStore
+            | Kind::CutFromPeers
+            | Kind::CutFromAll
+            | Kind::CutFromOne
+            | Kind::OneWayCut => {
                 self.cut(index, 0);
                 self.tell(node, || format!("is reached again after {kind:?}"));
             }
@@ -378,8 +432,11 @@ impl World {
                 links.push((node, peer));
                 links.push((peer, node));
             }
-        } else if kind == Kind::OneWayCut {
+        } else if kind != Kind::CutFromStore {
             links.push((node, other));
+            if kind == Kind::CutFromOne {
+                links.push((other, node));
+            }
         }
         for link in links {
             change(self.cuts.entry(link).or_insert(0));
@@ -423,7 +480,7 @@ impl World {
         let mode = if self.rng.chance(500) { Mode::On } else { Mode::Quorum };
         let count = self.rng.range(1, 2);
         self.tell_all(|| format!("an operator sets mode {mode:?} with {count}"));
-        self.store.configure(crate::config_document(mode, count, self.setup.failsafe));
+        self.store.configure(crate::config_document(&self.setup, mode, count));
         self.publish();
     }
 }

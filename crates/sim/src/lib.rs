@@ -12,8 +12,10 @@ mod commits;
 mod data;
 mod failsafe;
 mod faults;
+mod heartbeats;
 mod instance;
 pub mod invariants;
+mod mistakes;
 mod node;
 mod observe;
 mod postgres;
@@ -77,6 +79,13 @@ pub enum Mutation {
     FailsafeWithoutAll,
     /// An agent does not mind what the one before it may have promised.
     ForgetPromise,
+    /// A voided fence leaves its pledges, and they count for the next one.
+    CountWithdrawnPledges,
+    /// The winner's transaction does not compare `/sync`; and, since that alone is covered by a
+    /// leader's voiding, leaders overlook fences.
+    WinWithoutSync,
+    /// The winner does not write `/sync`; it leads as if it had.
+    WinnerKeepsSync,
 }
 
 /// What a run is made of. Equal setups give equal runs.
@@ -95,6 +104,10 @@ pub struct Setup {
     /// Only faults that take the leader key away under a living leader: there nothing but the fence
     /// protects.
     pub fence_only: bool,
+    /// `failover_mode: fenced`, with more of the faults that lead to suspicions.
+    pub fenced: bool,
+    /// A winner's transaction arrives late.
+    pub slow_wins: bool,
     /// `failsafe_mode`, with more of the faults that it is for.
     pub failsafe: bool,
     /// More of the faults that leave PostgreSQL alive and of no use.
@@ -117,8 +130,10 @@ impl Setup {
             mutation: None,
             slow_answers: false,
             fence_only: false,
+            slow_wins: false,
             failsafe: rng.chance(300),
             ailing: rng.chance(300),
+            fenced: rng.chance(500),
             story: false,
         }
     }
@@ -222,12 +237,13 @@ fn new_host(rng: &mut Rng, index: usize, members: usize) -> Host {
 }
 
 /// The dynamic configuration of a simulated cluster: what `pgherd init` recommends.
-pub(crate) fn config_document(mode: Mode, node_count: u64, failsafe: bool) -> Value {
+pub(crate) fn config_document(setup: &Setup, mode: Mode, node_count: u64) -> Value {
     json!({
         "ttl": 10,
         "loop_wait": 2,
         "retry_timeout": 3,
-        "failsafe_mode": failsafe,
+        "failsafe_mode": setup.failsafe,
+        "pgherd": { "failover_mode": if setup.fenced { "fenced" } else { "lease" } },
         "synchronous_mode": mode.name(),
         "synchronous_node_count": node_count,
         "postgresql": {

@@ -9,9 +9,10 @@ use sim::{Mode, Mutation, Setup, run};
 const USAGE: &str = "\
 usage: sim --seed N | --seeds N | --seeds A..B [--members N] [--mode off|on|quorum]
            [--mistake promote-without-lease|ignore-sync-set|claim-from-reply|running-receivers|
-                      failsafe-without-all|forget-promise]
-           [--slow-answers yes] [--fence-only yes] [--failsafe yes|no]
-           [--ailing yes|no] [--tail LINES]";
+                      failsafe-without-all|forget-promise|count-withdrawn-pledges|
+                      win-without-sync|winner-keeps-sync]
+           [--slow-answers yes] [--slow-wins yes] [--fence-only yes]
+           [--fenced yes|no] [--failsafe yes|no] [--ailing yes|no] [--tail LINES]";
 
 /// What the command line says.
 #[derive(Default)]
@@ -23,7 +24,9 @@ struct Options {
     mistake: Option<Mutation>,
     tail: Option<usize>,
     slow_answers: bool,
+    slow_wins: bool,
     fence_only: bool,
+    fenced: Option<bool>,
     failsafe: Option<bool>,
     ailing: Option<bool>,
 }
@@ -57,6 +60,8 @@ fn parse(arguments: &[String]) -> Option<Options> {
             "--mode" => options.mode = Some(Mode::parse(value)?),
             "--mistake" => options.mistake = Some(mistake(value)?),
             "--slow-answers" => options.slow_answers = value == "yes",
+            "--slow-wins" => options.slow_wins = value == "yes",
+            "--fenced" => options.fenced = Some(value == "yes"),
             "--failsafe" => options.failsafe = Some(value == "yes"),
             "--ailing" => options.ailing = Some(value == "yes"),
             "--fence-only" => options.fence_only = value == "yes",
@@ -75,13 +80,16 @@ fn range(text: &str) -> Option<(u64, u64)> {
 }
 
 /// Planted mistakes by name.
-const MISTAKES: [(&str, Mutation); 6] = [
+const MISTAKES: [(&str, Mutation); 9] = [
     ("promote-without-lease", Mutation::PromoteWithoutLease),
     ("ignore-sync-set", Mutation::IgnoreSyncSet),
     ("claim-from-reply", Mutation::ClaimFromReply),
     ("running-receivers", Mutation::CompareRunningReceivers),
     ("failsafe-without-all", Mutation::FailsafeWithoutAll),
     ("forget-promise", Mutation::ForgetPromise),
+    ("count-withdrawn-pledges", Mutation::CountWithdrawnPledges),
+    ("win-without-sync", Mutation::WinWithoutSync),
+    ("winner-keeps-sync", Mutation::WinnerKeepsSync),
 ];
 
 fn mistake(text: &str) -> Option<Mutation> {
@@ -95,7 +103,9 @@ fn setup(options: &Options, seed: u64) -> Setup {
         mode: options.mode.unwrap_or(of_seed.mode),
         mutation: options.mistake,
         slow_answers: options.slow_answers,
+        slow_wins: options.slow_wins,
         fence_only: options.fence_only,
+        fenced: options.fenced.unwrap_or(of_seed.fenced),
         failsafe: options.failsafe.unwrap_or(of_seed.failsafe),
         ailing: options.ailing.unwrap_or(of_seed.ailing),
         ..of_seed
@@ -139,12 +149,18 @@ fn arguments_of(setup: &Setup) -> String {
         let name = MISTAKES.iter().find(|(_, m)| *m == mistake).map_or("", |(name, _)| name);
         line.push_str(&format!(" --mistake {name}"));
     }
-    for (set, name) in [(setup.slow_answers, "slow-answers"), (setup.fence_only, "fence-only")] {
+    for (set, name) in [
+        (setup.slow_answers, "slow-answers"),
+        (setup.slow_wins, "slow-wins"),
+        (setup.fence_only, "fence-only"),
+    ] {
         if set {
             line.push_str(&format!(" --{name} yes"));
         }
     }
-    for (set, name) in [(setup.failsafe, "failsafe"), (setup.ailing, "ailing")] {
+    for (set, name) in
+        [(setup.fenced, "fenced"), (setup.failsafe, "failsafe"), (setup.ailing, "ailing")]
+    {
         line.push_str(&format!(" --{name} {}", if set { "yes" } else { "no" }));
     }
     line

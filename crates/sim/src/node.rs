@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use decide::{Act, ActionId, Brain};
-use types::{ClusterView, Compared, MemberName, Millis, Tags};
+use types::{ClusterView, Compared, Heartbeat, MemberName, Millis, Tags};
 
 use crate::ailments::Ailments;
 use crate::postgres::{Disk, Instance};
@@ -94,6 +94,8 @@ pub(crate) struct Agent {
     pub(crate) watch_lost: bool,
     pub(crate) probe_pending: bool,
     pub(crate) probed_at: u64,
+    /// What its last heartbeats said.
+    pub(crate) said: Heartbeat,
 }
 
 /// An action under way.

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use decide::SyncRule;
 use types::{
-    DataDir, LocalPostgres, Lsn, Primary, Receiver, Replica, Role, Running, Server, Standby,
-    SyncNames,
+    DataDir, LocalPostgres, Lsn, Millis, Primary, Receiver, Replica, Role, Running, Server,
+    Standby, SyncNames,
 };
 
 use crate::postgres::{Instance, Phase};
@@ -92,7 +92,10 @@ impl World {
             timeline,
             received,
             replayed: instance.replayed,
-            receiver: instance.receiver.map(|_| Receiver { streaming: true }),
+            receiver: instance.receiver.map(|id| Receiver {
+                streaming: true,
+                silent_for: self.streams.get(&id).map(|s| Millis(self.now - s.heard_down)),
+            }),
             upstream: data.conninfo.clone(),
             replay_lag: None,
         }

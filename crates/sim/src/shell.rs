@@ -1,14 +1,12 @@
 //! The agent's shell: what reaches the brain and when, and its requests to the store.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::collections::BTreeMap;
 
 use decide::{Act, Action, ActionId, Brain, Lane, Outcome, StopMode};
-use types::{
-    HistoryEntry, LeaderKey, Member, MemberName, Millis, SyncState, TermRecord, Timeline, Versioned,
-};
+use types::{Heartbeat, HistoryEntry, Member, Millis};
 
 use crate::Mutation;
+use crate::mistakes::started_long_ago;
 use crate::node::{Agent, Doing, Snapshot};
 use crate::store::Request;
 use crate::world::{Event, World};
@@ -48,7 +46,7 @@ impl World {
                 },
                 may_bootstrap: true,
                 stop_margin,
-                initial_config: crate::config_document(self.setup.mode, 1, self.setup.failsafe),
+                initial_config: crate::config_document(&self.setup, self.setup.mode, 1),
             },
             seed,
         );
@@ -66,9 +64,13 @@ impl World {
             watch_lost: false,
             probe_pending: false,
             probed_at: 0,
+            said: Heartbeat::default(),
         });
         self.tell(node, || "agent starts".to_owned());
         self.after(1, Event::Read { node, agent: number });
+        if self.setup.fenced {
+            self.after(1, Event::Beat { node, agent: number });
+        }
     }
 
     /// Ends the agent's process; what it had asked the store for may still take effect.
@@ -118,6 +120,7 @@ impl World {
             let reply_delay = (renewal && (slow || early)).then_some(delay);
             self.start_action(node, action, reply_delay);
         }
+        self.speak(node);
         self.set_timer(node);
     }
 
@@ -224,21 +227,12 @@ impl World {
 
     /// Delivers a view unless a newer one was delivered.
     fn show(&mut self, node: usize, view: Snapshot) {
-        let ignore_set = self.mutated(Mutation::IgnoreSyncSet);
-        let no_lease = self.mutated(Mutation::PromoteWithoutLease);
+        let view = self.mistaken(node, view);
         let Some(agent) = &mut self.hosts[node].agent else { return };
         if !agent.started || view.revision.0 <= agent.revision {
             return;
         }
         agent.revision = view.revision.0;
-        let name = &self.hosts[node].name;
-        let view = if ignore_set {
-            everybody_votes(&view)
-        } else if no_lease {
-            leader_key_is_mine(&view, name)
-        } else {
-            view
-        };
         self.feed(node, decide::Event::View(view));
     }
 
@@ -316,6 +310,7 @@ impl World {
         match lane {
             Lane::Lease | Lane::Member | Lane::Dcs => self.send(node, number, id),
             Lane::Failsafe => self.ask_members(node, number, id),
+            Lane::Knock => self.knock(node, number, id),
             Lane::Guard
             | Lane::Data
             | Lane::Sync
@@ -331,7 +326,7 @@ impl World {
     fn send(&mut self, node: usize, number: u64, id: ActionId) {
         self.after(ANSWER_TIMEOUT, Event::GiveUp { node, agent: number, id });
         let lost = self.rng.chance(self.store_loss) || !self.reaches_store(node);
-        let delay = self.hop() + self.lateness();
+        let delay = self.hop() + self.lateness() + self.lateness_of_win(node, id);
         let Some(agent) = self.agent(node, number) else { return };
         let Some(doing) = agent.doing.get(&id) else { return };
         let act = Box::new(doing.act.clone());
@@ -345,6 +340,13 @@ impl World {
     /// Some requests arrive, and some answers come, when nobody waits for them any more.
     fn lateness(&mut self) -> u64 {
         if self.store_loss > 0 && self.rng.chance(5) { self.rng.range(300, 6_000) } else { 0 }
+    }
+
+    /// In some runs a winner's transaction arrives when much may have changed.
+    fn lateness_of_win(&mut self, node: usize, id: ActionId) -> u64 {
+        let doing = self.hosts[node].agent.as_ref().and_then(|agent| agent.doing.get(&id));
+        let wins = doing.is_some_and(|doing| matches!(doing.act, Act::TakeLeadership(_)));
+        if wins && self.setup.slow_wins { self.rng.range(500, 2_900) } else { 0 }
     }
 
     /// A transaction takes effect, whether or not the agent that asked for it still lives.
@@ -362,11 +364,11 @@ impl World {
             who: self.hosts[node].name.clone(),
             lease,
             ttl: TTL,
-            config: crate::config_document(self.setup.mode, 1, self.setup.failsafe),
+            config: crate::config_document(&self.setup, self.setup.mode, 1),
             history: self.history_of(node),
         };
         let before = self.store.see().revision;
-        let lease = self.store.apply(self.now, &request, act);
+        let lease = self.store.apply(self.now, &request, act, self.setup.mutation);
         if let (Act::RetakeLeadership(retake), Some(_)) = (act, lease)
             && let Some(instance) = self.hosts[node].postgres.as_mut().filter(|i| i.writable())
         {
@@ -477,7 +479,7 @@ impl World {
         let Some(agent) = self.agent(node, number) else { return };
         let Some(doing) = agent.doing.get(&id) else { return };
         match doing.act.lane() {
-            Lane::Guard | Lane::Failsafe | Lane::Exit => {}
+            Lane::Guard | Lane::Failsafe | Lane::Knock | Lane::Exit => {}
             Lane::Lease
             | Lane::Member
             | Lane::Dcs
@@ -542,51 +544,4 @@ fn is_routine(act: &Act) -> bool {
         act,
         Act::TouchMember { .. } | Act::Renew { .. } | Act::ArmGuard { .. } | Act::SyncSlots { .. }
     )
-}
-
-/// A planted mistake: the brain takes itself for an old one.
-fn started_long_ago(mut brain: Brain) -> Brain {
-    let nothing_to_do = brain.step(Millis::ZERO, decide::Event::Tick);
-    assert!(nothing_to_do.is_empty(), "a brain that has seen nothing does nothing");
-    brain
-}
-
-/// A planted mistake: every member counts as a voter.
-fn everybody_votes(view: &Snapshot) -> Snapshot {
-    let mut view = (**view).clone();
-    let names: BTreeSet<_> = view.members.keys().cloned().collect();
-    if let Some(Versioned { value: SyncState { leader: Some(_), quorum, voters }, .. }) =
-        &mut view.sync
-        && view.leader.is_none()
-    {
-        *quorum = 0;
-        *voters = names;
-    }
-    Arc::new(view)
-}
-
-/// A planted mistake: whoever sees the leader key gone takes it for its own.
-fn leader_key_is_mine(view: &Snapshot, me: &MemberName) -> Snapshot {
-    if view.leader.is_some() || view.system_identifier().is_none() {
-        return Arc::clone(view);
-    }
-    let mut view = (**view).clone();
-    let at = view.revision;
-    let Some(last) = view.term.as_ref().map(|t| t.value.clone()) else {
-        return Arc::new(view);
-    };
-    let record = TermRecord {
-        term: last.term.next(),
-        leader: me.clone(),
-        timeline: Timeline(last.timeline.0 + 1),
-        ..last
-    };
-    let key = LeaderKey { name: me.clone(), lease: 0 };
-    view.leader = Some(Versioned { value: key, create_revision: at, mod_revision: at, lease: 0 });
-    view.term = Some(Versioned { value: record, create_revision: at, mod_revision: at, lease: 0 });
-    // As a winner would have written it; under another's nobody promotes.
-    if let Some(sync) = &mut view.sync {
-        sync.value = SyncState { leader: Some(me.clone()), quorum: 0, voters: BTreeSet::new() };
-    }
-    Arc::new(view)
 }

@@ -10,6 +10,8 @@ use types::{
     TermRecord, Versioned,
 };
 
+use crate::Mutation;
+
 /// A lease.
 #[derive(Debug, Clone)]
 struct Lease {
@@ -106,7 +108,13 @@ impl Store {
     }
 
     /// One transaction. `None` if a condition was not met, else the caller's lease.
-    pub(crate) fn apply(&mut self, now: u64, request: &Request, act: &Act) -> Option<i64> {
+    pub(crate) fn apply(
+        &mut self,
+        now: u64,
+        request: &Request,
+        act: &Act,
+        mistake: Option<Mutation>,
+    ) -> Option<i64> {
         let view = Arc::clone(&self.view);
         let mut lease = request.lease;
         let owned = |key: Revision| {
@@ -115,8 +123,7 @@ impl Store {
             })
         };
         let fence = view.fence.as_ref().map(|f| f.mod_revision);
-        let sync = view.sync.as_ref().map(|s| s.mod_revision);
-        let alive = self.lease_lives(lease);
+        let (sync, alive) = (sync_key(&view), self.lease_lives(lease));
         let holds = match act {
             Act::TouchMember { .. } => {
                 if !alive {
@@ -133,13 +140,13 @@ impl Store {
             Act::FinishBootstrap { .. } => {
                 owns_initialize(&view, lease) && view.leader.is_none() && alive
             }
-            Act::OpenFence { sync_revision, .. } => {
-                view.leader.is_none() && fence.is_none() && sync == *sync_revision
+            Act::OpenFence { sync_revision, fence: named } => {
+                leader_key(&view) == named.leader() && fence.is_none() && sync == *sync_revision
             }
             Act::WritePledge { fence: expected, .. } | Act::VoidFence { fence: expected } => {
                 fence == Some(*expected)
             }
-            Act::TakeLeadership(winner) => alive && winner_may(&view, winner),
+            Act::TakeLeadership(winner) => alive && winner_may(&view, winner, mistake),
             Act::RetakeLeadership(retake) => {
                 alive
                     && view.leader.is_none()
@@ -165,7 +172,9 @@ impl Store {
         self.keep_alive_for(now, lease, act);
         drop(view);
         if !matches!(act, Act::Renew { status: None, .. }) {
-            self.change(|view, revision| write(view, revision, lease, request, act));
+            self.change(|view, at| {
+                mistaken(view, act, mistake, |v| write(v, at, lease, request, act))
+            });
         }
         Some(lease)
     }
@@ -184,17 +193,48 @@ impl Store {
     }
 }
 
+fn sync_key(view: &ClusterView) -> Option<Revision> {
+    view.sync.as_ref().map(|s| s.mod_revision)
+}
+
+fn leader_key(view: &ClusterView) -> Option<Revision> {
+    view.leader.as_ref().map(|l| l.mod_revision)
+}
+
 fn owns_initialize(view: &ClusterView, lease: i64) -> bool {
     view.initialize.as_ref().is_some_and(|i| i.value.is_empty() && i.lease == lease)
 }
 
-fn winner_may(view: &ClusterView, winner: &Winner) -> bool {
+/// Planted mistakes that change what a transaction writes.
+fn mistaken(
+    view: &mut ClusterView,
+    act: &Act,
+    mistake: Option<Mutation>,
+    write: impl FnOnce(&mut ClusterView),
+) {
+    let before = mistake.map(|_| view.clone());
+    write(view);
+    let Some(before) = before else { return };
+    match (mistake, act) {
+        (Some(Mutation::CountWithdrawnPledges), Act::VoidFence { .. }) => {
+            view.pledges.clone_from(&before.pledges);
+        }
+        (Some(Mutation::WinnerKeepsSync), Act::TakeLeadership(_)) => {
+            view.sync.clone_from(&before.sync);
+        }
+        _ => {}
+    }
+}
+
+fn winner_may(view: &ClusterView, winner: &Winner, mistake: Option<Mutation>) -> bool {
+    let same_set =
+        mistake == Some(Mutation::WinWithoutSync) || sync_key(view) == winner.sync_revision;
     let pledges = winner.pledges.iter().all(|(name, revision)| {
         view.pledges.get(name).is_some_and(|p| p.mod_revision == *revision)
     });
-    view.leader.is_none()
+    leader_key(view) == winner.leader
         && view.fence.as_ref().is_some_and(|f| f.mod_revision == winner.fence)
-        && view.sync.as_ref().map(|s| s.mod_revision) == winner.sync_revision
+        && same_set
         && view.term.as_ref().map(|t| t.mod_revision) == winner.term_revision
         && pledges
 }

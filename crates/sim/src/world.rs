@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, BinaryHeap};
 
 use decide::{Act, ActionId, FailsafeClaim, Outcome};
-use types::{Lsn, MemberName};
+use types::{Heartbeat, Lsn, MemberName};
 
 use crate::faults::Fault;
 use crate::invariants::Checks;
@@ -39,6 +39,10 @@ pub(crate) enum Event {
     },
     /// Its answer reaches the agent.
     Reply { node: usize, agent: u64, id: ActionId, lease: Option<i64>, view: Snapshot },
+    /// An agent's next heartbeat is due.
+    Beat { node: usize, agent: u64 },
+    /// A heartbeat reaches a member.
+    Heard { node: usize, agent: u64, from: usize, said: Heartbeat },
     /// A leader's question reaches a member.
     Ask { from: usize, agent: u64, id: ActionId, to: usize, claim: FailsafeClaim },
     /// A member's answer reaches the leader.
@@ -243,6 +247,8 @@ impl World {
             | Event::Answer { node, .. }
             | Event::RoundEnds { node, .. }
             | Event::Ask { to: node, .. }
+            | Event::Beat { node, .. }
+            | Event::Heard { node, .. }
             | Event::Step { node, .. }
             | Event::Terminate { node, .. }
             | Event::End { node, .. } => (*node, self.hosts[*node].agent_frozen > 0),
@@ -313,6 +319,8 @@ impl World {
                 self.answered((node, agent, id), by, agreed);
             }
             Event::RoundEnds { node, agent, id } => self.round_ends(node, agent, id),
+            Event::Beat { node, agent } => self.beat(node, agent),
+            Event::Heard { node, agent, from, said } => self.heard(node, agent, from, said),
             Event::Step { node, agent, id } => self.step_action(node, agent, id),
             Event::End { node, agent, id, outcome } => self.end_action(node, agent, id, outcome),
             Event::Terminate { node, agent } => self.terminate(node, agent),

@@ -10,7 +10,8 @@ const SEEDS: u64 = 300;
 const SEEDS_PER_MISTAKE: u64 = 150;
 
 fn of(seed: u64, members: usize, mode: Mode) -> Setup {
-    Setup { members, mode, failsafe: false, ailing: false, ..Setup::of_seed(seed) }
+    let of_seed = Setup::of_seed(seed);
+    Setup { members, mode, fenced: false, failsafe: false, ailing: false, ..of_seed }
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! Pure: no I/O, no clock, no randomness. Everything here is data and arithmetic on data.
 #![forbid(unsafe_code)]
 
+pub mod fencing;
 pub mod keys;
 pub mod local;
 pub mod names;
@@ -13,6 +14,7 @@ pub mod records;
 pub mod time;
 pub mod view;
 
+pub use fencing::Unfenced;
 pub use local::{
     Compared, Control, ControlState, DataDir, Durable, DurablePledge, Fault, Health, InProgress,
     LocalPostgres, Lowered, Primary, Process, Receiver, Replica, Role, RoleState, Running, Server,

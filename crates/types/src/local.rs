@@ -327,6 +327,9 @@ pub struct Standby {
 pub struct Receiver {
     /// It streams (as opposed to starting, waiting, restarting).
     pub streaming: bool,
+    /// How long ago, when this was observed, its upstream had last sent anything; `None` if it has
+    /// not yet.
+    pub silent_for: Option<Millis>,
 }
 
 /// Whom a standby's configuration names.

@@ -432,6 +432,14 @@ pub struct Fence {
     pub candidate: MemberName,
 }
 
+impl Fence {
+    /// The leader key that it is against; `None` if there was none.
+    #[must_use]
+    pub fn leader(&self) -> Option<Revision> {
+        (self.leader_revision != Revision(0)).then_some(self.leader_revision)
+    }
+}
+
 /// `pgherd/pledges/<name>`: its writer acknowledges nothing to the old leader any more.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Pledge {

@@ -193,8 +193,8 @@ async fn an_election_counts_only_unchanged_pledges() {
         sync_revision: Revision(0),
         candidate: "b".into(),
     };
-    let opened = store.open_fence(None, None, None, &fence).await.unwrap().revision().unwrap();
-    assert_eq!(store.open_fence(None, None, None, &fence).await.unwrap(), Write::Conflict);
+    let opened = store.open_fence(None, None, &fence).await.unwrap().revision().unwrap();
+    assert_eq!(store.open_fence(None, None, &fence).await.unwrap(), Write::Conflict);
     let pledge = Pledge { fence: "b-1".into(), position: Position::default() };
     let (b, c) = (MemberName::from("b"), MemberName::from("c"));
     let pledged = store.write_pledge(&b, &pledge, opened).await.unwrap().revision().unwrap();
@@ -208,7 +208,7 @@ async fn an_election_counts_only_unchanged_pledges() {
     win.pledges = vec![(b.clone(), pledged)];
     assert_eq!(store.take_leadership(&session, &win).await.unwrap(), Write::Conflict);
 
-    let opened = store.open_fence(None, None, None, &fence).await.unwrap().revision().unwrap();
+    let opened = store.open_fence(None, None, &fence).await.unwrap().revision().unwrap();
     let pledged = store.write_pledge(&b, &pledge, opened).await.unwrap().revision().unwrap();
     win.fence_mod = Some(opened);
     win.pledges = vec![(b.clone(), pledged)];

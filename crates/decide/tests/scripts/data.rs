@@ -110,11 +110,18 @@ impl World {
         may.then(|| up.clone())
     }
 
+    /// Since when a host has sent nothing on its streams.
+    fn silent_since(&self, name: &MemberName) -> Option<Millis> {
+        let host = self.hosts.get(name)?;
+        host.frozen.or(host.cut_off)
+    }
+
     /// Brings every standby that streams to where its upstream is.
     pub(crate) fn replicate(&mut self) {
         let names: Vec<MemberName> = self.hosts.keys().cloned().collect();
         for name in names {
-            let source = self.streams_from(&name).and_then(|up| self.hosts.get(&up)?.data.clone());
+            let source = self.streams_from(&name).filter(|up| self.silent_since(up).is_none());
+            let source = source.and_then(|up| self.hosts.get(&up)?.data.clone());
             let Some((source, host)) = source.zip(self.hosts.get_mut(&name)) else { continue };
             let lags_at = host.lags_at;
             let Some(data) = &mut host.data else { continue };
@@ -208,7 +215,10 @@ impl World {
                 replicas: self.replicas_of(name),
             })
         } else {
-            let receiver = self.streams_from(name).map(|_| Receiver { streaming: true });
+            let receiver = self.streams_from(name).map(|up| {
+                let silent = self.silent_since(&up).map_or(Millis::ZERO, |at| self.now.since(at));
+                Receiver { streaming: true, silent_for: Some(silent) }
+            });
             Role::Standby(Standby {
                 timeline: host.promoting.unwrap_or(data.timeline),
                 received: data.end,

@@ -130,9 +130,19 @@ impl World {
                 host.agent = None;
                 Some(())
             }
+            Act::Knock { leader, .. } => self.knock(name, &leader.name).then_some(()),
             _ => on_host(host, act, self.now),
         };
         if done.is_some() { Outcome::Done } else { Outcome::Failed }
+    }
+
+    /// Whether anything of this leader's PostgreSQL answers.
+    fn knock(&self, name: &MemberName, leader: &MemberName) -> bool {
+        let from = &self.hosts[name];
+        self.hosts.get(leader).is_some_and(|host| {
+            let gone = host.frozen.is_some() || host.cut_off.is_some() || from.cut_off.is_some();
+            host.process != Proc::Stopped && !gone
+        })
     }
 
     /// Actions that need a running leader.

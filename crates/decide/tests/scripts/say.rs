@@ -79,6 +79,7 @@ pub(crate) fn act(act: &Act) -> String {
         Act::AskFailsafe { members, .. } => {
             format!("asks {} whether it may go on", list(members.keys().map(MemberName::as_str)))
         }
+        Act::Knock { leader, .. } => format!("knocks at {}'s PostgreSQL", leader.name),
         Act::AskTerms { members, .. } => {
             format!("asks {} for the newest term", list(members.keys().map(MemberName::as_str)))
         }

@@ -133,6 +133,9 @@ impl World {
             guard: None,
             cut: false,
             deaf: false,
+            frozen: None,
+            cut_off: None,
+            misses: BTreeSet::new(),
             starts: 0,
             stream_cut: false,
             promoting: None,
@@ -219,6 +222,7 @@ impl World {
             revision: Revision(-1),
             local: None,
             lease_told: 0,
+            heard: std::collections::BTreeMap::new(),
             under_way: Vec::new(),
             ended: Vec::new(),
             tick: false,
@@ -347,13 +351,16 @@ impl World {
     }
 
     /// `fence opened by b`, as another member's agent would write it.
-    pub(crate) fn open_fence(&mut self, by: &str, old_sync: bool) {
+    /// Against the present leader key, if there is one and `against_leader`.
+    pub(crate) fn open_fence(&mut self, by: &str, old_sync: bool, against_leader: bool) {
         let candidate = MemberName::from(by);
         self.store.change(|view, at| {
             let sync = view.sync.as_ref().map_or(Revision(0), |s| s.mod_revision);
             let sync_revision = if old_sync { Revision(sync.0 - 1) } else { sync };
             let id = format!("{by}-{at}");
-            let fence = Fence { id, leader_revision: Revision(0), sync_revision, candidate };
+            let key = view.leader.as_ref().map(|l| l.mod_revision).filter(|_| against_leader);
+            let leader_revision = key.unwrap_or(Revision(0));
+            let fence = Fence { id, leader_revision, sync_revision, candidate };
             put(&mut view.fence, at, 0, fence);
         });
     }

@@ -82,8 +82,8 @@ impl Store {
             Act::TakeInitialize => alive && view.initialize.is_none(),
             Act::CancelInitialize => racing,
             Act::FinishBootstrap { .. } => alive && racing && view.leader.is_none(),
-            Act::OpenFence { sync_revision, .. } => {
-                view.leader.is_none() && fence.is_none() && sync == *sync_revision
+            Act::OpenFence { sync_revision, fence: named } => {
+                leader_key(view) == named.leader() && fence.is_none() && sync == *sync_revision
             }
             Act::WritePledge { fence: expected, .. } | Act::VoidFence { fence: expected } => {
                 fence == Some(*expected)
@@ -111,9 +111,13 @@ impl Store {
     }
 }
 
+fn leader_key(view: &ClusterView) -> Option<Revision> {
+    view.leader.as_ref().map(|l| l.mod_revision)
+}
+
 fn winner_may(view: &ClusterView, winner: &Winner) -> bool {
     let mut pledges = winner.pledges.iter();
-    view.leader.is_none()
+    leader_key(view) == winner.leader
         && view.fence.as_ref().is_some_and(|f| f.mod_revision == winner.fence)
         && view.sync.as_ref().map(|s| s.mod_revision) == winner.sync_revision
         && view.term.as_ref().map(|t| t.mod_revision) == winner.term_revision

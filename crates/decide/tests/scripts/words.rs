@@ -9,7 +9,8 @@ use crate::store::put;
 use crate::world::{Way, World};
 
 /// Names of actions that a script may let fail or hang.
-const ACTIONS: [&str; 19] = [
+const ACTIONS: [&str; 20] = [
+    "take_leadership",
     "release_leader",
     "arm_guard",
     "renew",
@@ -69,11 +70,15 @@ fn obey_more(world: &mut World, words: &[&str]) -> Result<(), String> {
             Ok(())
         }
         ["the", "fence", "is", "opened", "by", name] => {
-            world.open_fence(name, false);
+            world.open_fence(name, false, false);
+            Ok(())
+        }
+        ["the", "fence", "is", "opened", "by", name, "against", "the", "leader"] => {
+            world.open_fence(name, false, true);
             Ok(())
         }
         ["the", "fence", "is", "opened", "by", name, "under", "an", "older", "/sync"] => {
-            world.open_fence(name, true);
+            world.open_fence(name, true, false);
             Ok(())
         }
         [name, "pledges", rest @ ..] => world.pledge(name, rest),
@@ -111,6 +116,42 @@ fn obey_more(world: &mut World, words: &[&str]) -> Result<(), String> {
         [name, "reaches", "the", "keys", "again"] => {
             world.host(name)?.cut = false;
             world.end_under_way(&MemberName::from(*name), None, false);
+            Ok(())
+        }
+        [name, "is", "frozen"] => {
+            let now = world.now;
+            world.host(name)?.frozen = Some(now);
+            Ok(())
+        }
+        [name, "goes", "on"] => {
+            world.host(name)?.frozen = None;
+            Ok(())
+        }
+        [name, "is", "cut", "off"] => {
+            let now = world.now;
+            let host = world.host(name)?;
+            host.cut_off = Some(now);
+            host.cut = true;
+            Ok(())
+        }
+        [name, "is", "cut", "off", "from", "the", "members"] => {
+            let now = world.now;
+            world.host(name)?.cut_off = Some(now);
+            Ok(())
+        }
+        [name, "is", "back"] => {
+            let host = world.host(name)?;
+            host.cut_off = None;
+            host.cut = false;
+            world.end_under_way(&MemberName::from(*name), None, false);
+            Ok(())
+        }
+        [name, "does", "not", "hear", other] => {
+            world.host(name)?.misses.insert(MemberName::from(*other));
+            Ok(())
+        }
+        [name, "hears", other, "again"] => {
+            world.host(name)?.misses.remove(&MemberName::from(*other));
             Ok(())
         }
         [name, "answers", "nobody"] => {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use decide::{Act, Action, ActionId, Brain, Event, Outcome};
 use serde_json::Value;
-use types::{Compared, Durable, LocalPostgres, MemberName, Millis, Revision, Tags};
+use types::{Compared, Durable, Heartbeat, LocalPostgres, MemberName, Millis, Revision, Tags};
 
 use crate::data::{Data, Proc};
 use crate::say;
@@ -15,6 +15,10 @@ use crate::store::Store;
 const ROUNDS_MAX: usize = 300;
 /// An evaluation is due this often, whatever the brain asks for: `loop_wait`.
 const LOOP_WAIT: Millis = Millis(2_000);
+
+/// In fenced mode everybody sends a heartbeat this often, and at each other instant at which
+/// something is due.
+const HEARTBEAT: Millis = Millis(200);
 
 /// How actions of one name end on a node, unless they just succeed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +45,12 @@ pub(crate) struct Host {
     pub(crate) cut: bool,
     /// It answers no other member.
     pub(crate) deaf: bool,
+    /// Since when it has been frozen: nothing of it runs.
+    pub(crate) frozen: Option<Millis>,
+    /// Since when it has been cut off from every other member.
+    pub(crate) cut_off: Option<Millis>,
+    /// Whose heartbeats do not reach it.
+    pub(crate) misses: std::collections::BTreeSet<MemberName>,
     /// How often PostgreSQL was started.
     pub(crate) starts: u64,
     /// Its receiver does not reach anybody.
@@ -62,6 +72,8 @@ pub(crate) struct Agent {
     pub(crate) revision: Revision,
     pub(crate) local: Option<LocalPostgres>,
     pub(crate) lease_told: i64,
+    /// What each member's last heartbeat said.
+    pub(crate) heard: BTreeMap<MemberName, Heartbeat>,
     pub(crate) under_way: Vec<Action>,
     pub(crate) ended: Vec<(ActionId, Outcome)>,
     pub(crate) tick: bool,
@@ -122,7 +134,8 @@ impl World {
             self.replicate();
             let mut issued = Vec::new();
             let mut news = self.proofs();
-            let names: Vec<MemberName> = self.hosts.keys().cloned().collect();
+            let running = self.hosts.iter().filter(|(_, host)| host.frozen.is_none());
+            let names: Vec<MemberName> = running.map(|(name, _)| name.clone()).collect();
             for name in &names {
                 for event in self.news_for(name) {
                     news = true;
@@ -155,7 +168,8 @@ impl World {
         let local = self.observe(name);
         let view = Arc::clone(&self.store.view);
         let ttl = self.config["ttl"].as_u64().unwrap_or_default();
-        let mut news = Vec::new();
+        let mut news = self.beats_for(name);
+        let now = self.now;
         let Some(host) = self.hosts.get_mut(name) else { return news };
         let Some(agent) = &mut host.agent else { return news };
         if std::mem::take(&mut agent.shutdown) {
@@ -173,7 +187,8 @@ impl World {
             LocalPostgres { at: Millis::ZERO, ..known.clone() }
                 == LocalPostgres { at: Millis::ZERO, ..local.clone() }
         });
-        if !known {
+        let old = agent.local.as_ref().is_none_or(|known| known.at < now);
+        if !known || (old && agent.brain.is_worried(now)) {
             agent.local = Some(local.clone());
             news.push(Event::Local(Box::new(local)));
         }
@@ -182,6 +197,30 @@ impl World {
         }
         if std::mem::take(&mut agent.tick) {
             news.push(Event::Tick);
+        }
+        news
+    }
+
+    /// Heartbeats that say something new, or are due.
+    fn beats_for(&mut self, name: &MemberName) -> Vec<Event> {
+        let to = &self.hosts[name];
+        let reach = |from: &MemberName, host: &Host| {
+            let gone = host.frozen.is_some() || host.cut_off.is_some() || to.cut_off.is_some();
+            from != name && !gone && !to.misses.contains(from)
+        };
+        let senders = self.hosts.iter().filter(|(from, host)| reach(from, host));
+        let beats: Vec<(MemberName, Heartbeat)> = senders
+            .filter_map(|(from, h)| Some((from.clone(), h.agent.as_ref()?.brain.heartbeat())))
+            .collect();
+        let Some(agent) = self.hosts.get_mut(name).and_then(|host| host.agent.as_mut()) else {
+            return Vec::new();
+        };
+        let mut news = Vec::new();
+        for (from, said) in beats {
+            if agent.heard.get(&from) != Some(&said) {
+                agent.heard.insert(from.clone(), said.clone());
+                news.push(Event::Heard { from, said });
+            }
         }
         news
     }
@@ -215,7 +254,9 @@ impl World {
         self.settle()?;
         let end = self.now.plus(span);
         while self.now < end {
-            let mut next = end.min(self.now.plus(LOOP_WAIT));
+            let fenced = self.config["pgherd"]["failover_mode"] == "fenced";
+            let longest = if fenced { HEARTBEAT } else { LOOP_WAIT };
+            let mut next = end.min(self.now.plus(longest));
             for host in self.hosts.values() {
                 let wake = host.agent.as_ref().and_then(|a| a.brain.next_wake());
                 for at in [wake, host.guard].into_iter().flatten() {
@@ -229,6 +270,9 @@ impl World {
             for host in self.hosts.values_mut() {
                 if let Some(agent) = &mut host.agent {
                     agent.tick = true;
+                    if fenced {
+                        agent.heard.clear();
+                    }
                 }
             }
             self.settle()?;

@@ -7,12 +7,13 @@ const ONE_WRITER: &str = "I1: two nodes are never writable at once";
 const NO_OLD_TERM: &str = "I1: an older term never acknowledges after a newer one";
 
 impl World {
-    /// In lease mode even the processes of two primaries never exist at once. After a leader key
-    /// was deleted by hand only acknowledgements count, as after a fence.
+    /// In lease mode even the processes of two primaries never exist at once. After a fence, or a
+    /// leader key deleted by hand, only acknowledgements count.
     pub(crate) fn check_one_writer(&mut self, node: usize) {
         // A host that stands still writes nothing; its guard strikes when it goes on (A15).
         let stands = self.hosts[node].frozen > 0;
-        if self.checks.leader_key_deleted || stands || !self.hosts[node].writable() {
+        let fenced = self.checks.leader_key_deleted || self.setup.fenced;
+        if fenced || stands || !self.hosts[node].writable() {
             return;
         }
         let other = (0..self.hosts.len()).find(|other| {
@@ -48,7 +49,7 @@ impl World {
             self.hosts[newer].disk.data.as_ref().is_some_and(|d| {
                 d.log.records.iter().rev().any(|r| r.content == Content::Commit(id))
             });
-        if has && self.checks.leader_key_deleted {
+        if has && (self.checks.leader_key_deleted || self.setup.fenced) {
             return;
         }
         let (old, new) = (&self.hosts[node].name, &self.hosts[newer].name);
