@@ -51,6 +51,17 @@ async fn exchange(link: &mut Dialled, seq: u64, term: u64) {
 }
 
 #[tokio::test]
+async fn the_kernel_takes_the_options_for_heartbeats() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("it is bound");
+    let stream = TcpStream::connect(address).await.expect("it listens");
+    hasten(&stream);
+    assert!(stream.nodelay().expect("TCP"));
+    assert_eq!(sockopt::tcp_user_timeout(&stream).expect("Linux"), USER_TIMEOUT_MS);
+    assert!(sockopt::tcp_thin_linear_timeouts(&stream).expect("Linux"));
+}
+
+#[tokio::test]
 async fn a_member_is_heard_and_echoed() {
     let mut server = serve().await;
     let mut link = dialled(server.port, "node-1").await.expect("the same key");
