@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::heartbeat::SecretError;
 use crate::state::StateError;
 
 /// A refusal at start.
@@ -26,6 +27,9 @@ pub enum AgentError {
         /// How many.
         count: usize,
     },
+    /// The secret of the heartbeats cannot be used.
+    #[error(transparent)]
+    PeerSecret(#[from] SecretError),
     /// `bootstrap.dcs` is wrong.
     #[error("bootstrap.dcs: {detail}")]
     InitialConfig {

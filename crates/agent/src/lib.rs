@@ -11,6 +11,7 @@ mod error;
 mod execute;
 mod failsafe;
 mod guarding;
+mod heartbeat;
 mod journal;
 mod on_dcs;
 mod peer;
@@ -28,6 +29,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
 pub use error::AgentError;
+pub use heartbeat::SecretError;
 pub use setup::AgentOptions;
 pub use state::StateError;
 

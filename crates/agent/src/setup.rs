@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use api::peers::{Heard, Reception};
 use api::{Access, ApiRequest, ApiState, Snapshot};
 use config::{Dynamic, Static};
 use dcs::{Client, ClientConfig, ClusterStore, Follower, Session};
@@ -16,6 +17,7 @@ use crate::clock;
 use crate::context::{Context, ContextParts, Limits};
 use crate::error::AgentError;
 use crate::guarding::Guard;
+use crate::heartbeat::{self, Heartbeats, Ingredients, PeerSecret};
 use crate::journal::Journal;
 use crate::preflight;
 use crate::signals::Signals;
@@ -48,6 +50,8 @@ pub(crate) struct Parts<I: postgres::Instance> {
     pub(crate) lease: Millis,
     /// Keeps the view current while it lives.
     pub(crate) follower: Follower,
+    pub(crate) heartbeats: Heartbeats,
+    pub(crate) heard: mpsc::Receiver<Heard>,
 }
 
 /// What is needed to read the file again.
@@ -55,13 +59,16 @@ pub(crate) struct Reload {
     options: AgentOptions,
     settings: Arc<Static>,
     watchdog: Watchdog,
+    peer_secret: watch::Sender<PeerSecret>,
 }
 
 impl Reload {
     /// Reads the file again; the old settings stay when it is refused.
     pub(crate) fn read_again(&mut self) -> Result<(Node, Arc<Static>), AgentError> {
         let settings = Arc::new(read_file(&self.options)?);
+        let peer_secret = PeerSecret::read(&settings)?;
         self.settings = Arc::clone(&settings);
+        self.peer_secret.send_replace(peer_secret);
         self.watchdog.configure(settings.watchdog.clone());
         Ok((node_of(&settings), settings))
     }
@@ -99,6 +106,7 @@ pub(crate) fn read_file(options: &AgentOptions) -> Result<Static, AgentError> {
 /// Starts every part. Nothing of the cluster changes before the loop runs.
 pub(crate) async fn start(options: AgentOptions) -> Result<Parts<LocalInstance>, AgentError> {
     let settings = Arc::new(read_file(&options)?);
+    let peer_secret = PeerSecret::read(&settings)?;
     let (dynamic, _) = Dynamic::from_json(&settings.bootstrap.dcs)
         .map_err(|errors| AgentError::InitialConfig { detail: errors.join("; ") })?;
     let instance = LocalInstance::new(instance_config(&settings, &dynamic)?)?;
@@ -133,6 +141,9 @@ pub(crate) async fn start(options: AgentOptions) -> Result<Parts<LocalInstance>,
     let mut brain = Brain::new(node_of(&settings), seed()?);
     brain.reconfigure(node_of(&settings), Arc::clone(&settings));
     let follower = store.follow();
+    let interval = dynamic.pgherd.heartbeat_interval;
+    let ingredients = Ingredients::of(&settings, peer_secret, interval, store.subscribe());
+    let (heartbeats, reception, heard) = heartbeat::start(ingredients);
     let context = Context::new(ContextParts {
         name: settings.name.clone(),
         instance,
@@ -144,11 +155,24 @@ pub(crate) async fn start(options: AgentOptions) -> Result<Parts<LocalInstance>,
         state,
         limits,
     });
-    let reload = Reload { options, settings: Arc::clone(&settings), watchdog };
+    let peer_secret = heartbeats.secret();
+    let reload = Reload { options, settings: Arc::clone(&settings), watchdog, peer_secret };
     let (snapshots, published) = watch::channel(Arc::new(reload.snapshot_base()));
     let nudge = Arc::clone(&context.look_again);
-    let requests = serve_api(&settings, listener, published, nudge);
-    Ok(Parts { brain, context, journal, snapshots, requests, signals, reload, lease, follower })
+    let requests = serve_api(&settings, listener, published, nudge, reception);
+    Ok(Parts {
+        brain,
+        context,
+        journal,
+        snapshots,
+        requests,
+        signals,
+        reload,
+        lease,
+        follower,
+        heartbeats,
+        heard,
+    })
 }
 
 async fn bind(settings: &Static) -> Result<tokio::net::TcpListener, AgentError> {
@@ -234,6 +258,7 @@ fn serve_api(
     listener: tokio::net::TcpListener,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     nudge: Arc<tokio::sync::Notify>,
+    reception: Reception,
 ) -> mpsc::Receiver<ApiRequest> {
     let (requests, incoming) = mpsc::channel(api::REQUESTS_MAX);
     let authentication = settings.restapi.authentication.as_ref().map(|auth| api::Credentials {
@@ -246,7 +271,8 @@ fn serve_api(
         authentication,
     };
     let access = Arc::new(access);
-    let state = ApiState { snapshots, requests, now: clock::now, nudge, access };
+    let peers = Arc::new(reception);
+    let state = ApiState { snapshots, requests, now: clock::now, nudge, access, peers };
     tokio::spawn(async move {
         if let Err(error) = api::serve(listener, state, std::future::pending()).await {
             tracing::error!(%error, "the REST interface ended");

@@ -4,18 +4,20 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::peers::Heard;
 use api::{ApiReply, ApiRequest, Command, FailsafePost, Snapshot};
 use decide::{Act, Action, ActionId, Brain, Event, Lane, Outcome, Reason};
 use postgres::Instance;
 use serde_json::json;
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
-use types::{ClusterView, LocalPostgres, Millis};
+use types::{ClusterView, Heartbeat, LocalPostgres, MemberName, Millis};
 
 use crate::clock;
 use crate::context::{Context, Limits};
 use crate::execute::{Ended, execute, finished};
 use crate::failsafe;
+use crate::heartbeat::Heartbeats;
 use crate::journal::Journal;
 use crate::phases::{Mark, Phases};
 use crate::requests;
@@ -57,6 +59,7 @@ struct Inputs {
     incoming: mpsc::Receiver<News>,
     views: watch::Receiver<dcs::ViewState>,
     requests: mpsc::Receiver<ApiRequest>,
+    heard: mpsc::Receiver<Heard>,
     signals: Signals,
 }
 
@@ -79,6 +82,9 @@ pub(crate) struct Shell<I: Instance> {
     hurry: watch::Sender<Millis>,
     /// Failsafe mode is in force.
     failsafe: bool,
+    heartbeats: Heartbeats,
+    /// When each member was last heard.
+    heard: BTreeMap<MemberName, Millis>,
     /// SIGUSR2 came.
     reexecute: bool,
     exit: Option<End>,
@@ -101,6 +107,7 @@ impl<I: Instance> Shell<I> {
             incoming,
             views: context.store.subscribe(),
             requests: parts.requests,
+            heard: parts.heard,
             signals: parts.signals,
         };
         let mut shell = Shell {
@@ -119,6 +126,8 @@ impl<I: Instance> Shell<I> {
             applied_config: None,
             hurry,
             failsafe: false,
+            heartbeats: parts.heartbeats,
+            heard: BTreeMap::new(),
             reexecute: false,
             exit: None,
         };
@@ -159,6 +168,7 @@ impl<I: Instance> Shell<I> {
                 }
             }
             Some(request) = inputs.requests.recv() => self.serve(request),
+            Some(heard) = inputs.heard.recv() => self.heard(heard),
             signal = inputs.signals.next() => match signal {
                 Signal::Terminate => {
                     self.journal.note("shutdown", json!({}));
@@ -191,6 +201,13 @@ impl<I: Instance> Shell<I> {
             News::Local(local) => self.look(*local),
             News::Ended(ended) => self.conclude(*ended),
         }
+    }
+
+    /// Another member's heartbeat. Members that have left are forgotten.
+    fn heard(&mut self, heard: Heard) {
+        self.heard.insert(heard.from, heard.at);
+        let viewed = self.viewed.as_ref();
+        self.heard.retain(|name, _| viewed.is_some_and(|view| view.members.contains_key(name)));
     }
 
     /// Takes an observation over, unless a newer one was there first.
@@ -334,6 +351,9 @@ impl<I: Instance> Shell<I> {
             ..self.reload.snapshot_base()
         };
         self.snapshots.send_replace(Arc::new(snapshot));
+        let newest = self.viewed.as_ref().and_then(|view| view.term.as_ref());
+        let term = newest.map_or_else(types::Term::default, |record| record.value.term);
+        self.heartbeats.say(Heartbeat { term, suspects: None });
     }
 
     /// A leader without the DCS asks us to wait for it: the brain takes it in, then it is answered.
@@ -381,6 +401,7 @@ impl<I: Instance> Shell<I> {
         self.applied_config = revision;
         let dynamic = self.brain.dynamic().clone();
         self.context.set_limits(Limits::of(&dynamic));
+        self.heartbeats.set_interval(dynamic.pgherd.heartbeat_interval);
         self.context.store.client().set_retry_timeout(dynamic.retry_timeout);
         self.context.session.set_ttl(dynamic.ttl);
         let config = match self.reload.instance_config(&dynamic) {

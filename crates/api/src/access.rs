@@ -86,7 +86,7 @@ pub fn base64(bytes: &[u8]) -> String {
 }
 
 /// Looks at every byte, wherever the first difference is.
-fn equal_in_constant_time(a: &[u8], b: &[u8]) -> bool {
+pub(crate) fn equal_in_constant_time(a: &[u8], b: &[u8]) -> bool {
     if a.len() != b.len() {
         return false;
     }

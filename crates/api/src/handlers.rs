@@ -10,6 +10,7 @@ use axum::response::Response;
 use serde_json::{Value, json};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::oneshot;
+use types::Millis;
 
 use crate::failsafe::{self, FailsafePost};
 use crate::health::{self, Filters};
@@ -17,7 +18,7 @@ use crate::json::spaced;
 use crate::snapshot::Snapshot;
 use crate::switchover::{self, SwitchoverRequest, validate_switchover};
 use crate::{
-    ApiReply, ApiRequest, ApiState, Command, Published, cluster, metrics, received, status,
+    ApiReply, ApiRequest, ApiState, Command, Published, cluster, metrics, peers, received, status,
 };
 
 /// The largest body that is read; larger ones are refused.
@@ -32,11 +33,18 @@ const PROMETHEUS: &str = "text/plain; version=0.0.4";
 
 /// The one handler behind every path.
 pub(crate) async fn dispatch(State(state): State<ApiState>, request: Request<Body>) -> Response {
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
+    let upgrade = parts.extensions.remove();
     let path = parts.uri.path();
     let segment = path.trim_start_matches('/').split('/').next().unwrap_or("").to_owned();
     if parts.method == Method::GET && segment == "received" {
         return received::answer_when_received(state, &parts.uri).await;
+    }
+    if parts.method == Method::GET
+        && path == "/peers"
+        && let Some(welcome) = peers::welcome(&state.peers, &parts.headers, upgrade, state.now)
+    {
+        return welcome;
     }
     if matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS) {
         let response = read(&state, path, &segment, &parts.uri);
@@ -93,9 +101,13 @@ fn read(state: &ApiState, path: &str, segment: &str, uri: &Uri) -> Response {
             Some(map) => answer(200, JSON, map),
             None => error_page(502, "there is no /failsafe in the DCS"),
         },
-        "metrics" => answer(200, PROMETHEUS, metrics::metrics_text(&snapshot, now, unix_now())),
+        "metrics" => answer(200, PROMETHEUS, metrics(state, &snapshot, now)),
         _ => answer(code(health::passes(&snapshot, now, path, &filters)), JSON, status_text()),
     }
+}
+
+fn metrics(state: &ApiState, snapshot: &Snapshot, now: Millis) -> String {
+    metrics::metrics_text(snapshot, &state.peers.report(), now, unix_now())
 }
 
 fn cluster_answer(snapshot: &Snapshot) -> Response {

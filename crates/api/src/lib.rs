@@ -5,12 +5,14 @@
 //! a busy agent still answers health checks, and a stuck one answers with what has grown old. It
 //! changes nothing by itself: requests go to the agent through a bounded queue. What it does not
 //! do: TLS, allow lists, reading the DCS. [`client`] is the other end of the same interface.
+//! [`peers`] are the heartbeats between members, which use the same port.
 
 pub mod client;
 pub mod cluster;
 pub mod health;
 pub mod json;
 pub mod metrics;
+pub mod peers;
 pub mod snapshot;
 pub mod status;
 pub mod switchover;
@@ -97,6 +99,8 @@ pub struct ApiState {
     pub nudge: Arc<Notify>,
     /// Who may change things.
     pub access: Arc<Access>,
+    /// Where other members' heartbeats go.
+    pub peers: Arc<peers::Reception>,
 }
 
 /// Serves until `shutdown` completes; running answers are finished first.

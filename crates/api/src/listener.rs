@@ -57,6 +57,11 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
+    /// The socket, for its options.
+    pub(crate) fn socket(&self) -> &TcpStream {
+        &self.stream
+    }
+
     /// Passes what the stream said on, unless it has been silent for too long.
     fn watched<T>(
         &mut self,

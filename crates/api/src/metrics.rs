@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use types::{Lowered, Millis};
 
+use crate::peers::{PeerReport, Report};
 use crate::snapshot::{FailoverTier, Snapshot, Synchronous};
 use crate::status::{dcs_last_seen, pending_restart, unlocked};
 
@@ -31,7 +32,7 @@ const STATES: [&str; 15] = [
 
 /// Prometheus text, labels `scope` and `name` on each line.
 #[must_use]
-pub fn metrics_text(snapshot: &Snapshot, now: Millis, unix_now: u64) -> String {
+pub fn metrics_text(snapshot: &Snapshot, peers: &Report, now: Millis, unix_now: u64) -> String {
     let mut out = Exposition {
         labels: format!(
             "scope=\"{}\",name=\"{}\"",
@@ -43,6 +44,7 @@ pub fn metrics_text(snapshot: &Snapshot, now: Millis, unix_now: u64) -> String {
     postgres_metrics(&mut out, snapshot, now);
     cluster_metrics(&mut out, snapshot, now, unix_now);
     own_metrics(&mut out, snapshot, now);
+    peer_metrics(&mut out, peers, now);
     out.text
 }
 
@@ -128,7 +130,7 @@ fn own_metrics(out: &mut Exposition, snapshot: &Snapshot, now: Millis) {
         Some((format!("phase=\"{phase}\""), span?.as_duration().as_secs_f64()))
     });
     let help = "Phases of the last hand-over that this node had a part in.";
-    out.family("pgherd_handover_phase_seconds", help, phases);
+    out.family("pgherd_handover_phase_seconds", "gauge", help, phases);
 }
 
 /// How many places of each kind; their names are in `/patroni` and in `list`.
@@ -147,7 +149,42 @@ fn lowered_metrics(out: &mut Exposition, snapshot: &Snapshot, now: Millis) {
         (format!("kind=\"{name}\""), places.filter(|place| kind(place) == name).count())
     });
     let help = "Places that set synchronous_commit below on, on the primary.";
-    out.family("pgherd_lowered_synchronous_commit", help, counts);
+    out.family("pgherd_lowered_synchronous_commit", "gauge", help, counts);
+}
+
+/// Heartbeats.
+fn peer_metrics(out: &mut Exposition, report: &Report, now: Millis) {
+    type Value = fn(&PeerReport, Millis) -> Option<f64>;
+    let families: [(&str, &str, &str, Value); 6] = [
+        ("connected", "gauge", "Our connection to the member is up.", |peer, _| {
+            Some(f64::from(u8::from(peer.connected)))
+        }),
+        ("round_trip_seconds", "gauge", "From a heartbeat to its echo, last.", |peer, _| {
+            peer.round_trip.map(|span| span.as_secs_f64())
+        }),
+        ("round_trip_smoothed_seconds", "gauge", "The same, smoothed.", |peer, _| {
+            peer.smoothed.map(|span| span.as_secs_f64())
+        }),
+        ("beats_sent_total", "counter", "Heartbeats sent to the member.", |peer, _| {
+            Some(peer.sent as f64)
+        }),
+        ("echoes_missed_total", "counter", "Heartbeats that it did not echo.", |peer, _| {
+            Some(peer.missed as f64)
+        }),
+        ("last_heard_seconds", "gauge", "Since the member's last heartbeat.", |peer, now| {
+            Some(now.since(peer.heard?).as_duration().as_secs_f64())
+        }),
+    ];
+    for (name, kind, help, value) in families {
+        let lines = report.peers.iter().filter_map(|(peer, known)| {
+            Some((format!("peer=\"{}\"", escape(&peer.0)), value(known, now)?))
+        });
+        out.family(&format!("pgherd_peer_{name}"), kind, help, lines);
+    }
+    let help = "Attempts to speak as a member, and frames, without the right proof.";
+    out.counter("pgherd_peer_refused_total", help, report.refused);
+    let help = "Heartbeats that came while too many waited for the agent.";
+    out.counter("pgherd_peer_beats_dropped_total", help, report.dropped);
 }
 
 struct Exposition {
@@ -168,14 +205,15 @@ impl Exposition {
         self.metric(name, "counter", help, value);
     }
 
-    /// One gauge with a further label in each line.
+    /// One metric with a further label in each line.
     fn family(
         &mut self,
         name: &str,
+        kind: &str,
         help: &str,
         lines: impl IntoIterator<Item = (String, impl std::fmt::Display)>,
     ) {
-        write!(self.text, "# HELP {name} {help}\n# TYPE {name} gauge\n")
+        write!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}\n")
             .expect("a String takes every write");
         for (label, value) in lines {
             writeln!(self.text, "{name}{{{},{label}}} {value}", self.labels)
@@ -204,7 +242,8 @@ mod tests {
 
     #[test]
     fn metrics_of_a_leader() {
-        let text = metrics_text(&samples::leader(), PUBLISHED, 1_795_471_258_000);
+        let text =
+            metrics_text(&samples::leader(), &Report::default(), PUBLISHED, 1_795_471_258_000);
         for line in [
             r#"patroni_version{scope="demo",name="node-0"} 040104"#,
             r#"patroni_primary{scope="demo",name="node-0"} 1"#,
@@ -222,11 +261,38 @@ mod tests {
     fn lowered_guarantees_are_counted() {
         let mut leader = samples::leader();
         samples::lower(&mut leader);
-        let text = metrics_text(&leader, PUBLISHED, 0);
+        let text = metrics_text(&leader, &Report::default(), PUBLISHED, 0);
         for (kind, count) in [("role", 2), ("database", 1), ("server", 0)] {
             let labels = format!(r#"{{scope="demo",name="node-0",kind="{kind}"}}"#);
             let line = format!("pgherd_lowered_synchronous_commit{labels} {count}");
             assert!(text.lines().any(|l| l == line), "{line} is missing in\n{text}");
         }
+    }
+    #[test]
+    fn heartbeats_are_counted_for_each_peer() {
+        let mut near = PeerReport { connected: true, sent: 7, missed: 1, ..Default::default() };
+        near.echoed(std::time::Duration::from_millis(2));
+        near.heard = Some(Millis(PUBLISHED.0 - 150));
+        let peers = [("node-1".into(), near), ("node-2".into(), PeerReport::default())];
+        let report = Report { peers: peers.into(), refused: 3, dropped: 0 };
+        let text = metrics_text(&samples::leader(), &report, PUBLISHED, 0);
+        for (metric, peer, value) in [
+            ("connected", "node-1", "1"),
+            ("round_trip_seconds", "node-1", "0.002"),
+            ("round_trip_smoothed_seconds", "node-1", "0.002"),
+            ("beats_sent_total", "node-1", "7"),
+            ("echoes_missed_total", "node-1", "1"),
+            ("last_heard_seconds", "node-1", "0.15"),
+            ("connected", "node-2", "0"),
+            ("beats_sent_total", "node-2", "0"),
+        ] {
+            let labels = format!(r#"{{scope="demo",name="node-0",peer="{peer}"}}"#);
+            let line = format!("pgherd_peer_{metric}{labels} {value}");
+            assert!(text.lines().any(|l| l == line), "{line} is missing in\n{text}");
+        }
+        assert!(text.contains("pgherd_peer_refused_total{scope=\"demo\",name=\"node-0\"} 3\n"));
+        let never_heard =
+            r#"pgherd_peer_last_heard_seconds{scope="demo",name="node-0",peer="node-2""#;
+        assert!(!text.contains(never_heard), "{text}");
     }
 }

@@ -1,6 +1,7 @@
 //! The server over a real socket: routing, access, bounds, and a switchover from end to end.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -8,23 +9,48 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use types::{Lsn, Revision};
 
+use crate::peers::{Board, Heard, PeerKey, Reception};
 use crate::samples::{self, PUBLISHED};
 use crate::*;
 
-struct Server {
-    port: u16,
+/// Only a test that hangs waits so long.
+pub(crate) const HANG: Duration = Duration::from_secs(60);
+
+pub(crate) struct Server {
+    pub(crate) port: u16,
     snapshots: watch::Sender<Published>,
     requests: mpsc::Receiver<ApiRequest>,
     nudge: Arc<Notify>,
+    pub(crate) members: Members,
 }
 
-async fn start(snapshot: Snapshot, access: Access) -> Server {
+/// The other ends of the reception of heartbeats.
+pub(crate) struct Members {
+    pub(crate) key: watch::Sender<Option<PeerKey>>,
+    pub(crate) heard: mpsc::Receiver<Heard>,
+    pub(crate) board: Arc<Board>,
+}
+
+/// Where `node-0` of `demo` takes heartbeats in; it has no key yet, and waits so long for the first
+/// one.
+pub(crate) fn reception(queue: usize, first: Duration) -> (Arc<Reception>, Members) {
+    let (key, keys) = watch::channel(None);
+    let (heard, incoming) = mpsc::channel(queue);
+    let board = Arc::<Board>::default();
+    let reception = Reception::new("demo", "node-0".into(), keys, heard, Arc::clone(&board));
+    let reception = reception.waiting(first, HANG);
+    (Arc::new(reception), Members { key, heard: incoming, board })
+}
+
+pub(crate) async fn start(snapshot: Snapshot, access: Access) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let port = listener.local_addr().expect("bound").port();
     let (snapshots, receiver) = watch::channel(Arc::new(snapshot));
     let (sender, requests) = mpsc::channel(REQUESTS_MAX);
     let nudge = Arc::<Notify>::default();
+    let (peers, members) = reception(peers::HEARD_MAX, HANG);
     let state = ApiState {
+        peers,
         snapshots: receiver,
         requests: sender,
         now: || PUBLISHED,
@@ -32,11 +58,11 @@ async fn start(snapshot: Snapshot, access: Access) -> Server {
         access: Arc::new(access),
     };
     tokio::spawn(serve(listener, state, std::future::pending()));
-    Server { port, snapshots, requests, nudge }
+    Server { port, snapshots, requests, nudge, members }
 }
 
 /// Status, head and body of one exchange.
-async fn send(
+pub(crate) async fn send(
     port: u16,
     method: &str,
     path: &str,
@@ -191,7 +217,6 @@ async fn the_agent_may_refuse() {
 
 #[tokio::test]
 async fn our_client_speaks_to_our_server() {
-    use std::time::Duration;
     let credentials = Credentials { username: "ab".into(), password: "cd".into() };
     let access = Access { authentication: Some(credentials), refuse_without_authentication: false };
     let server = start(samples::leader(), access).await;
@@ -214,7 +239,6 @@ async fn our_client_speaks_to_our_server() {
 
 #[tokio::test]
 async fn our_client_does_not_wait_for_ever() {
-    use std::time::Duration;
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let port = listener.local_addr().expect("bound").port();
     let limit = Duration::from_millis(50);

@@ -21,6 +21,11 @@ const TTL_MIN: Millis = Millis(5000);
 const LOOP_WAIT_MIN: Millis = Millis(1000);
 const RETRY_TIMEOUT_MIN: Millis = Millis(1000);
 
+/// The shortest time between two heartbeats.
+pub const HEARTBEAT_INTERVAL_MIN: Millis = Millis(50);
+/// The longest.
+pub const HEARTBEAT_INTERVAL_MAX: Millis = Millis(2_000);
+
 // The smallest lease leaves room for the smallest loop and two attempts.
 const _: () = assert!(LOOP_WAIT_MIN.0 + 2 * RETRY_TIMEOUT_MIN.0 <= TTL_MIN.0);
 
@@ -237,10 +242,13 @@ fn inconsistent(tree: &Node, ours: &DynamicPgherd) -> Vec<Problem> {
         errors.push(Problem::new(tree.line_of(key), key, text));
     };
     let (silence, heartbeat) = (ours.failure_detection_timeout, ours.heartbeat_interval);
-    if heartbeat == Millis::ZERO || heartbeat.0.saturating_mul(2) > silence.0 {
+    if !(HEARTBEAT_INTERVAL_MIN..=HEARTBEAT_INTERVAL_MAX).contains(&heartbeat) {
+        let (least, most) = (HEARTBEAT_INTERVAL_MIN, HEARTBEAT_INTERVAL_MAX);
+        error("pgherd.heartbeat_interval", format!("must be {least} to {most}"));
+    } else if heartbeat.0.saturating_mul(2) > silence.0 {
         let text = format!(
-            "must be above 0 and at most half of failure_detection_timeout ({silence}), or one \
-             late heartbeat makes the leader suspect"
+            "must be at most half of failure_detection_timeout ({silence}), or one late heartbeat \
+             makes the leader suspect"
         );
         error("pgherd.heartbeat_interval", text);
     }
@@ -499,7 +507,15 @@ mod tests {
             ),
             (json!({"pgherd": {"failover_mode": "x"}}), "pgherd.failover_mode: "),
             (json!({"pgherd": 5}), "pgherd: "),
-            (json!({"pgherd": {"heartbeat_interval": 1}}), "pgherd.heartbeat_interval: "),
+            (json!({"pgherd": {"heartbeat_interval": 1}}), "pgherd.heartbeat_interval: must be at"),
+            (
+                json!({"pgherd": {"heartbeat_interval": "49ms"}}),
+                "pgherd.heartbeat_interval: must be 0.050 s to 2.000 s",
+            ),
+            (
+                json!({"pgherd": {"heartbeat_interval": 2.1, "failure_detection_timeout": 9}}),
+                "pgherd.heartbeat_interval: must be 0.050 s",
+            ),
             (json!({"standby_cluster": {"host": "x"}}), "standby_cluster: "),
             (json!([]), "the document"),
         ] {

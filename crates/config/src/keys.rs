@@ -226,7 +226,13 @@ pub(crate) const STATIC: &[Key] = &[
     not_yet("postgresql.krbsrvname", Text),
     used("pgherd.state_dir", Text, "<data_dir>.pgherd", "The agent's durable state."),
     used("pgherd.os_user", Text, "postgres", "Whom PostgreSQL runs as if the agent is root."),
-    used("pgherd.peers.secret_file", Text, "", "A file with the secret that members share."),
+    used(
+        "pgherd.peers.secret_file",
+        Text,
+        "",
+        "A file with the secret that members share for their heartbeats; else it is derived from \
+         the replication password.",
+    ),
     used("pgherd.stop_margin", Duration, "dynamic", "Beats the dynamic configuration."),
     used("pgherd.proxy.name", Text, "the host's", "The proxy's name."),
     used("pgherd.proxy.read_write", Address, "", "Where it listens for the primary's clients."),
@@ -287,7 +293,7 @@ pub(crate) const DYNAMIC: &[Key] = &[
     not_yet("postgresql.before_stop", Any),
     not_yet("pgherd.failover_mode", OneOf(&["lease", "fenced"])),
     not_yet("pgherd.failure_detection_timeout", Duration),
-    not_yet("pgherd.heartbeat_interval", Duration),
+    used("pgherd.heartbeat_interval", Duration, "0.2", "Between two heartbeats; 0.05 to 2."),
     used(
         "pgherd.failover_min_interval",
         Duration,

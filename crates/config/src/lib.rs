@@ -18,7 +18,10 @@ mod text;
 mod tree;
 mod values;
 
-pub use dynamic::{Dynamic, DynamicPgherd, DynamicPostgresql, FailoverMode, SynchronousMode};
+pub use dynamic::{
+    Dynamic, DynamicPgherd, DynamicPostgresql, FailoverMode, HEARTBEAT_INTERVAL_MAX,
+    HEARTBEAT_INTERVAL_MIN, SynchronousMode,
+};
 pub use keys::reference;
 pub use parameters::{CONTROLLED, effective_parameters};
 pub use problem::{ConfigError, Problem, Warning};

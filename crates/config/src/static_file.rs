@@ -501,11 +501,15 @@ impl Reader {
         if state_dir.starts_with(data_dir) {
             self.error("pgherd.state_dir", "must not be inside postgresql.data_dir");
         }
+        let peers_secret_file = self.path("pgherd.peers.secret_file");
+        if peers_secret_file.as_ref().is_some_and(|file| !file.is_absolute()) {
+            self.error("pgherd.peers.secret_file", "must be an absolute path");
+        }
         let margin = self.tree.at("pgherd.stop_margin").and_then(values::duration);
         Some(PgherdSection {
             state_dir,
             os_user: self.text("pgherd.os_user").unwrap_or_else(|| "postgres".to_owned()),
-            peers_secret_file: self.path("pgherd.peers.secret_file"),
+            peers_secret_file,
             stop_margin: margin,
             proxy: self.proxy(),
         })
