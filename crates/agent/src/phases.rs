@@ -1,9 +1,9 @@
 //! How long each phase of a hand-over took, as this agent saw it: for journal and metrics.
 //!
 //! The old leader notices that PostgreSQL ended (or begins to stop it), sees its last process end,
-//! and releases the leader key. The new one sees the key gone, wins, is promoted, has its first
-//! write acknowledged, and publishes itself. Instants are of the boot-time clock, so that those of
-//! agents of one machine can be compared.
+//! and releases the leader key. The new one sees the key gone, or a fence against it; wins, is
+//! promoted, has its first write acknowledged, and publishes itself. Instants are of the boot-time
+//! clock, so that those of agents of one machine can be compared.
 
 use api::Handover;
 use decide::{Act, Outcome};
@@ -69,7 +69,9 @@ impl Phases {
     }
 
     pub(crate) fn see(&mut self, now: Millis, view: &ClusterView, me: &MemberName) {
-        let Some(leader) = view.leader_name() else {
+        let key = view.leader.as_ref().map(|l| l.mod_revision);
+        let fenced = view.fence.as_ref().is_some_and(|f| f.value.leader() == key);
+        let Some(leader) = view.leader_name().filter(|_| !fenced) else {
             self.vacant.get_or_insert(now);
             return;
         };
@@ -81,6 +83,12 @@ impl Phases {
         if leader != me {
             (self.vacant, self.won) = (None, None);
         }
+    }
+
+    /// A heartbeat of the leader has come.
+    pub(crate) fn hear(&mut self, now: Millis) {
+        let status = self.last_sign.map_or(types::Revision(0), |(status, _)| status);
+        self.last_sign = Some((status, now));
     }
 
     pub(crate) fn look(&mut self, now: Millis, local: &LocalPostgres) {

@@ -11,7 +11,7 @@ use postgres::Instance;
 use serde_json::json;
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
-use types::{ClusterView, Heartbeat, LocalPostgres, MemberName, Millis};
+use types::{ClusterView, LocalPostgres, Millis};
 
 use crate::clock;
 use crate::context::{Context, Limits};
@@ -83,8 +83,8 @@ pub(crate) struct Shell<I: Instance> {
     /// Failsafe mode is in force.
     failsafe: bool,
     heartbeats: Heartbeats,
-    /// When each member was last heard.
-    heard: BTreeMap<MemberName, Millis>,
+    /// The leader gives no sign of life: the instance is looked at often.
+    worried: bool,
     /// SIGUSR2 came.
     reexecute: bool,
     exit: Option<End>,
@@ -127,7 +127,7 @@ impl<I: Instance> Shell<I> {
             hurry,
             failsafe: false,
             heartbeats: parts.heartbeats,
-            heard: BTreeMap::new(),
+            worried: false,
             reexecute: false,
             exit: None,
         };
@@ -203,11 +203,25 @@ impl<I: Instance> Shell<I> {
         }
     }
 
-    /// Another member's heartbeat. Members that have left are forgotten.
-    fn heard(&mut self, heard: Heard) {
-        self.heard.insert(heard.from, heard.at);
-        let viewed = self.viewed.as_ref();
-        self.heard.retain(|name, _| viewed.is_some_and(|view| view.members.contains_key(name)));
+    /// Another member's heartbeat. Its sender holds the key; only members count.
+    fn heard(&mut self, Heard { from, said, .. }: Heard) {
+        let Some(view) = self.viewed.as_ref().filter(|view| view.members.contains_key(&from))
+        else {
+            return;
+        };
+        if view.leader_name() == Some(&from) {
+            self.phases.hear(clock::now());
+        }
+        self.step(Event::Heard { from, said });
+    }
+
+    /// A suspicion needs a recent picture of the WAL stream.
+    fn look_often_when_worried(&mut self) {
+        let worried = self.brain.is_worried(clock::now());
+        if worried && !self.worried {
+            self.hurry();
+        }
+        self.worried = worried;
     }
 
     /// Takes an observation over, unless a newer one was there first.
@@ -230,7 +244,8 @@ impl<I: Instance> Shell<I> {
     }
 
     fn see(&mut self, view: Arc<ClusterView>) {
-        let eventful = view.leader.is_none() || view.failover_request().is_some();
+        let eventful =
+            view.leader.is_none() || view.fence.is_some() || view.failover_request().is_some();
         let changed = self.viewed.as_ref().map(|v| v.leader_name().cloned())
             != Some(view.leader_name().cloned());
         if eventful || changed {
@@ -281,6 +296,7 @@ impl<I: Instance> Shell<I> {
             self.start(action);
         }
         self.note_failsafe();
+        self.look_often_when_worried();
         self.publish();
     }
 
@@ -351,9 +367,7 @@ impl<I: Instance> Shell<I> {
             ..self.reload.snapshot_base()
         };
         self.snapshots.send_replace(Arc::new(snapshot));
-        let newest = self.viewed.as_ref().and_then(|view| view.term.as_ref());
-        let term = newest.map_or_else(types::Term::default, |record| record.value.term);
-        self.heartbeats.say(Heartbeat { term, suspects: None });
+        self.heartbeats.say(self.brain.heartbeat());
     }
 
     /// A leader without the DCS asks us to wait for it: the brain takes it in, then it is answered.

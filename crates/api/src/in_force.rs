@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use config::Dynamic;
-use types::{ClusterView, MemberName, Millis};
+use config::{Dynamic, FailoverMode};
+use types::{ClusterView, MemberName, Millis, Unfenced};
 
 use crate::snapshot::FailoverTier;
 
@@ -18,6 +18,10 @@ pub struct InForce {
     pub paused: bool,
     /// The lease that has to run out.
     pub ttl: Millis,
+    /// How long a leader that is fenced must have been silent.
+    pub detection: Millis,
+    /// Why the lease has to run out although the settings wish otherwise.
+    pub unfenced: Option<Unfenced>,
     /// A leadership younger than this is not given up for what a restart in place may cure.
     pub min_interval: Millis,
     /// The leader goes on without the DCS while all members agree.
@@ -33,8 +37,12 @@ pub fn in_force(view: &ClusterView) -> InForce {
     let dynamic = dynamic.map(|(dynamic, _)| dynamic).unwrap_or_default();
     let nobody = MemberName::from("");
     let candidates = view.successors(view.leader_name().unwrap_or(&nobody));
+    let wished = dynamic.pgherd.failover_mode == FailoverMode::Fenced;
+    let unfenced = view.unfenced().filter(|_| wished);
     let tier = if dynamic.pause || candidates.is_empty() {
         FailoverTier::None
+    } else if wished && unfenced.is_none() {
+        FailoverTier::Fenced
     } else {
         FailoverTier::Lease
     };
@@ -46,6 +54,8 @@ pub fn in_force(view: &ClusterView) -> InForce {
         candidates,
         paused: dynamic.pause,
         ttl: dynamic.ttl,
+        detection: dynamic.pgherd.failure_detection_timeout,
+        unfenced,
         min_interval: dynamic.pgherd.failover_min_interval,
         failsafe: dynamic.failsafe_mode,
         troubled: view.members.iter().filter_map(trouble).collect(),
@@ -53,6 +63,11 @@ pub fn in_force(view: &ClusterView) -> InForce {
 }
 
 impl InForce {
+    fn names(&self) -> String {
+        let names: Vec<&str> = self.candidates.iter().map(MemberName::as_str).collect();
+        names.join(", ")
+    }
+
     /// Lines for people, each with a line feed.
     #[must_use]
     pub fn text(&self) -> String {
@@ -61,8 +76,12 @@ impl InForce {
             (true, _) => "off (maintenance mode)".to_owned(),
             (false, FailoverTier::None) => "none, nobody could take over without loss".to_owned(),
             (false, FailoverTier::Lease) => {
-                let names: Vec<&str> = self.candidates.iter().map(MemberName::as_str).collect();
-                format!("lease ({}), candidates {}", seconds(self.ttl), names.join(", "))
+                let why = self.unfenced.as_ref().map(|why| format!("; not fenced, as {why}"));
+                let (ttl, why) = (seconds(self.ttl), why.unwrap_or_default());
+                format!("lease ({ttl}{why}), candidates {}", self.names())
+            }
+            (false, FailoverTier::Fenced) => {
+                format!("fenced ({}), candidates {}", seconds(self.detection), self.names())
             }
         });
         if self.min_interval > Millis::ZERO {
@@ -117,6 +136,27 @@ mod tests {
         let expected = " Failover: none, nobody could take over without loss, failsafe mode\n \
                         c is no candidate: disk full\n";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn a_fence_is_in_force_where_enough_voters_pledge_and_the_reason_is_told_where_not() {
+        let sync = r#"{"leader":"a","quorum":1,"sync_standby":"b,c"}"#;
+        let config =
+            r#"{"ttl":30,"synchronous_mode":"quorum","pgherd":{"failover_mode":"fenced"}}"#;
+        let term = r#"{"term":4,"leader":"a","timeline":2}"#;
+        let keys = [
+            ("leader", "a"),
+            ("config", config),
+            ("pgherd/term", term),
+            ("members/b", RUNS),
+            ("members/c", RUNS),
+        ];
+        let synchronous = in_force(&view(&[keys.as_slice(), &[("sync", sync)]].concat()));
+        assert_eq!(synchronous.tier, FailoverTier::Fenced);
+        assert_eq!(synchronous.text(), " Failover: fenced (1 s), candidates b, c\n");
+        let text = " Failover: lease (30 s; not fenced, as replication is not synchronous), \
+                    candidates b, c\n";
+        assert_eq!(in_force(&view(&keys)).text(), text);
     }
 
     #[test]

@@ -110,8 +110,10 @@ fn own_metrics(out: &mut Exposition, snapshot: &Snapshot, now: Millis) {
     let tier = match force.tier {
         FailoverTier::None => 0,
         FailoverTier::Lease => 1,
+        FailoverTier::Fenced => 2,
     };
-    out.gauge("pgherd_failover_tier", "Failover in force: 0 none, 1 by the lease.", tier);
+    let help = "Failover in force: 0 none, 1 by the lease, 2 by fencing the leader.";
+    out.gauge("pgherd_failover_tier", help, tier);
     let candidates = force.candidates.len();
     out.gauge("pgherd_failover_candidates", "Members that could take over now.", candidates);
     let damping = force.min_interval.as_duration().as_secs_f64();

@@ -143,6 +143,8 @@ fn truthy(value: &Value) -> bool {
 /// Which kind of failover the cluster is ready for now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum FailoverTier {
+    /// Enough voters can fence a silent leader: nobody waits for its lease.
+    Fenced,
     /// The lease's end starts an election.
     Lease,
     /// Nobody could take over.
@@ -155,6 +157,7 @@ impl FailoverTier {
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
+            FailoverTier::Fenced => "fenced",
             FailoverTier::Lease => "lease",
             FailoverTier::None => "none",
         }

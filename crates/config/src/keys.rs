@@ -291,8 +291,19 @@ pub(crate) const DYNAMIC: &[Key] = &[
     not_yet("postgresql.custom_conf", Any),
     not_yet("postgresql.pre_promote", Any),
     not_yet("postgresql.before_stop", Any),
-    not_yet("pgherd.failover_mode", OneOf(&["lease", "fenced"])),
-    not_yet("pgherd.failure_detection_timeout", Duration),
+    used(
+        "pgherd.failover_mode",
+        OneOf(&["lease", "fenced"]),
+        "lease",
+        "What a failover of a silent leader waits for: the end of its lease, or the pledges of \
+         enough synchronous standbys (docs/failover.md).",
+    ),
+    used(
+        "pgherd.failure_detection_timeout",
+        Duration,
+        "1",
+        "After so long without any sign of life a leader is suspected (failover_mode: fenced).",
+    ),
     used("pgherd.heartbeat_interval", Duration, "0.2", "Between two heartbeats; 0.05 to 2."),
     used(
         "pgherd.failover_min_interval",

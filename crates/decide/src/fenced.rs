@@ -31,8 +31,8 @@ impl Brain {
         !matches!(self.vote(now, view, local), Move::Abstain(_))
     }
 
-    /// Whether our durable pledge keeps us from this leader: the fence that it was made for is open,
-    /// or it is from a later term. Deleted with its fence, a pledge is withdrawn: it can never be
+    /// Whether our durable pledge keeps us from this leader: the fence it was made for is open, or
+    /// it is from a later term. Deleted with its fence, a pledge is withdrawn: it can never be
     /// counted again.
     pub(crate) fn is_bound(&self, view: &ClusterView, local: &LocalPostgres) -> bool {
         let (Some(pledge), Some(term)) = (&local.durable.pledge, view.leader_term()) else {
