@@ -12,6 +12,7 @@ pub mod host;
 pub mod ledger;
 pub mod load;
 pub mod memory;
+pub mod network;
 pub mod ports;
 pub mod process;
 pub mod relay;
