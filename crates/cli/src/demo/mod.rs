@@ -1,7 +1,7 @@
 //! `pgherd demo`: a whole cluster on this machine, in the hands of a small service manager.
 //!
 //! [`layout`] says what there will be and where, and finds everything wrong with that before
-//! anything is changed; [`files`] writes it down; [`herd`] runs it; [`view`] looks at it;
+//! anything is changed; [`files`] writes it down; [`herd`] runs it; [`lab::view`] looks at it;
 //! [`screen`] shows it; [`drill`] breaks it and keeps books.
 
 mod background;
@@ -12,7 +12,6 @@ mod herd;
 mod layout;
 mod run;
 mod screen;
-mod view;
 mod yaml;
 
 use std::path::PathBuf;
