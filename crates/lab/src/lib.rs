@@ -6,6 +6,7 @@
 //! [`ledger`] is pure.
 
 pub mod cgroup;
+pub mod cluster;
 pub mod crowd;
 pub mod etcd;
 pub mod host;

@@ -164,6 +164,12 @@ impl Network {
         self.switch.rules.lock().clear();
     }
 
+    /// The name of a host's namespace, which no other process uses.
+    #[must_use]
+    pub fn name(&self, host: usize) -> &str {
+        &self.namespaces[host].name
+    }
+
     /// How to run a program on a host: the program and the arguments to start instead.
     #[must_use]
     pub fn on_host(
@@ -226,8 +232,8 @@ pub fn sweep() {
     }
 }
 
-/// The process that made what has this name.
-fn owner(name: &str) -> Option<u32> {
+/// The process that made the namespace or the cgroup of this name.
+pub(crate) fn owner(name: &str) -> Option<u32> {
     name.strip_prefix(PREFIX)?.split('-').next()?.parse().ok()
 }
 
