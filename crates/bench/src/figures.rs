@@ -43,10 +43,11 @@ enum Bare {
 }
 
 /// The figures: key of the result, fault of the drill, what a bare script would do.
-const FIGURES: [(&str, &str, Bare); 11] = [
+const FIGURES: [(&str, &str, Bare); 12] = [
     ("postmaster_killed_s", "postmaster-killed", Bare::Killed),
     ("host_lost_s", "host-lost", Bare::Killed),
     ("host_frozen_s", "host-frozen", Bare::Killed),
+    ("host_cut_off_s", "host-cut-off", Bare::Killed),
     ("agent_killed_s", "agent-killed-not-restarted", Bare::Killed),
     ("agent_restarted_s", "agent-killed-restarted", Bare::Nothing),
     ("switchover_s", "switchover", Bare::Switchover),

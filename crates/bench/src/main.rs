@@ -17,8 +17,10 @@ mod demo;
 mod failover;
 mod figures;
 mod floor;
+mod hosts;
 mod journal;
 mod soak;
+mod stage;
 
 /// Measures clusters of pgherd on this machine.
 #[derive(Debug, Parser)]

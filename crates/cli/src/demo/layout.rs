@@ -124,6 +124,8 @@ pub(super) struct Layout {
     /// Why no data directory has a file system of its own; `None` if they have one, or if none was
     /// wanted.
     pub no_volumes: Option<String>,
+    /// The dynamic configuration of a new cluster.
+    pub dynamic: serde_json::Value,
     /// Members of its own etcd; none if it uses another.
     pub etcd: Vec<etcd::Member>,
     /// etcd's endpoints, as `host:port`.
@@ -189,6 +191,7 @@ impl Layout {
             reused,
             kept,
             no_volumes,
+            dynamic: lab::cluster::dynamic(args.ttl, args.failover_mode),
             etcd,
             endpoints,
             nodes,

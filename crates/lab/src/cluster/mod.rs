@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use crate::cgroup::Group;
 use crate::etcd;
-use crate::host::{Host, HostError};
+use crate::host::{Frozen, Host, HostError};
 use crate::http;
 use crate::network::{self, Inside, Network, NetworkError};
 use crate::process;
@@ -263,6 +263,18 @@ impl Member {
         self.agent.hold();
         self.etcd.hold();
         self.host.kill_all_at_once(self.agent.pid()).await
+    }
+
+    /// Freezes every process of its host, its etcd's too, until [`Cluster::heal`].
+    ///
+    /// # Errors
+    /// The kernel refused, or processes appear faster than they can be stopped.
+    pub async fn freeze(&self) -> Result<(), HostError> {
+        match self.host.freeze(self.agent.pid()).await? {
+            Frozen::Group => Ok(()),
+            // Nobody would wake these: it has a group, so that does not happen.
+            frozen @ Frozen::Signals(_) => self.host.thaw(&frozen),
+        }
     }
 
     /// Its data directory's own file system, if it has one.
