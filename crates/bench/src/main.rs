@@ -19,6 +19,7 @@ mod figures;
 mod floor;
 mod hosts;
 mod journal;
+mod rounds;
 mod soak;
 mod stage;
 
@@ -28,6 +29,8 @@ mod stage;
 enum Command {
     /// How long each hand-over takes
     Failover(failover::Options),
+    /// That nothing is lost under random faults, on hosts with a network of their own
+    Rounds(rounds::Options),
     /// That a loaded machine stays without one
     Soak(soak::Options),
 }
@@ -42,6 +45,7 @@ fn main() -> anyhow::Result<ExitCode> {
         let work = async {
             match command {
                 Command::Failover(options) => Box::pin(failover::run(&options)).await,
+                Command::Rounds(options) => Box::pin(rounds::run(&options)).await,
                 Command::Soak(options) => Box::pin(soak::run(&options)).await,
             }
         };
@@ -69,15 +73,45 @@ async fn interrupted() {
     }
 }
 
+/// How the names of our temporary directories begin; they end in the process.
+const SCRATCH: &str = "pgherd-bench-";
+
 /// A directory that is removed at the end.
 struct Scratch(PathBuf);
 
 impl Scratch {
     fn new(name: &str) -> anyhow::Result<Scratch> {
-        let name = format!("pgherd-bench-{name}-{}", std::process::id());
+        Scratch::sweep();
+        let name = format!("{SCRATCH}{name}-{}", std::process::id());
         let path = std::env::temp_dir().join(name);
         std::fs::create_dir(&path).with_context(|| format!("cannot make {}", path.display()))?;
         Ok(Scratch(path))
+    }
+
+    /// Removes what processes left behind that were killed.
+    fn sweep() {
+        lab::cluster::sweep();
+        let entries = std::fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten();
+        for entry in entries {
+            let name = entry.file_name().into_string().unwrap_or_default();
+            let pid = name.strip_prefix(SCRATCH).and_then(|rest| rest.rsplit('-').next());
+            let pid: Option<u32> = pid.and_then(|pid| pid.parse().ok());
+            if pid.is_some_and(|pid| !lab::process::is_alive(pid)) {
+                drop(lab::volume::release_below(&entry.path()));
+                drop(Scratch(entry.path()));
+            }
+        }
+    }
+}
+
+impl Scratch {
+    /// Leaves it there, under a name that no later run takes for a leftover; where it is.
+    fn keep(self) -> PathBuf {
+        let path = self.0.with_file_name(format!("pgherd-kept-{}", std::process::id()));
+        let kept = std::fs::rename(&self.0, &path);
+        let path = if kept.is_ok() { path } else { self.0.clone() };
+        std::mem::forget(self);
+        path
     }
 }
 

@@ -141,7 +141,8 @@ impl Cluster {
     /// # Errors
     /// What is missing; nothing is left running.
     pub fn start(plan: &Plan) -> Result<Cluster, ClusterError> {
-        sweep(&plan.directory, &plan.program)?;
+        sweep();
+        sweep_directory(&plan.directory, &plan.program)?;
         let mounts = Mounts(plan.directory.clone());
         let files = files::Files::prepare(plan)?;
         let names: Vec<&str> = files.members.iter().map(|member| member.name.as_str()).collect();
@@ -411,12 +412,16 @@ fn group(name: &str) -> Result<Group, ClusterError> {
     Group::create(name).ok_or_else(|| ClusterError::NoGroup { name: name.to_owned() })
 }
 
-/// Ends what processes left behind that were killed: their hosts' cgroups and namespaces, and what
-/// runs or is mounted in this directory.
-fn sweep(directory: &Path, program: &Path) -> Result<(), ClusterError> {
+/// Ends what processes left behind that were killed: the hosts of their clusters with everything
+/// that runs there, and their networks.
+pub fn sweep() {
     let is_left = |name: &str| network::owner(name).is_some_and(|pid| !process::is_alive(pid));
     drop(Groups(Group::find(is_left)));
     network::sweep();
+}
+
+/// Ends what runs in this directory, and unmounts what is mounted there.
+fn sweep_directory(directory: &Path, program: &Path) -> Result<(), ClusterError> {
     let own = program.file_name().and_then(|name| name.to_str()).unwrap_or("pgherd");
     for pid in process::of_cluster_in(directory, own) {
         process::signal(pid, rustix::process::Signal::KILL)
