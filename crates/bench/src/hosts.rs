@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use lab::cluster::{Plan, Settings};
+use lab::cluster::{Member, Plan, Settings};
 use lab::network::{Effect, Network, NetworkError, Rule, Way};
 
 use crate::demo::Step;
@@ -57,7 +57,10 @@ pub(crate) async fn measure(
 /// One fault, from a whole cluster to a whole cluster.
 async fn step(stage: &mut Stage, fault: &str) -> anyhow::Result<Step> {
     tokio::time::sleep(CALM).await;
-    let (at, node) = struck(stage, fault).await?;
+    let leader = stage.leader().await?;
+    let etcd_leader_there = stage.cluster.leads_etcd(leader).await;
+    let node = leader.name.clone();
+    let at = struck(stage, leader, fault).await?;
     stage.cluster.heal()?;
     stage.until_whole(WHOLE_LIMIT).await?;
     let longest_gap_seconds = stage.longest_gap(at);
@@ -68,14 +71,14 @@ async fn step(stage: &mut Stage, fault: &str) -> anyhow::Result<Step> {
         longest_gap_seconds,
         missing: Some(audit.missing.len()),
         interleaved: audit.interleaved,
+        etcd_leader_there,
         note: audit.first,
         ..Step::default()
     })
 }
 
-/// Strikes, and waits as long as the fault lasts: when it struck, and whom.
-async fn struck(stage: &Stage, fault: &str) -> anyhow::Result<(Duration, String)> {
-    let leader = stage.leader().await?;
+/// Strikes, and waits as long as the fault lasts: when it struck.
+async fn struck(stage: &Stage, leader: &Member, fault: &str) -> anyhow::Result<Duration> {
     let at = stage.now();
     match fault {
         "host-lost" => leader.lose_host().await?,
@@ -87,10 +90,10 @@ async fn struck(stage: &Stage, fault: &str) -> anyhow::Result<(Duration, String)
             leader.freeze().await?;
             let ttl = Duration::from_secs(stage.cluster.settings.ttl);
             tokio::time::sleep(ttl + BEYOND_LEASE).await;
-            return Ok((at, leader.name.clone()));
+            return Ok(at);
         }
     }
     stage.next_ack(at).await?;
     tokio::time::sleep(AWAY).await;
-    Ok((at, leader.name.clone()))
+    Ok(at)
 }

@@ -30,8 +30,8 @@ pub struct Member {
 }
 
 impl Member {
-    /// The members of a cluster on loopback, in `directory`, with client ports from `client_base` and peer ports
-    /// from `peer_base`.
+    /// The members of a cluster on loopback, in `directory`, with client ports from `client_base`
+    /// and peer ports from `peer_base`.
     #[must_use]
     pub fn plan(directory: &Path, client_base: u16, peer_base: u16) -> Vec<Member> {
         (0..MEMBERS)

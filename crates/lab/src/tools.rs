@@ -65,6 +65,17 @@ fn on_path(program: &str) -> Option<PathBuf> {
     env::split_paths(&path).map(|directory| directory.join(program)).find(|file| file.is_file())
 }
 
+/// Where a program for administrators is: they are not on everybody's `PATH`.
+#[must_use]
+pub fn for_administrators(program: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let sbin = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+    env::split_paths(&path)
+        .chain(sbin)
+        .map(|directory| directory.join(program))
+        .find(|file| file.is_file())
+}
+
 /// The etcd server: on `PATH`, in `/usr/bin`, or below a tools directory.
 ///
 /// # Errors

@@ -227,6 +227,14 @@ impl Cluster {
         }
     }
 
+    /// Whether a member's etcd leads the others; nothing if it does not say.
+    pub async fn leads_etcd(&self, member: &Member) -> Option<bool> {
+        let (status, text) = http::get(member.etcd_address, "/metrics", ETCD_LIMIT).await.ok()?;
+        let text = String::from_utf8(text).ok().filter(|_| status == 200)?;
+        let value = text.lines().find_map(|line| line.strip_prefix("etcd_server_is_leader "))?;
+        Some(value.trim() == "1")
+    }
+
     async fn views(&self) -> Vec<Option<View>> {
         let address = |member: &Member| (network::address(member.index), REST_PORT).into();
         let members: Vec<SocketAddr> = self.members.iter().map(address).collect();

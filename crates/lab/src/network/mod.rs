@@ -25,6 +25,7 @@ pub use rules::{Effect, Rule, Way};
 use switch::Switch;
 
 use crate::process;
+use crate::tools;
 
 /// Every namespace of ours is named `pgherd-lab-PID-SERIAL-HOST`.
 const PREFIX: &str = "pgherd-lab-";
@@ -246,7 +247,8 @@ fn move_into(path: &Path) -> Result<(), NetworkError> {
 
 fn ip(arguments: &[&str]) -> Result<(), NetworkError> {
     let fail = |said: String| NetworkError::Ip { arguments: arguments.join(" "), said };
-    let done = Command::new("ip").args(arguments).stdin(Stdio::null()).output();
+    let program = tools::for_administrators("ip").ok_or_else(|| fail("not found".to_owned()))?;
+    let done = Command::new(program).args(arguments).stdin(Stdio::null()).output();
     let done = done.map_err(|error| fail(error.to_string()))?;
     if done.status.success() {
         return Ok(());
