@@ -35,13 +35,25 @@ enum Command {
     Soak(soak::Options),
 }
 
-fn main() -> anyhow::Result<ExitCode> {
-    let command = Command::parse();
+fn main() -> ExitCode {
+    match run(Command::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            // One line, whatever the environment says about backtraces.
+            say(&format!("pgherd-bench: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs one command; `false` if what it looked for is not as it should be.
+fn run(command: Command) -> anyhow::Result<bool> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start the asynchronous runtime")?;
-    let good = runtime.block_on(async {
+    let good: anyhow::Result<bool> = runtime.block_on(async {
         let work = async {
             match command {
                 Command::Failover(options) => Box::pin(failover::run(&options)).await,
@@ -56,7 +68,7 @@ fn main() -> anyhow::Result<ExitCode> {
         }
     });
     runtime.shutdown_background();
-    Ok(if good? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    good
 }
 
 /// Ready at the first signal that ends the program; what runs is ended by being dropped.
