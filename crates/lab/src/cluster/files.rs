@@ -214,14 +214,14 @@ fn write_private(path: &Path, value: &Value) -> Result<(), ClusterError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::{FailoverMode, Settings, SynchronousMode};
+    use crate::cluster::{Settings, SynchronousMode};
 
     #[test]
     fn what_is_written_is_what_the_programs_read() {
         let settings = Settings {
             members: 3,
             synchronous_mode: SynchronousMode::Quorum,
-            failover_mode: Some(FailoverMode::Lease),
+            failover_mode: None,
             ttl: 10,
         };
         let plan = Plan { directory: "/d".into(), program: "/p".into(), settings, volumes: true };
