@@ -281,8 +281,11 @@ impl Member {
     pub async fn freeze(&self) -> Result<(), HostError> {
         match self.host.freeze(self.agent.pid()).await? {
             Frozen::Group => Ok(()),
-            // Nobody would wake these: it has a group, so that does not happen.
-            frozen @ Frozen::Signals(_) => self.host.thaw(&frozen),
+            // Nobody would wake these. A fault that did not happen is an error.
+            frozen @ Frozen::Signals(_) => {
+                self.host.thaw(&frozen)?;
+                Err(HostError::NotFrozen { host: self.name.clone() })
+            }
         }
     }
 
