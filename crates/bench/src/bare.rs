@@ -18,8 +18,6 @@ use tokio::time::Instant;
 pub(crate) const INSTANCES: usize = 3;
 /// The first port that is tried for them.
 const FIRST_PORT: u16 = 25_000;
-/// Whom PostgreSQL runs as when we are root, which it refuses.
-const OS_USER: &str = "postgres";
 /// How long an instance may take to start, to stop, or to be copied.
 const LIMIT: Duration = Duration::from_secs(60);
 /// How long one statement may take.
@@ -45,7 +43,7 @@ impl Bare {
     /// A primary, which is number 0, and its standbys, all streaming.
     pub(crate) async fn start(directory: &Path) -> anyhow::Result<Bare> {
         fs::create_dir_all(directory)?;
-        let owner = owner()?;
+        let owner = tools::postgres_owner()?;
         if let Some((uid, gid)) = owner {
             chown(directory, Some(uid), Some(gid))?;
         }
@@ -251,17 +249,4 @@ async fn finish(command: &mut Command) -> anyhow::Result<()> {
     let said = String::from_utf8_lossy(&done.stderr);
     ensure!(done.status.success(), "{:?} failed: {said}", command.as_std().get_program());
     Ok(())
-}
-
-/// User and group for PostgreSQL when we are root.
-fn owner() -> anyhow::Result<Option<(u32, u32)>> {
-    if !rustix::process::geteuid().is_root() {
-        return Ok(None);
-    }
-    let users = fs::read_to_string("/etc/passwd").context("cannot read /etc/passwd")?;
-    let line = users.lines().find(|line| line.split(':').next() == Some(OS_USER));
-    let mut fields = line.context("there is no user postgres: `make tools`")?.split(':').skip(2);
-    let mut number = || fields.next().and_then(|field| field.parse().ok());
-    let (uid, gid) = (number(), number());
-    Ok(uid.zip(gid))
 }

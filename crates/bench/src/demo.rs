@@ -36,6 +36,8 @@ pub(crate) struct Step {
     pub(crate) missing: Option<usize>,
     /// Acknowledgements that must not be.
     pub(crate) interleaved: usize,
+    /// Whether the primary's host had the leader of etcd, where etcd stands on the same hosts.
+    pub(crate) etcd_leader_there: Option<bool>,
     /// What did not go as it should.
     pub(crate) note: Option<String>,
 }

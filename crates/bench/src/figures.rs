@@ -43,10 +43,11 @@ enum Bare {
 }
 
 /// The figures: key of the result, fault of the drill, what a bare script would do.
-const FIGURES: [(&str, &str, Bare); 11] = [
+const FIGURES: [(&str, &str, Bare); 12] = [
     ("postmaster_killed_s", "postmaster-killed", Bare::Killed),
     ("host_lost_s", "host-lost", Bare::Killed),
     ("host_frozen_s", "host-frozen", Bare::Killed),
+    ("host_cut_off_s", "host-cut-off", Bare::Killed),
     ("agent_killed_s", "agent-killed-not-restarted", Bare::Killed),
     ("agent_restarted_s", "agent-killed-restarted", Bare::Nothing),
     ("switchover_s", "switchover", Bare::Switchover),
@@ -67,13 +68,24 @@ pub(crate) fn object(steps: &[Step], floors: &Floors, phases: &BTreeMap<String, 
             continue;
         }
         let gaps: Vec<f64> = tried().filter_map(Step::gap).collect();
+        let with_etcd = |there: bool| {
+            let steps = tried().filter(|step| step.etcd_leader_there == Some(there));
+            Spread::of(&steps.filter_map(Step::gap).collect::<Vec<f64>>())
+        };
         let floor = match bare {
             Bare::Killed => Spread::of(&floors.killed).map(|spread| spread.median),
             Bare::Switchover => Spread::of(&floors.switchover).map(|spread| spread.median),
             Bare::Nothing => Some(0.0),
         };
         let figure = Spread::of(&gaps).map(|Spread { median, min, max, n }| {
-            json!({"median": median, "min": min, "max": max, "n": n, "floor": floor})
+            let mut figure =
+                json!({"median": median, "min": min, "max": max, "n": n, "floor": floor});
+            // A new leader of etcd restarts every lease: two populations, and chance between them.
+            if tried().any(|step| step.etcd_leader_there.is_some()) {
+                figure["etcd_leader_there"] = json!(with_etcd(true));
+                figure["etcd_leader_elsewhere"] = json!(with_etcd(false));
+            }
+            figure
         });
         object.insert(key.to_owned(), figure.unwrap_or(Value::Null));
     }
@@ -153,6 +165,17 @@ mod tests {
         assert!(object["phases_ms"]["elect"].is_null());
         assert!(is_good(&object));
         assert!(table(&object).contains("switchover_s"));
+    }
+
+    #[test]
+    fn a_lost_leader_of_etcd_is_told_apart() {
+        let there = |there, gap| Step { etcd_leader_there: Some(there), ..step("host-lost", gap) };
+        let steps = [there(true, 12.5), there(false, 9.0), there(false, 9.5)];
+        let object = object(&steps, &Floors::default(), &BTreeMap::new());
+        let figure = &object["host_lost_s"];
+        assert_eq!((&figure["n"], &figure["median"]), (&json!(3), &json!(9.5)));
+        assert_eq!(figure["etcd_leader_there"]["n"], 1);
+        assert_eq!(figure["etcd_leader_elsewhere"]["median"], 9.25);
     }
 
     #[test]

@@ -102,7 +102,7 @@ impl Floor {
     fn writer(&mut self, instance: usize) -> Writer {
         self.writers += 1;
         let target = self.bare.target(instance);
-        let plan = Plan { number: self.writers, target, pace: PACE };
+        let plan = Plan { number: self.writers, skip: 0, target, pace: PACE };
         Writer::start(plan, self.ledger.clone(), self.epoch)
     }
 

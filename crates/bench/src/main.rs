@@ -17,8 +17,11 @@ mod demo;
 mod failover;
 mod figures;
 mod floor;
+mod hosts;
 mod journal;
+mod rounds;
 mod soak;
+mod stage;
 
 /// Measures clusters of pgherd on this machine.
 #[derive(Debug, Parser)]
@@ -26,20 +29,35 @@ mod soak;
 enum Command {
     /// How long each hand-over takes
     Failover(failover::Options),
+    /// That nothing is lost under random faults, on hosts with a network of their own
+    Rounds(rounds::Options),
     /// That a loaded machine stays without one
     Soak(soak::Options),
 }
 
-fn main() -> anyhow::Result<ExitCode> {
-    let command = Command::parse();
+fn main() -> ExitCode {
+    match run(Command::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            // One line, whatever the environment says about backtraces.
+            say(&format!("pgherd-bench: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs one command; `false` if what it looked for is not as it should be.
+fn run(command: Command) -> anyhow::Result<bool> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start the asynchronous runtime")?;
-    let good = runtime.block_on(async {
+    let good: anyhow::Result<bool> = runtime.block_on(async {
         let work = async {
             match command {
                 Command::Failover(options) => Box::pin(failover::run(&options)).await,
+                Command::Rounds(options) => Box::pin(rounds::run(&options)).await,
                 Command::Soak(options) => Box::pin(soak::run(&options)).await,
             }
         };
@@ -50,7 +68,7 @@ fn main() -> anyhow::Result<ExitCode> {
         }
     });
     runtime.shutdown_background();
-    Ok(if good? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    good
 }
 
 /// Ready at the first signal that ends the program; what runs is ended by being dropped.
@@ -67,15 +85,45 @@ async fn interrupted() {
     }
 }
 
+/// How the names of our temporary directories begin; they end in the process.
+const SCRATCH: &str = "pgherd-bench-";
+
 /// A directory that is removed at the end.
 struct Scratch(PathBuf);
 
 impl Scratch {
     fn new(name: &str) -> anyhow::Result<Scratch> {
-        let name = format!("pgherd-bench-{name}-{}", std::process::id());
+        Scratch::sweep();
+        let name = format!("{SCRATCH}{name}-{}", std::process::id());
         let path = std::env::temp_dir().join(name);
         std::fs::create_dir(&path).with_context(|| format!("cannot make {}", path.display()))?;
         Ok(Scratch(path))
+    }
+
+    /// Removes what processes left behind that were killed.
+    fn sweep() {
+        lab::cluster::sweep();
+        let entries = std::fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten();
+        for entry in entries {
+            let name = entry.file_name().into_string().unwrap_or_default();
+            let pid = name.strip_prefix(SCRATCH).and_then(|rest| rest.rsplit('-').next());
+            let pid: Option<u32> = pid.and_then(|pid| pid.parse().ok());
+            if pid.is_some_and(|pid| !lab::process::is_alive(pid)) {
+                drop(lab::volume::release_below(&entry.path()));
+                drop(Scratch(entry.path()));
+            }
+        }
+    }
+}
+
+impl Scratch {
+    /// Leaves it there, under a name that no later run takes for a leftover; where it is.
+    fn keep(self) -> PathBuf {
+        let path = self.0.with_file_name(format!("pgherd-kept-{}", std::process::id()));
+        let kept = std::fs::rename(&self.0, &path);
+        let path = if kept.is_ok() { path } else { self.0.clone() };
+        std::mem::forget(self);
+        path
     }
 }
 

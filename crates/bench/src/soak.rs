@@ -71,7 +71,7 @@ fn writers(herd: &Value, ledger: &Shared, epoch: Instant) -> anyhow::Result<Vec<
     let mut writers = Vec::new();
     for number in 0..=u16::try_from(nodes.len())? {
         let pace = if number == PROXY_WRITER { PROXY_PACE } else { DIRECT_PACE };
-        let plan = Plan { number, target: target(herd, usize::from(number))?, pace };
+        let plan = Plan { number, skip: 0, target: target(herd, usize::from(number))?, pace };
         writers.push(Writer::start(plan, ledger.clone(), epoch));
     }
     Ok(writers)

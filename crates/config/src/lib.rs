@@ -25,7 +25,7 @@ pub use dynamic::{
 pub use keys::reference;
 pub use parameters::{CONTROLLED, effective_parameters};
 pub use problem::{ConfigError, Problem, Warning};
-pub use recommended::recommended_dynamic;
+pub use recommended::{recommended_dynamic, recommended_with_ttl};
 pub use sections::{
     Authentication, BasicAuth, Bootstrap, Credentials, Etcd, PgherdSection, PostgresqlSection,
     ProgramOption, ProxySection, Restapi, Watchdog, WatchdogDriver, WatchdogMode,

@@ -35,3 +35,35 @@ pub fn recommended_dynamic() -> Value {
         },
     })
 }
+
+/// The same with another `ttl`, in seconds, and a `loop_wait` and a `retry_timeout` that fit it.
+#[must_use]
+pub fn recommended_with_ttl(ttl: u64) -> Value {
+    let (loop_wait, retry_timeout) = times_for(ttl);
+    let mut dynamic = recommended_dynamic();
+    dynamic["ttl"] = json!(ttl);
+    dynamic["loop_wait"] = json!(loop_wait);
+    dynamic["retry_timeout"] = json!(retry_timeout);
+    dynamic
+}
+
+/// `loop_wait` and `retry_timeout` in the proportions that we recommend, in whole seconds.
+fn times_for(ttl: u64) -> (u64, u64) {
+    let loop_wait = (ttl.saturating_mul(LOOP_WAIT_S) / TTL_S).max(1);
+    (loop_wait, ttl.saturating_mul(RETRY_TIMEOUT_S).div_ceil(TTL_S).max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_times_fit_every_lease() {
+        assert_eq!(times_for(TTL_S), (LOOP_WAIT_S, RETRY_TIMEOUT_S));
+        for ttl in 5..=600 {
+            let (loop_wait, retry_timeout) = times_for(ttl);
+            assert!(loop_wait + 2 * retry_timeout <= ttl, "{ttl}");
+            assert!(loop_wait + retry_timeout + 2 * STOP_MARGIN_S <= ttl, "{ttl}");
+        }
+    }
+}

@@ -12,6 +12,8 @@ use tokio::time::Instant;
 const FREEZE_LIMIT: Duration = Duration::from_secs(5);
 /// How often the report is read.
 const FREEZE_POLL: Duration = Duration::from_millis(5);
+/// How often [`Group::destroy`] looks.
+const DESTROY_POLL: Duration = Duration::from_millis(20);
 /// Attempts to remove a group.
 const REMOVE_ATTEMPTS: u32 = 50;
 
@@ -26,9 +28,7 @@ impl Group {
     /// user, no cgroup v2, a container that forbids it. Signals do the work then.
     #[must_use]
     pub fn create(name: &str) -> Option<Group> {
-        let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-        let own = fs::read_to_string("/proc/self/cgroup").ok()?;
-        let directory = own_directory(&mounts, &own)?.join(name);
+        let directory = here()?.join(name);
         match fs::create_dir(&directory) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -40,6 +40,37 @@ impl Group {
         }
         group.remove();
         None
+    }
+
+    /// The groups below our own whose names `wanted` says yes to, whoever made them.
+    #[must_use]
+    pub fn find(wanted: impl Fn(&str) -> bool) -> Vec<Group> {
+        let Some(here) = here() else { return Vec::new() };
+        let entries = fs::read_dir(here).into_iter().flatten().flatten();
+        let named = entries.filter(|entry| entry.file_name().to_str().is_some_and(&wanted));
+        named.map(|entry| Group { directory: entry.path() }).collect()
+    }
+
+    /// Kills whatever is in the group, frozen or not, waits until nothing is, and removes it. For
+    /// the end, where nobody can wait otherwise: it blocks, at most `limit`.
+    ///
+    /// # Errors
+    /// The kernel refused, or processes are still there.
+    pub fn destroy(&self, limit: Duration) -> io::Result<()> {
+        let until = std::time::Instant::now() + limit;
+        loop {
+            self.thaw()?;
+            self.kill()?;
+            let left = self.pids();
+            if left.is_empty() {
+                return remove_directory(&self.directory);
+            }
+            if std::time::Instant::now() >= until {
+                let directory = self.directory.display();
+                return Err(io::Error::other(format!("{left:?} are still in {directory}")));
+            }
+            std::thread::sleep(DESTROY_POLL);
+        }
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -120,6 +151,13 @@ pub(crate) fn remove_directory(directory: &Path) -> io::Result<()> {
             result => return result,
         }
     }
+}
+
+/// The directory of our own cgroup.
+fn here() -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let own = fs::read_to_string("/proc/self/cgroup").ok()?;
+    own_directory(&mounts, &own)
 }
 
 /// The directory of our own cgroup, from the text of `/proc/self/mountinfo` and

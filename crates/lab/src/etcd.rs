@@ -1,6 +1,7 @@
-//! An etcd of three members on loopback.
+//! The members of an etcd, on loopback or each on a host of its own.
 
 use std::ffi::OsString;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -20,21 +21,24 @@ pub struct Member {
     pub name: String,
     /// Its data directory.
     pub data_dir: PathBuf,
-    /// Where clients reach it, on loopback.
+    /// Its host's address.
+    pub address: Ipv4Addr,
+    /// Where clients reach it there.
     pub client_port: u16,
-    /// Where the other members reach it, on loopback.
+    /// Where the other members reach it there.
     pub peer_port: u16,
 }
 
 impl Member {
-    /// The members of a cluster in `directory`, with client ports from `client_base` and peer ports
-    /// from `peer_base`.
+    /// The members of a cluster on loopback, in `directory`, with client ports from `client_base`
+    /// and peer ports from `peer_base`.
     #[must_use]
     pub fn plan(directory: &Path, client_base: u16, peer_base: u16) -> Vec<Member> {
         (0..MEMBERS)
             .map(|n| Member {
                 name: format!("etcd-{}", n + 1),
                 data_dir: directory.join(format!("etcd-{}", n + 1)),
+                address: Ipv4Addr::LOCALHOST,
                 client_port: client_base + n,
                 peer_port: peer_base + n,
             })
@@ -44,11 +48,17 @@ impl Member {
     /// How clients name it.
     #[must_use]
     pub fn client_url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.client_port)
+        format!("http://{}:{}", self.address, self.client_port)
+    }
+
+    /// The same as an address.
+    #[must_use]
+    pub fn client(&self) -> SocketAddr {
+        (self.address, self.client_port).into()
     }
 
     fn peer_url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.peer_port)
+        format!("http://{}:{}", self.address, self.peer_port)
     }
 
     /// The service that runs this member of `cluster`. The same command starts it the first time

@@ -38,6 +38,12 @@ pub enum HostError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// It could only be stopped by signals, which the rest of the host would see.
+    #[error("the cgroup of {host} cannot be frozen")]
+    NotFrozen {
+        /// The host.
+        host: String,
+    },
     /// Processes survived SIGKILL.
     #[error("processes of {host} are still there {limit:?} after SIGKILL: {pids:?}")]
     Immortal {

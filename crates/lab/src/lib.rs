@@ -6,17 +6,21 @@
 //! [`ledger`] is pure.
 
 pub mod cgroup;
+pub mod cluster;
 pub mod crowd;
 pub mod etcd;
 pub mod host;
+pub mod http;
 pub mod ledger;
 pub mod load;
 pub mod memory;
+pub mod network;
 pub mod ports;
 pub mod process;
 pub mod relay;
 pub mod secret;
 pub mod service;
 pub mod tools;
+pub mod view;
 pub mod volume;
 pub mod workload;

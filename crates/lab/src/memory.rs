@@ -131,11 +131,13 @@ fn count_of(text: &str, name: &str) -> u64 {
 mod tests {
     use super::*;
     use crate::process;
-    use std::process::Command;
+    use std::process::{Command, Stdio};
     use std::time::{Duration, Instant};
 
     /// Takes a little more memory with each turn.
-    const GREEDY: &str = "x=x; while :; do x=$x$x; if [ ${#x} -gt 1000000 ]; then x=x; fi; done";
+    // Not before its input ends: what it took outside the group would be charged there.
+    const GREEDY: &str =
+        "read x; x=x; while :; do x=$x$x; if [ ${#x} -gt 1000000 ]; then x=x; fi; done";
 
     #[test]
     fn the_controller_is_found_on_old_and_new_layouts() {
@@ -157,7 +159,9 @@ mod tests {
 
     #[test]
     fn the_kernel_kills_a_process_without_memory() {
-        let mut greedy = Command::new("/bin/sh").args(["-c", GREEDY]).spawn().expect("a shell");
+        let mut command = Command::new("/bin/sh");
+        let mut greedy =
+            command.args(["-c", GREEDY]).stdin(Stdio::piped()).spawn().expect("a shell");
         let name = format!("lab-memory-{}", std::process::id());
         let confined = Confined::put(&name, greedy.id());
         let Ok(confined) = confined else {
@@ -166,6 +170,7 @@ mod tests {
             greedy.wait().expect("it is ours");
             return;
         };
+        drop(greedy.stdin.take());
         let until = Instant::now() + Duration::from_secs(20);
         while process::is_alive(greedy.id()) && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(5));

@@ -20,6 +20,39 @@ pub struct Missing {
     pub places: String,
 }
 
+/// Whom PostgreSQL runs as when we are root, which it refuses to run as.
+pub const OS_USER: &str = "postgres";
+
+/// There is nobody whom PostgreSQL could run as.
+#[derive(Debug, thiserror::Error)]
+#[error("PostgreSQL does not run as root, and there is no user {OS_USER}: `make tools`")]
+pub struct NoUser;
+
+/// User and group that PostgreSQL runs as, when we are root.
+///
+/// # Errors
+/// There is no such user.
+pub fn postgres_owner() -> Result<Option<(u32, u32)>, NoUser> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(None);
+    }
+    // A file that cannot be read names nobody.
+    let users = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    find_user(&users, OS_USER).map(Some).ok_or(NoUser)
+}
+
+fn find_user(users: &str, name: &str) -> Option<(u32, u32)> {
+    users.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split(':').collect();
+        match fields.as_slice() {
+            [user, _, uid, gid, ..] if *user == name => {
+                Some((uid.parse().ok()?, gid.parse().ok()?))
+            }
+            _ => None,
+        }
+    })
+}
+
 /// Directories with unpacked packages: `PGHERD_TOOLS` and `target/tools`.
 fn tool_roots() -> Vec<PathBuf> {
     let named = env::var_os("PGHERD_TOOLS").map(PathBuf::from);
@@ -30,6 +63,17 @@ fn tool_roots() -> Vec<PathBuf> {
 fn on_path(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;
     env::split_paths(&path).map(|directory| directory.join(program)).find(|file| file.is_file())
+}
+
+/// Where a program for administrators is: they are not on everybody's `PATH`.
+#[must_use]
+pub fn for_administrators(program: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let sbin = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+    env::split_paths(&path)
+        .chain(sbin)
+        .map(|directory| directory.join(program))
+        .find(|file| file.is_file())
 }
 
 /// The etcd server: on `PATH`, in `/usr/bin`, or below a tools directory.
@@ -110,6 +154,13 @@ mod tests {
         let newest = dirs.iter().max_by_key(|dir| version(dir));
         assert_eq!(newest, Some(&PathBuf::from("/x/18/bin")));
         assert_eq!(version(Path::new("/usr/bin")), 0);
+    }
+
+    #[test]
+    fn users_are_found_by_their_whole_name() {
+        let users = "root:x:0:0:::\npostgres2:x:7:8:::\npostgres:x:101:102::/:/bin/sh\n";
+        assert_eq!(find_user(users, "postgres"), Some((101, 102)));
+        assert_eq!(find_user(users, "nobody"), None);
     }
 
     #[test]

@@ -15,6 +15,8 @@ use std::process::{Command, Stdio};
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
+use crate::tools;
+
 /// Size of an image. It is sparse: what is never written takes no space, and neither does
 /// [`Volume::fill`], which reserves blocks without writing them.
 const IMAGE_BYTES: u64 = 1 << 30;
@@ -232,7 +234,7 @@ fn parse_mounts(mounts: &str) -> Vec<PathBuf> {
 }
 
 fn run(program: &'static str, arguments: &[&Path]) -> Result<(), VolumeError> {
-    let path = find(program).ok_or(VolumeError::Missing(program))?;
+    let path = tools::for_administrators(program).ok_or(VolumeError::Missing(program))?;
     let fail = |said: String| VolumeError::Program { program, said };
     let done = Command::new(path).args(arguments).stdin(Stdio::null()).output();
     let done = done.map_err(|error| fail(error.to_string()))?;
@@ -240,16 +242,6 @@ fn run(program: &'static str, arguments: &[&Path]) -> Result<(), VolumeError> {
         return Ok(());
     }
     Err(fail(String::from_utf8_lossy(&done.stderr).trim().to_owned()))
-}
-
-/// Where a program for administrators is: they are not on everybody's `PATH`.
-fn find(program: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let sbin = ["/usr/sbin", "/sbin"].map(PathBuf::from);
-    std::env::split_paths(&path)
-        .chain(sbin)
-        .map(|directory| directory.join(program))
-        .find(|file| file.is_file())
 }
 
 #[cfg(test)]

@@ -56,12 +56,25 @@ fn describe(error: &tokio_postgres::Error) -> String {
 /// How to reach a database; the driver's own type, so that others need not depend on the driver.
 pub type Target = Config;
 
-/// How to reach a database of the lab.
+/// How to reach a database of the lab on loopback.
 #[must_use]
 pub fn target(port: u16, user: &str, password: &str, application_name: &str) -> Config {
+    target_at("127.0.0.1", port, user, password, application_name)
+}
+
+/// The same elsewhere: `host` is an address, or the directory of a Unix socket, which no fault of a
+/// network can touch.
+#[must_use]
+pub fn target_at(
+    host: &str,
+    port: u16,
+    user: &str,
+    password: &str,
+    application_name: &str,
+) -> Config {
     let mut config = Config::new();
     config
-        .host("127.0.0.1")
+        .host(host)
         .port(port)
         .user(user)
         .password(password)
@@ -229,8 +242,10 @@ impl Shared {
 /// Who writes where, and how often.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// The writer's number; its identifiers start at `number * IDS_PER_WRITER + 1`.
+    /// The writer's number; its identifiers start at `number * IDS_PER_WRITER + skip + 1`.
     pub number: u16,
+    /// How many identifiers an earlier writer of this number may have used.
+    pub skip: i64,
     /// Where it writes.
     pub target: Config,
     /// Between two inserts.
@@ -246,7 +261,7 @@ impl Writer {
     /// Starts a writer. Times in the ledger are spans since `epoch`.
     #[must_use]
     pub fn start(plan: Plan, ledger: Shared, epoch: Instant) -> Writer {
-        let next_id = i64::from(plan.number) * IDS_PER_WRITER + 1;
+        let next_id = i64::from(plan.number) * IDS_PER_WRITER + plan.skip + 1;
         let run = Run { plan, ledger, epoch, next_id };
         Writer { task: tokio::spawn(run.forever()) }
     }

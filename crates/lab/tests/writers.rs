@@ -130,7 +130,8 @@ async fn writers_go_on_after_a_crash_and_their_books_are_right() {
     until_up(&target, &postgres.data()).await;
     workload::create_table(&target, LIMIT).await.unwrap();
     let (ledger, epoch) = (Shared::default(), tokio::time::Instant::now());
-    let plan = |number| Plan { number, target: target.clone(), pace: Duration::from_millis(10) };
+    let plan =
+        |number| Plan { number, skip: 0, target: target.clone(), pace: Duration::from_millis(10) };
     let _one = Writer::start(plan(PROXY_WRITER), ledger.clone(), epoch);
     let _two = Writer::start(plan(3), ledger.clone(), epoch);
     eventually("both write", || ledger.lock().acks().len() > 20).await;

@@ -21,6 +21,12 @@ const DRILL_TEST: &str = "cargo run --quiet --locked --package cli -- demo --dri
 /// A cluster on a machine loaded to twice its cores, which must not hand over once.
 const SOAK: &str = "cargo run --release --quiet --locked --package bench -- soak --minutes 30";
 
+/// Random faults on hosts with a network of their own, by the program that a step before has built.
+const ROUNDS_TEST: &str =
+    "cargo run --quiet --locked --package bench -- rounds --rounds 10 --seed 1";
+/// The same, many times: with the options that follow.
+const ROUNDS: &str = "cargo run --release --quiet --locked --package bench -- rounds";
+
 /// One program to run.
 pub(crate) struct Step {
     name: &'static str,
@@ -73,6 +79,8 @@ pub(crate) fn test() -> Vec<Step> {
     steps.push(Step::new("simulator, fence alone", SIMULATOR_FENCE));
     // From the share of real clusters: about six minutes.
     steps.push(Step::new("drill", DRILL_TEST));
+    // It fails where it cannot be had: who is not root has not tested this.
+    steps.push(Step::new("rounds, fixed seed", ROUNDS_TEST));
     steps
 }
 
@@ -82,6 +90,7 @@ pub(crate) fn prove(seeds: u64) -> Vec<Step> {
         let run = "cargo run --release --quiet --locked --package sim -- --seeds";
         Step::new(name, &format!("{run} {seeds} {options}"))
     };
+    let rounds = |name, options: &str| Step::new(name, &format!("{ROUNDS} {options}"));
     let drill = "cargo run --release --quiet --locked --package cli -- demo --drill --json";
     vec![
         many("simulator, many seeds", ""),
@@ -89,7 +98,10 @@ pub(crate) fn prove(seeds: u64) -> Vec<Step> {
         Step::new("drill, every fault", &format!("{drill} --drill-all")),
         Step::new("drill, etcd follower dies", &format!("{drill} --drill-kill-etcd follower")),
         Step::new("drill, etcd leader dies", &format!("{drill} --drill-kill-etcd leader")),
-        // It runs the program that the drill has built.
+        // These and the last one run the program that the drill has built.
+        rounds("rounds, quorum", "--rounds 140 --seed 11"),
+        rounds("rounds, mode on", "--rounds 30 --seed 12 --mode on"),
+        rounds("rounds, five members", "--rounds 30 --seed 13 --members 5"),
         Step::new("loaded for half an hour", SOAK),
     ]
 }

@@ -67,7 +67,10 @@ pub(super) async fn detach(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     let layout = super::layout::Layout::plan(args)?;
     let mut command = Command::new(&layout.own_program);
     command.args(["demo", "--json", "--background", "--dir"]).arg(&layout.dir);
-    command.args(["--nodes", &args.nodes.to_string()]);
+    command.args(["--nodes", &args.nodes.to_string(), "--ttl", &args.ttl.to_string()]);
+    if let Some(mode) = args.failover_mode {
+        command.args(["--failover-mode", mode.word()]);
+    }
     if let Some(port) = args.base_port {
         command.args(["--base-port", &port.to_string()]);
     }

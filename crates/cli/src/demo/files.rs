@@ -126,7 +126,7 @@ fn node_config(layout: &Layout, node: &NodePlan) -> Value {
             "connect_address": local(node.rest_relay_port),
         },
         "bootstrap": {
-            "dcs": dynamic(),
+            "dcs": layout.dynamic,
             // A promotion copies its last segment, and a standby that changes timelines streams
             // from the beginning of one: small segments, short hand-overs.
             "initdb": ["data-checksums", {"encoding": "UTF8"}, {"wal-segsize": "4"}],
@@ -141,14 +141,6 @@ fn node_config(layout: &Layout, node: &NodePlan) -> Value {
         config["tags"] = json!({"nofailover": true, "nosync": true, "noloadbalance": true});
     }
     config
-}
-
-/// What we recommend, and that a copy nobody will miss may go.
-fn dynamic() -> Value {
-    let mut dynamic = config::recommended_dynamic();
-    dynamic["postgresql"]["remove_data_directory_on_rewind_failure"] = json!(true);
-    dynamic["postgresql"]["remove_data_directory_on_diverged_timelines"] = json!(true);
-    dynamic
 }
 
 fn postgresql(layout: &Layout, node: &NodePlan) -> Value {
@@ -211,6 +203,7 @@ mod tests {
             temporary: false,
             reused: false,
             no_volumes: None,
+            dynamic: lab::cluster::dynamic(10, None),
             kept: Kept {
                 scope: "demo".into(),
                 base_port: 100,

@@ -11,12 +11,12 @@ use lab::host::{Frozen, Host};
 use lab::process;
 use lab::relay::{Direction, Relay};
 use lab::service::{Service, Spec};
+use lab::view::{self, Synchronous, View, Wanted};
 use lab::volume::{self, Volume};
 use lab::workload;
 
 use super::files::{self, DemoFile, NodeFile};
 use super::layout::{Layout, NodePlan};
-use super::view::{self, View};
 
 /// How long after its death a program is started again.
 pub(super) const RESTART_AFTER: Duration = Duration::from_secs(3);
@@ -123,7 +123,9 @@ impl Herd {
 
     /// Asks every node.
     pub(super) async fn views(&self) -> Vec<Option<View>> {
-        view::ask_all(&self.layout.nodes).await
+        let local = |plan: &NodePlan| SocketAddr::from((Ipv4Addr::LOCALHOST, plan.rest_port));
+        let members: Vec<SocketAddr> = self.layout.nodes.iter().map(local).collect();
+        view::ask_all(&members).await
     }
 
     /// How to reach the database on `port` as its superuser.
@@ -135,7 +137,10 @@ impl Herd {
     /// every member names, standbys that stream and are in the quorum, and a write through the
     /// proxy that can be read back.
     pub(super) async fn waiting_for(&self, views: &[Option<View>]) -> Option<String> {
-        if let Some(what) = view::waiting_for(views, &self.layout.nodes) {
+        let nodes = self.layout.nodes.iter();
+        let wanted: Vec<Wanted> =
+            nodes.map(|plan| Wanted { name: plan.name.clone(), dr: plan.dr }).collect();
+        if let Some(what) = view::waiting_for(views, &wanted, Synchronous::All) {
             return Some(what);
         }
         let lost = self.nodes.iter().find(|node| {

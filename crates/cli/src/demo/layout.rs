@@ -16,7 +16,7 @@ pub(super) const SCOPE: &str = "demo";
 /// Where all clusters' keys stand.
 pub(super) const NAMESPACE: &str = "/service/";
 /// Whom PostgreSQL runs as when we are root.
-pub(super) const OS_USER: &str = "postgres";
+pub(super) use lab::tools::OS_USER;
 /// The name of the member for disaster recovery.
 const DR_NAME: &str = "dr1";
 
@@ -124,6 +124,8 @@ pub(super) struct Layout {
     /// Why no data directory has a file system of its own; `None` if they have one, or if none was
     /// wanted.
     pub no_volumes: Option<String>,
+    /// The dynamic configuration of a new cluster.
+    pub dynamic: serde_json::Value,
     /// Members of its own etcd; none if it uses another.
     pub etcd: Vec<etcd::Member>,
     /// etcd's endpoints, as `host:port`.
@@ -147,7 +149,7 @@ impl Layout {
     /// The first thing that makes the request impossible.
     pub(super) fn plan(args: &DemoArgs) -> anyhow::Result<Layout> {
         let bin_dir = tools::postgres_bin_dir()?;
-        let owner = os_owner()?;
+        let owner = tools::postgres_owner()?;
         let dir = match &args.dir {
             Some(dir) => std::path::absolute(dir)
                 .with_context(|| format!("{} is not a usable path", dir.display()))?,
@@ -189,6 +191,7 @@ impl Layout {
             reused,
             kept,
             no_volumes,
+            dynamic: lab::cluster::dynamic(args.ttl, args.failover_mode),
             etcd,
             endpoints,
             nodes,
@@ -431,30 +434,6 @@ fn fresh_temporary() -> anyhow::Result<PathBuf> {
     Ok(std::env::temp_dir().join(format!("pgherd-demo-{suffix}")))
 }
 
-/// User and group for PostgreSQL when we are root, which it refuses to run as.
-fn os_owner() -> anyhow::Result<Option<(u32, u32)>> {
-    if !rustix::process::geteuid().is_root() {
-        return Ok(None);
-    }
-    let users = fs::read_to_string("/etc/passwd").context("cannot read /etc/passwd")?;
-    let owner = find_user(&users, OS_USER).with_context(|| {
-        format!("PostgreSQL does not run as root, and there is no user {OS_USER}: `make tools`")
-    })?;
-    Ok(Some(owner))
-}
-
-fn find_user(users: &str, name: &str) -> Option<(u32, u32)> {
-    users.lines().find_map(|line| {
-        let fields: Vec<&str> = line.split(':').collect();
-        match fields.as_slice() {
-            [user, _, uid, gid, ..] if *user == name => {
-                Some((uid.parse().ok()?, gid.parse().ok()?))
-            }
-            _ => None,
-        }
-    })
-}
-
 /// Refuses a place that the user `uid` cannot enter.
 fn check_traversable(dir: &Path, uid: u32) -> anyhow::Result<()> {
     for directory in dir.ancestors() {
@@ -503,13 +482,6 @@ mod tests {
         for wrong in ["https://a:1", "http://", "http://a:b", "a:99999"] {
             assert!(endpoint(wrong).is_err(), "{wrong}");
         }
-    }
-
-    #[test]
-    fn users_are_found_by_their_whole_name() {
-        let users = "root:x:0:0:::\npostgres2:x:7:8:::\npostgres:x:101:102::/:/bin/sh\n";
-        assert_eq!(find_user(users, "postgres"), Some((101, 102)));
-        assert_eq!(find_user(users, "nobody"), None);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! `pgherd demo`: a whole cluster on this machine, in the hands of a small service manager.
 //!
 //! [`layout`] says what there will be and where, and finds everything wrong with that before
-//! anything is changed; [`files`] writes it down; [`herd`] runs it; [`view`] looks at it;
+//! anything is changed; [`files`] writes it down; [`herd`] runs it; [`lab::view`] looks at it;
 //! [`screen`] shows it; [`drill`] breaks it and keeps books.
 
 mod background;
@@ -12,7 +12,6 @@ mod herd;
 mod layout;
 mod run;
 mod screen;
-mod view;
 mod yaml;
 
 use std::path::PathBuf;
@@ -74,6 +73,13 @@ pub(crate) struct DemoArgs {
     /// Kill this member of etcd at the beginning of every fault
     #[arg(long, hide = true, requires = "drill")]
     drill_kill_etcd: Option<drill::EtcdMember>,
+    /// The leader's lease in seconds, of a new cluster; the other times fit it
+    #[arg(long, hide = true, value_name = "SECONDS", default_value_t = 10,
+          value_parser = clap::value_parser!(u64).range(5..=600))]
+    ttl: u64,
+    /// What starts an election in a new cluster: lease, fenced
+    #[arg(long, hide = true, value_name = "MODE")]
+    failover_mode: Option<lab::cluster::FailoverMode>,
     /// This process is the background part of --detach
     #[arg(long, hide = true)]
     background: bool,

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use lab::view;
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
@@ -18,7 +19,6 @@ use super::files::{self, DemoFile};
 use super::herd::{self, Herd};
 use super::layout::Layout;
 use super::screen::{Screen, round};
-use super::view;
 
 /// How long the cluster may take until it is healthy.
 const START_LIMIT: Duration = Duration::from_secs(240);

@@ -8,7 +8,7 @@ use comfy_table::Table;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use serde_json::{Value, json};
 
-use super::view::{Row, View};
+use lab::view::{Row, View};
 
 /// On a pipe, a progress line that has not changed is repeated this often.
 const REPEAT: Duration = Duration::from_secs(10);

@@ -7,7 +7,7 @@ use lab::volume::Volume;
 use lab::workload;
 
 use super::Drill;
-use super::faults::{CUT_BEYOND, Injected, beyond_hang};
+use super::faults::{CUT_BEYOND, Injected};
 use crate::demo::herd::Node;
 
 /// Asks for a new segment of WAL. Written ones are used again, so a full disk does not bite before
@@ -26,7 +26,7 @@ impl Drill<'_> {
         let at = self.epoch.elapsed();
         volume.freeze()?;
         let thaw = Undo(|| volume.thaw());
-        let followed = self.until_failed_over(timeline, beyond_hang()).await;
+        let followed = self.until_failed_over(timeline, self.beyond_hang()).await;
         tokio::time::sleep(CUT_BEYOND).await;
         drop(thaw);
         Ok(Injected::at(at).followed_by(followed))
@@ -46,7 +46,7 @@ impl Drill<'_> {
                 break;
             }
         }
-        let followed = self.until_failed_over(timeline, beyond_hang()).await;
+        let followed = self.until_failed_over(timeline, self.beyond_hang()).await;
         tokio::time::sleep(CUT_BEYOND).await;
         drop(empty);
         Ok(Injected::at(at).followed_by(followed))

@@ -214,19 +214,19 @@ impl Injected {
 }
 
 /// Seconds that the demo configures.
-fn configured(key: &str) -> Duration {
-    let value = config::recommended_dynamic()[key].as_u64();
+fn configured(dynamic: &serde_json::Value, key: &str) -> Duration {
+    let value = dynamic[key].as_u64();
     Duration::from_secs(value.expect("the recommendation names every time"))
 }
 
-/// The lease's length with what the demo configures, and some more.
-pub(super) fn beyond_lease() -> Duration {
-    configured("ttl") + BEYOND_LEASE
+/// The lease's length with what is configured, and some more.
+fn beyond_lease(dynamic: &serde_json::Value) -> Duration {
+    configured(dynamic, "ttl") + BEYOND_LEASE
 }
 
 /// How long a primary that hangs may stay one, and some more.
-pub(super) fn beyond_hang() -> Duration {
-    configured("retry_timeout") + beyond_lease()
+fn beyond_hang(dynamic: &serde_json::Value) -> Duration {
+    configured(dynamic, "retry_timeout") + beyond_lease(dynamic)
 }
 
 pub(super) fn agent_of(node: &Node) -> anyhow::Result<u32> {
@@ -244,6 +244,14 @@ pub(super) fn guard_of(node: &Node) -> anyhow::Result<u32> {
 }
 
 impl Drill<'_> {
+    pub(super) fn beyond_lease(&self) -> Duration {
+        beyond_lease(&self.herd.layout.dynamic)
+    }
+
+    pub(super) fn beyond_hang(&self) -> Duration {
+        beyond_hang(&self.herd.layout.dynamic)
+    }
+
     /// Why a fault cannot be had here, if it cannot.
     pub(super) fn impossible(&self, fault: Fault) -> Option<String> {
         let layout = &self.herd.layout;
@@ -313,7 +321,7 @@ impl Drill<'_> {
         let agent = agent_of(leader)?;
         let at = self.epoch.elapsed();
         let frozen = leader.host.freeze(Some(agent)).await?;
-        tokio::time::sleep(beyond_lease()).await;
+        tokio::time::sleep(self.beyond_lease()).await;
         leader.host.thaw(&frozen)?;
         Ok(Injected::at(at))
     }
@@ -322,7 +330,7 @@ impl Drill<'_> {
         let pids = [agent_of(leader)?, postmaster_of(leader)?];
         let at = self.epoch.elapsed();
         pids.iter().try_for_each(|pid| leader.host.signal(*pid, Signal::STOP))?;
-        tokio::time::sleep(beyond_lease()).await;
+        tokio::time::sleep(self.beyond_lease()).await;
         // The guard may have killed the postmaster by now, which is no error.
         pids.iter().try_for_each(|pid| leader.host.signal(*pid, Signal::CONT))?;
         Ok(Injected::at(at))
@@ -411,7 +419,11 @@ mod tests {
 
     #[test]
     fn a_fault_that_has_to_outlast_the_lease_does() {
-        assert!(beyond_lease() > configured("ttl"));
-        assert!(beyond_hang() > configured("ttl") + configured("retry_timeout"));
+        for ttl in [5, 10, 30] {
+            let dynamic = lab::cluster::dynamic(ttl, None);
+            let of = |key| configured(&dynamic, key);
+            assert!(beyond_lease(&dynamic) > of("ttl"));
+            assert!(beyond_hang(&dynamic) > of("ttl") + of("retry_timeout"));
+        }
     }
 }

@@ -6,7 +6,7 @@ use anyhow::ensure;
 use lab::crowd::Crowd;
 use lab::load::Load;
 
-use super::faults::{CUT_BEYOND, Injected, beyond_hang};
+use super::faults::{CUT_BEYOND, Injected};
 use super::{ACK_LIMIT, Drill};
 use crate::demo::herd::Node;
 
@@ -48,7 +48,7 @@ impl Drill<'_> {
         let crowd = Crowd::start(self.herd.target(leader.plan.pg_port, "pgherd-drill-crowd"));
         ensure!(crowd.wait_refused(CROWD_LIMIT).await, "the server takes more and more clients");
         let at = self.epoch.elapsed();
-        let followed = self.until_failed_over(timeline, beyond_hang()).await;
+        let followed = self.until_failed_over(timeline, self.beyond_hang()).await;
         if followed.is_ok() {
             tokio::time::sleep(CUT_BEYOND).await;
         }

@@ -18,6 +18,7 @@ use anyhow::{Context, bail, ensure};
 use lab::ledger::{Ack, PROXY_WRITER};
 use lab::process;
 use lab::service::Service;
+use lab::view;
 use lab::volume;
 use lab::workload::{self, Plan, Shared, Writer};
 use rustix::process::Signal;
@@ -28,7 +29,6 @@ use super::DemoArgs;
 use super::external;
 use super::herd::{Herd, Node};
 use super::screen::{Screen, round};
-use super::view;
 
 pub(super) use faults::Fault;
 pub(super) use report::{Report, Step};
@@ -173,7 +173,11 @@ impl<'a> Drill<'a> {
         let epoch_boot_ms = boot_ms();
         let mut writers = Vec::new();
         let mut start = |number, target, pace| {
-            writers.push(Writer::start(Plan { number, target, pace }, ledger.clone(), epoch));
+            writers.push(Writer::start(
+                Plan { number, skip: 0, target, pace },
+                ledger.clone(),
+                epoch,
+            ));
         };
         start(PROXY_WRITER, through_proxy, PROXY_PACE);
         for (number, node) in (1..).zip(&herd.nodes) {

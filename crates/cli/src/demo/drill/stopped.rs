@@ -7,9 +7,7 @@ use lab::service::Service;
 use lab::workload;
 use rustix::process::Signal;
 
-use super::faults::{
-    CUT_BEYOND, Injected, agent_of, beyond_hang, beyond_lease, guard_of, postmaster_of,
-};
+use super::faults::{CUT_BEYOND, Injected, agent_of, guard_of, postmaster_of};
 use super::{ACK_LIMIT, Drill, SQL_LIMIT, signal_all};
 use crate::demo::herd::Node;
 
@@ -27,7 +25,7 @@ impl Drill<'_> {
         let timeline = self.proxy_timeline();
         let at = self.epoch.elapsed();
         leader.host.signal(postmaster, Signal::STOP)?;
-        let followed = self.until_failed_over(timeline, beyond_hang()).await;
+        let followed = self.until_failed_over(timeline, self.beyond_hang()).await;
         tokio::time::sleep(CUT_BEYOND).await;
         leader.wake();
         Ok(Injected::at(at).followed_by(followed))
@@ -40,7 +38,7 @@ impl Drill<'_> {
         let backend = backend.context("the agent keeps no session")?;
         let at = self.epoch.elapsed();
         leader.host.signal(backend, Signal::STOP)?;
-        tokio::time::sleep(beyond_hang()).await;
+        tokio::time::sleep(self.beyond_hang()).await;
         leader.wake();
         Ok(Injected::at(at))
     }
@@ -50,7 +48,7 @@ impl Drill<'_> {
         let timeline = self.proxy_timeline();
         let at = self.epoch.elapsed();
         leader.host.signal(agent, Signal::STOP)?;
-        tokio::time::sleep(beyond_lease()).await;
+        tokio::time::sleep(self.beyond_lease()).await;
         leader.host.signal(agent, Signal::CONT)?;
         let followed = self.until_failed_over(timeline, ACK_LIMIT).await;
         Ok(Injected::at(at).followed_by(followed))
@@ -60,7 +58,7 @@ impl Drill<'_> {
         let guard = guard_of(leader)?;
         let at = self.epoch.elapsed();
         leader.host.signal(guard, Signal::STOP)?;
-        tokio::time::sleep(beyond_lease()).await;
+        tokio::time::sleep(self.beyond_lease()).await;
         // Its deadline is long over when it wakes, and another one is armed by then.
         leader.host.signal(guard, Signal::CONT)?;
         tokio::time::sleep(CUT_BEYOND).await;

@@ -1,19 +1,20 @@
 //! The cluster as its members' REST API shows it, and whether that is healthy.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::task::JoinSet;
 
-use super::layout::NodePlan;
+use crate::http;
 
 /// How long a member may take to answer.
 const LIMIT: Duration = Duration::from_secs(1);
 
 /// A member as `/cluster` shows it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Row {
+pub struct Row {
     /// Its name.
     pub name: String,
     /// `leader`, `sync_standby`, `quorum_standby`, `replica`.
@@ -34,18 +35,22 @@ pub(super) struct Row {
 }
 
 impl Row {
-    pub(super) fn leads(&self) -> bool {
+    /// Whether it is the leader.
+    #[must_use]
+    pub fn leads(&self) -> bool {
         self.role == "leader"
     }
 
-    pub(super) fn is_synchronous(&self) -> bool {
+    /// Whether commits may wait for it.
+    #[must_use]
+    pub fn is_synchronous(&self) -> bool {
         matches!(self.role.as_str(), "sync_standby" | "quorum_standby")
     }
 }
 
 /// The cluster as one member sees it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct View {
+pub struct View {
     /// The members, by name.
     pub members: Vec<Row>,
     /// The leader's term.
@@ -55,19 +60,37 @@ pub(super) struct View {
 
 impl View {
     /// The name of the leader.
-    pub(super) fn leader(&self) -> Option<&str> {
+    #[must_use]
+    pub fn leader(&self) -> Option<&str> {
         self.members.iter().find(|row| row.leads()).map(|row| row.name.as_str())
     }
 }
 
-/// What each node answers, in the nodes' order.
-pub(super) async fn ask_all(nodes: &[NodePlan]) -> Vec<Option<View>> {
+/// A member that ought to be there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// Its name.
+    pub name: String,
+    /// Whether it is one for disaster recovery: never a synchronous standby.
+    pub dr: bool,
+}
+
+/// How many of the standbys have to be synchronous.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Synchronous {
+    /// Every one that may be.
+    All,
+    /// One at least: the cluster waits for no more.
+    One,
+}
+
+/// What each member's REST API answers, in the order of their addresses.
+pub async fn ask_all(members: &[SocketAddr]) -> Vec<Option<View>> {
     let mut asking = JoinSet::new();
-    for (index, node) in nodes.iter().enumerate() {
-        let port = node.rest_port;
-        asking.spawn(async move { (index, ask(port).await) });
+    for (index, address) in members.iter().copied().enumerate() {
+        asking.spawn(async move { (index, ask(address).await) });
     }
-    let mut views = vec![None; nodes.len()];
+    let mut views = vec![None; members.len()];
     while let Some(answer) = asking.join_next().await {
         if let Ok((index, view)) = answer {
             views[index] = view;
@@ -76,24 +99,28 @@ pub(super) async fn ask_all(nodes: &[NodePlan]) -> Vec<Option<View>> {
     views
 }
 
-async fn ask(port: u16) -> Option<View> {
-    let answer =
-        api::client::request("GET", "127.0.0.1", port, "/cluster", None, None, LIMIT).await;
-    match answer {
+async fn ask(address: SocketAddr) -> Option<View> {
+    match http::get(address, "/cluster", LIMIT).await {
         Ok((200, body)) => serde_json::from_slice(&body).ok(),
         Ok(_) | Err(_) => None,
     }
 }
 
 /// The view to believe: that of the highest term. A member that was cut off shows an older one.
-pub(super) fn newest(views: &[Option<View>]) -> Option<&View> {
+#[must_use]
+pub fn newest(views: &[Option<View>]) -> Option<&View> {
     // Of equal ones the first, so that a table does not change sides for nothing.
     views.iter().flatten().rev().max_by_key(|view| (view.term, view.leader().is_some()))
 }
 
 /// What still keeps the cluster from being healthy, in the words of a progress line; `None` when
 /// nothing does. The write through the proxy is tried apart.
-pub(super) fn waiting_for(views: &[Option<View>], nodes: &[NodePlan]) -> Option<String> {
+#[must_use]
+pub fn waiting_for(
+    views: &[Option<View>],
+    nodes: &[Wanted],
+    synchronous: Synchronous,
+) -> Option<String> {
     let silent: Vec<&str> = nodes
         .iter()
         .zip(views)
@@ -113,10 +140,15 @@ pub(super) fn waiting_for(views: &[Option<View>], nodes: &[NodePlan]) -> Option<
     if !unwell.is_empty() {
         return Some(unwell.join(", "));
     }
-    let missing = nodes
-        .iter()
-        .filter(|node| !node.dr && node.name != leader)
-        .find(|node| view.members.iter().any(|row| row.name == node.name && !row.is_synchronous()));
+    let is_synchronous = |node: &&Wanted| {
+        view.members.iter().any(|row| row.name == node.name && row.is_synchronous())
+    };
+    let mut standbys = nodes.iter().filter(|node| !node.dr && node.name != leader);
+    let missing = match synchronous {
+        Synchronous::All => standbys.find(|node| !is_synchronous(node)),
+        Synchronous::One if standbys.clone().any(|node| is_synchronous(&node)) => None,
+        Synchronous::One => standbys.next(),
+    };
     missing.map(|node| format!("{} to become a synchronous standby", node.name))
 }
 
@@ -133,7 +165,7 @@ fn without_leader(view: &View) -> String {
     format!("a leader ({})", states.join(", "))
 }
 
-fn unwell(rows: &[Row], node: &NodePlan) -> Option<String> {
+fn unwell(rows: &[Row], node: &Wanted) -> Option<String> {
     let Some(row) = rows.iter().find(|row| row.name == node.name) else {
         return Some(format!("{} to join", node.name));
     };
@@ -144,21 +176,9 @@ fn unwell(rows: &[Row], node: &NodePlan) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::path::PathBuf;
 
-    fn node(name: &str, dr: bool) -> NodePlan {
-        NodePlan {
-            volume: false,
-            name: name.to_owned(),
-            dr,
-            directory: PathBuf::new(),
-            pg_port: 0,
-            rest_port: 0,
-            pg_relay_port: 0,
-            rest_relay_port: 0,
-            etcd_relay_ports: vec![],
-            config: PathBuf::new(),
-        }
+    fn node(name: &str, dr: bool) -> Wanted {
+        Wanted { name: name.to_owned(), dr }
     }
 
     fn view(term: u64, rows: &[(&str, &str, &str)]) -> Option<View> {
@@ -179,12 +199,12 @@ mod tests {
         ("node2", "quorum_standby", "streaming"),
     ];
 
-    fn nodes() -> Vec<NodePlan> {
+    fn nodes() -> Vec<Wanted> {
         vec![node("node1", false), node("node2", false), node("dr1", true)]
     }
 
     fn wait(views: [Option<View>; 3]) -> Option<String> {
-        waiting_for(&views, &nodes())
+        waiting_for(&views, &nodes(), Synchronous::All)
     }
 
     #[test]
@@ -208,6 +228,22 @@ mod tests {
         assert!(all(with(("node2", "replica", "streaming"))).contains("synchronous"));
         assert!(all(with(("node1", "leader", "stopped"))).contains("node1 (stopped)"));
         assert!(all(view(1, &GOOD[1..])).contains("dr1 to join"));
+    }
+
+    #[test]
+    fn one_synchronous_standby_may_be_enough() {
+        let nodes = [node("a", false), node("b", false), node("c", false)];
+        let wait = |role| {
+            let rows = [
+                ("a", "leader", "running"),
+                ("b", "replica", "streaming"),
+                ("c", role, "streaming"),
+            ];
+            let view = view(1, &rows);
+            waiting_for(&[view.clone(), view.clone(), view], &nodes, Synchronous::One)
+        };
+        assert_eq!(wait("sync_standby"), None);
+        assert!(wait("replica").expect("it waits").contains("synchronous"));
     }
 
     #[test]
