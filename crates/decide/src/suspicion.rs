@@ -61,15 +61,22 @@ pub(crate) struct Peers {
 }
 
 impl Peers {
-    /// Takes a beat in. True if it says something new.
-    fn hear(&mut self, now: Millis, from: MemberName, said: Heartbeat) -> bool {
+    /// Takes a beat in. True if it says something new. Whoever was away for longer than any patience
+    /// was not slow: it begins anew.
+    fn hear(
+        &mut self,
+        now: Millis,
+        (from, said): (MemberName, Heartbeat),
+        timeout: Millis,
+    ) -> bool {
         let Some(beats) = self.beats.get_mut(&from) else {
             self.beats.insert(from, Beats { heard: now, longest: Millis::ZERO, said });
             return true;
         };
         let interval = now.since(beats.heard);
         let faded = Millis(beats.longest.0 - beats.longest.0 / FADING);
-        beats.longest = faded.max(interval);
+        let away = interval > most_patience(timeout);
+        beats.longest = if away { Millis::ZERO } else { faded.max(interval) };
         beats.heard = now;
         let new = beats.said != said;
         beats.said = said;
@@ -87,8 +94,7 @@ impl Peers {
     /// How long this member may be silent.
     fn patience(&self, name: &MemberName, timeout: Millis) -> Option<Millis> {
         let beats = self.beats.get(name)?;
-        let most = Millis(timeout.0.saturating_mul(PATIENCE_MAX));
-        Some(Millis(2 * beats.longest.0).clamp(timeout, most))
+        Some(Millis(2 * beats.longest.0).clamp(timeout, most_patience(timeout)))
     }
 
     /// Whether this member was heard of late.
@@ -161,7 +167,7 @@ impl Brain {
             return false;
         }
         self.note_term(said.term);
-        self.peers.hear(now, from, said)
+        self.peers.hear(now, (from, said), self.dynamic.pgherd.failure_detection_timeout)
     }
 
     /// Before each step: whether it comes later than we asked for.
@@ -263,6 +269,10 @@ impl Brain {
             });
         Some(Accused { key, by_us: suspects(&self.node.name), by_enough })
     }
+}
+
+fn most_patience(timeout: Millis) -> Millis {
+    Millis(timeout.0.saturating_mul(PATIENCE_MAX))
 }
 
 /// When silence calls for a closer look.

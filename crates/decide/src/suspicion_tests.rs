@@ -14,7 +14,7 @@ fn heard(interval: u64, times: u64) -> (Peers, Millis) {
     let mut now = Millis(5_000);
     for _ in 0..times {
         now = now.plus(Millis(interval));
-        peers.hear(now, "a".into(), says(1));
+        peers.hear(now, ("a".into(), says(1)), TIMEOUT);
     }
     (peers, now)
 }
@@ -22,9 +22,9 @@ fn heard(interval: u64, times: u64) -> (Peers, Millis) {
 #[test]
 fn a_beat_is_new_when_it_says_something_new() {
     let mut peers = Peers::default();
-    assert!(peers.hear(Millis(1), "a".into(), says(1)));
-    assert!(!peers.hear(Millis(2), "a".into(), says(1)));
-    assert!(peers.hear(Millis(3), "a".into(), says(2)));
+    assert!(peers.hear(Millis(1), ("a".into(), says(1)), TIMEOUT));
+    assert!(!peers.hear(Millis(2), ("a".into(), says(1)), TIMEOUT));
+    assert!(peers.hear(Millis(3), ("a".into(), says(2)), TIMEOUT));
 }
 
 #[test]
@@ -32,7 +32,8 @@ fn patience_is_the_time_out_for_beats_in_time_and_twice_the_longest_interval_for
     let patience = |interval| heard(interval, 50).0.patience(&"a".into(), TIMEOUT);
     assert_eq!(patience(200), Some(TIMEOUT));
     assert_eq!(patience(800), Some(Millis(1_600)));
-    assert_eq!(patience(9_000), Some(Millis(4_000)), "it has a bound");
+    assert_eq!(patience(3_000), Some(Millis(4_000)), "it has a bound");
+    assert_eq!(patience(9_000), Some(TIMEOUT), "that is no interval, but an outage");
     assert_eq!(Peers::default().patience(&"a".into(), TIMEOUT), None, "never heard, not missed");
 }
 
@@ -42,7 +43,7 @@ fn one_long_interval_is_forgotten_within_a_minute() {
     now = now.plus(Millis(900));
     let mut patience = Vec::new();
     for _ in 0..300 {
-        peers.hear(now, "a".into(), says(1));
+        peers.hear(now, ("a".into(), says(1)), TIMEOUT);
         patience.push(peers.patience(&"a".into(), TIMEOUT).expect("heard"));
         now = now.plus(Millis(200));
     }
