@@ -61,8 +61,8 @@ pub(crate) struct Peers {
 }
 
 impl Peers {
-    /// Takes a beat in. True if it says something new. Whoever was away for longer than any patience
-    /// was not slow: it begins anew.
+    /// Takes a beat in. True if it says something new. Whoever was away for longer than anybody's
+    /// patience was not slow: it begins anew.
     fn hear(
         &mut self,
         now: Millis,
