@@ -11,7 +11,7 @@ use postgres::Instance;
 use serde_json::json;
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
-use types::{ClusterView, LocalPostgres, Millis};
+use types::{ClusterView, LocalPostgres, Millis, Suspicion};
 
 use crate::clock;
 use crate::context::{Context, Limits};
@@ -85,6 +85,8 @@ pub(crate) struct Shell<I: Instance> {
     heartbeats: Heartbeats,
     /// The leader gives no sign of life: the instance is looked at often.
     worried: bool,
+    /// Whom we hold for lost.
+    suspects: Option<Suspicion>,
     /// SIGUSR2 came.
     reexecute: bool,
     exit: Option<End>,
@@ -128,6 +130,7 @@ impl<I: Instance> Shell<I> {
             failsafe: false,
             heartbeats: parts.heartbeats,
             worried: false,
+            suspects: None,
             reexecute: false,
             exit: None,
         };
@@ -296,6 +299,7 @@ impl<I: Instance> Shell<I> {
             self.start(action);
         }
         self.note_failsafe();
+        self.note_suspicion();
         self.look_often_when_worried();
         self.publish();
     }
@@ -360,6 +364,7 @@ impl<I: Instance> Shell<I> {
             failsafe_until: self.brain.failsafe_until(),
             member: self.brain.member().cloned(),
             handover: self.phases.last(),
+            longest_intervals: self.brain.longest_intervals(),
             system_identifier: self
                 .viewed
                 .as_ref()
@@ -389,6 +394,17 @@ impl<I: Instance> Shell<I> {
             self.failsafe = active;
             self.journal.note("failsafe", json!({ "active": active }));
             tracing::warn!(active, "failsafe mode: the DCS is not asked, every member is");
+        }
+    }
+
+    /// Says once when the leader is held for lost, and when it is not any more.
+    fn note_suspicion(&mut self) {
+        let suspects = self.brain.heartbeat().suspects;
+        if suspects != self.suspects {
+            let leader = suspects.as_ref().map(|suspicion| &suspicion.leader);
+            self.journal.note("suspicion", json!({ "leader": leader }));
+            tracing::info!(?leader, "suspicion");
+            self.suspects = suspects;
         }
     }
 

@@ -2,9 +2,9 @@
 
 use std::fmt::Write;
 
-use types::{Lowered, Millis};
+use types::{Lowered, MemberName, Millis};
 
-use crate::peers::{PeerReport, Report};
+use crate::peers::{INTERVAL_BOUNDS_MS, PeerReport, Report};
 use crate::snapshot::{FailoverTier, Snapshot, Synchronous};
 use crate::status::{dcs_last_seen, pending_restart, unlocked};
 
@@ -45,6 +45,7 @@ pub fn metrics_text(snapshot: &Snapshot, peers: &Report, now: Millis, unix_now: 
     cluster_metrics(&mut out, snapshot, now, unix_now);
     own_metrics(&mut out, snapshot, now);
     peer_metrics(&mut out, peers, now);
+    interval_metrics(&mut out, snapshot, peers);
     out.text
 }
 
@@ -189,6 +190,36 @@ fn peer_metrics(out: &mut Exposition, report: &Report, now: Millis) {
     out.counter("pgherd_peer_beats_dropped_total", help, report.dropped);
 }
 
+/// How long other members let us wait for their heartbeats.
+fn interval_metrics(out: &mut Exposition, snapshot: &Snapshot, report: &Report) {
+    let label = |peer: &MemberName| format!("peer=\"{}\"", escape(&peer.0));
+    let seconds = |span: Millis| span.as_duration().as_secs_f64();
+    let longest = &snapshot.longest_intervals;
+    let lines = longest.iter().map(|(peer, longest)| (label(peer), seconds(*longest)));
+    let help = "Longest interval between the member's heartbeats, fading; twice that is waited.";
+    out.family("pgherd_peer_longest_interval_seconds", "gauge", help, lines);
+    let bounds = INTERVAL_BOUNDS_MS.map(|bound| seconds(Millis(bound)).to_string());
+    let bounds: Vec<String> = bounds.into_iter().chain(["+Inf".to_owned()]).collect();
+    let histograms = report.peers.iter().map(|(peer, known)| {
+        let counts = known.intervals.counts.iter().scan(0, |below, count| {
+            *below += count;
+            Some(*below)
+        });
+        let counts = bounds.iter().cloned().zip(counts).collect();
+        Histogram { label: label(peer), counts, sum: seconds(known.intervals.sum) }
+    });
+    let help = "Intervals between the member's heartbeats, as they came.";
+    out.histograms("pgherd_peer_interval_seconds", help, histograms);
+}
+
+/// One of a family.
+struct Histogram {
+    label: String,
+    /// Upper bounds, and how many are below each; the last one has no bound.
+    counts: Vec<(String, u64)>,
+    sum: f64,
+}
+
 struct Exposition {
     labels: String,
     text: String,
@@ -219,6 +250,26 @@ impl Exposition {
             .expect("a String takes every write");
         for (label, value) in lines {
             writeln!(self.text, "{name}{{{},{label}}} {value}", self.labels)
+                .expect("a String takes every write");
+        }
+    }
+
+    fn histograms(
+        &mut self,
+        name: &str,
+        help: &str,
+        histograms: impl IntoIterator<Item = Histogram>,
+    ) {
+        write!(self.text, "# HELP {name} {help}\n# TYPE {name} histogram\n")
+            .expect("a String takes every write");
+        for Histogram { label, counts, sum } in histograms {
+            let labels = format!("{},{label}", self.labels);
+            let all = counts.last().map_or(0, |(_, count)| *count);
+            for (bound, count) in counts {
+                writeln!(self.text, "{name}_bucket{{{labels},le=\"{bound}\"}} {count}")
+                    .expect("a String takes every write");
+            }
+            write!(self.text, "{name}_sum{{{labels}}} {sum}\n{name}_count{{{labels}}} {all}\n")
                 .expect("a String takes every write");
         }
     }
@@ -274,7 +325,9 @@ mod tests {
     fn heartbeats_are_counted_for_each_peer() {
         let mut near = PeerReport { connected: true, sent: 7, missed: 1, ..Default::default() };
         near.echoed(std::time::Duration::from_millis(2));
-        near.heard = Some(Millis(PUBLISHED.0 - 150));
+        for before in [2_350, 2_150, 150] {
+            near.hear(Millis(PUBLISHED.0 - before));
+        }
         let peers = [("node-1".into(), near), ("node-2".into(), PeerReport::default())];
         let report = Report { peers: peers.into(), refused: 3, dropped: 0 };
         let text = metrics_text(&samples::leader(), &report, PUBLISHED, 0);
@@ -285,11 +338,19 @@ mod tests {
             ("beats_sent_total", "node-1", "7"),
             ("echoes_missed_total", "node-1", "1"),
             ("last_heard_seconds", "node-1", "0.15"),
+            ("longest_interval_seconds", "node-1", "0.45"),
+            ("interval_seconds_sum", "node-1", "2.2"),
+            ("interval_seconds_count", "node-1", "2"),
             ("connected", "node-2", "0"),
             ("beats_sent_total", "node-2", "0"),
         ] {
             let labels = format!(r#"{{scope="demo",name="node-0",peer="{peer}"}}"#);
             let line = format!("pgherd_peer_{metric}{labels} {value}");
+            assert!(text.lines().any(|l| l == line), "{line} is missing in\n{text}");
+        }
+        for (bound, count) in [("0.25", 1), ("1.5", 1), ("2", 2), ("4", 2), ("+Inf", 2)] {
+            let labels = format!(r#"scope="demo",name="node-0",peer="node-1",le="{bound}""#);
+            let line = format!("pgherd_peer_interval_seconds_bucket{{{labels}}} {count}");
             assert!(text.lines().any(|l| l == line), "{line} is missing in\n{text}");
         }
         assert!(text.contains("pgherd_peer_refused_total{scope=\"demo\",name=\"node-0\"} 3\n"));

@@ -98,6 +98,7 @@ pub(crate) fn snapshot(name: &str, role: Role) -> Snapshot {
             compared: None,
         }),
         handover: Handover::default(),
+        longest_intervals: [("node-1".into(), Millis(450))].into(),
         claim_until: None,
         failsafe_until: None,
         tags: member.as_ref().map(|m| m.tags.clone()).unwrap_or_default(),

@@ -1,5 +1,6 @@
 //! What the agent publishes for its readers, and the facts that follow from it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::in_force::{InForce, in_force};
@@ -212,6 +213,9 @@ pub struct Snapshot {
     pub system_identifier: Option<String>,
     /// The last hand-over.
     pub handover: Handover,
+    /// The longest interval between the heartbeats of each other member, as it has faded: what the
+    /// patience with it is made of.
+    pub longest_intervals: BTreeMap<MemberName, Millis>,
 }
 
 impl Snapshot {
@@ -232,6 +236,7 @@ impl Snapshot {
             tags: Tags::default(),
             system_identifier: None,
             handover: Handover::default(),
+            longest_intervals: BTreeMap::new(),
         }
     }
 

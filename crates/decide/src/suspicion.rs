@@ -156,6 +156,14 @@ impl Brain {
                 .is_some_and(|(heard, _)| now >= heard.plus(worry(timeout)))
     }
 
+    /// The longest interval between the beats of each member that was heard, as it has faded; for
+    /// metrics.
+    #[must_use]
+    pub fn longest_intervals(&self) -> BTreeMap<MemberName, Millis> {
+        let beats = self.peers.beats.iter();
+        beats.map(|(name, beats)| (name.clone(), beats.longest)).collect()
+    }
+
     /// Failover does not wait for the lease, as far as the settings go.
     pub(crate) fn is_fencing(&self) -> bool {
         self.dynamic.pgherd.failover_mode == FailoverMode::Fenced

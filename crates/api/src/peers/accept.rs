@@ -85,7 +85,7 @@ impl Reception {
 
     /// Hands a beat on; waits for nothing.
     fn pass_on(&self, heard: Heard) -> Result<(), Ended> {
-        self.board.update(&heard.from, |peer| peer.heard = Some(heard.at));
+        self.board.update(&heard.from, |peer| peer.hear(heard.at));
         match self.heard.try_send(heard) {
             Ok(()) => Ok(()),
             Err(TrySendError::Full(_)) => {

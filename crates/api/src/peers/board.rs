@@ -11,6 +11,27 @@ use types::{MemberName, Millis};
 /// How much of the smoothed round trip a new one makes up: one eighth, as in TCP.
 const SMOOTHING: u32 = 8;
 
+/// The upper bounds of the classes that intervals between beats are counted in, in milliseconds.
+/// The default is a beat each 200 ms, and a time-out of 1 s.
+pub const INTERVAL_BOUNDS_MS: [u64; 10] = [250, 300, 400, 500, 600, 800, 1000, 1500, 2000, 4000];
+
+/// How many intervals between the beats of a member were how long.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Intervals {
+    /// By class; those beyond the last bound come last.
+    pub counts: [u64; INTERVAL_BOUNDS_MS.len() + 1],
+    /// All together.
+    pub sum: Millis,
+}
+
+impl Intervals {
+    fn count(&mut self, interval: Millis) {
+        let class = INTERVAL_BOUNDS_MS.partition_point(|bound| *bound < interval.0);
+        self.counts[class] += 1;
+        self.sum = self.sum.plus(interval);
+    }
+}
+
 /// One other member.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PeerReport {
@@ -26,9 +47,18 @@ pub struct PeerReport {
     pub missed: u64,
     /// When its last beat came to us (boot-time clock).
     pub heard: Option<Millis>,
+    /// The intervals between its beats, as they came.
+    pub intervals: Intervals,
 }
 
 impl PeerReport {
+    /// Takes a beat in.
+    pub fn hear(&mut self, at: Millis) {
+        if let Some(before) = self.heard.replace(at) {
+            self.intervals.count(at.since(before));
+        }
+    }
+
     /// Takes a round trip in.
     pub fn echoed(&mut self, round_trip: Duration) {
         self.round_trip = Some(round_trip);
@@ -111,6 +141,17 @@ mod tests {
         let report = board.report();
         assert_eq!(report.peers.keys().collect::<Vec<_>>(), [&name("a")]);
         assert_eq!(report.peers[&name("a")].sent, 1);
+    }
+
+    #[test]
+    fn intervals_between_beats_are_counted_by_their_length() {
+        let mut peer = PeerReport::default();
+        for at in [1_000, 1_200, 1_450, 1_701, 9_000] {
+            peer.hear(Millis(at));
+        }
+        assert_eq!(peer.heard, Some(Millis(9_000)));
+        assert_eq!(peer.intervals.sum, Millis(8_000));
+        assert_eq!(peer.intervals.counts, [2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
     }
 
     #[test]

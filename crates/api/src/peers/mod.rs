@@ -31,7 +31,7 @@ use types::{Heartbeat, MemberName, Millis};
 
 pub use accept::Reception;
 pub(crate) use accept::welcome;
-pub use board::{Board, PeerReport, Report};
+pub use board::{Board, INTERVAL_BOUNDS_MS, Intervals, PeerReport, Report};
 pub use dial::{DialError, Dialled, dial};
 pub use frame::{FRAME_MAX, Frame, FrameError};
 pub use link::{Link, LinkError, Receiving, Sending};

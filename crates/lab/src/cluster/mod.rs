@@ -42,6 +42,8 @@ const PROXY_PORTS: [u16; 2] = [5000, 5001];
 const GONE_LIMIT: Duration = Duration::from_secs(10);
 /// How long the write that proves health may take.
 const PROBE_LIMIT: Duration = Duration::from_secs(3);
+/// How long an agent may take for its metrics, on a loaded machine.
+const METRICS_LIMIT: Duration = Duration::from_secs(3);
 /// How long a member of etcd may take to say how it is.
 const ETCD_LIMIT: Duration = Duration::from_secs(1);
 
@@ -235,6 +237,19 @@ impl Cluster {
         Some(value.trim() == "1")
     }
 
+    /// What a member's agent has on `/metrics`.
+    ///
+    /// # Errors
+    /// It does not answer in time.
+    pub async fn metrics(&self, member: &Member) -> io::Result<String> {
+        let address = (network::address(member.index), REST_PORT).into();
+        let (status, text) = http::get(address, "/metrics", METRICS_LIMIT).await?;
+        match status {
+            200 => String::from_utf8(text).map_err(io::Error::other),
+            _ => Err(io::Error::other(format!("{address} answered /metrics with {status}"))),
+        }
+    }
+
     async fn views(&self) -> Vec<Option<View>> {
         let address = |member: &Member| (network::address(member.index), REST_PORT).into();
         let members: Vec<SocketAddr> = self.members.iter().map(address).collect();
@@ -287,6 +302,17 @@ impl Member {
                 Err(HostError::NotFrozen { host: self.name.clone() })
             }
         }
+    }
+
+    /// Freezes every process of its host for so long, from the moment at which the last one stands
+    /// still. Cancel safety: [`Cluster::heal`] thaws.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub async fn stall(&self, length: Duration) -> Result<(), HostError> {
+        self.freeze().await?;
+        tokio::time::sleep(length).await;
+        self.host.thaw(&Frozen::Group)
     }
 
     /// Its data directory's own file system, if it has one.

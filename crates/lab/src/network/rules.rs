@@ -53,6 +53,14 @@ impl Rule {
         }
     }
 
+    /// The rules that do this to all packets between any two of the first so many hosts.
+    #[must_use]
+    pub fn among(hosts: usize, effect: Effect) -> Vec<Rule> {
+        let pairs = (0..hosts).flat_map(|from| (0..hosts).map(move |to| (from, to)));
+        let rule = |(from, to)| Rule { from: Some(from), to: Some(to), ports: &[], effect };
+        pairs.filter(|(from, to)| from != to).map(rule).collect()
+    }
+
     fn names(&self, flow: &Flow) -> bool {
         let ports = self.ports.is_empty()
             || flow.ports.is_some_and(|ends| ends.iter().any(|port| self.ports.contains(port)));
@@ -124,6 +132,14 @@ mod tests {
         assert_eq!(check(&rules, answer, 0), Verdict::Vanish);
         assert_eq!(check(&rules, Flow { ports: Some([40_000, 5432]), ..answer }, 0), NOW);
         assert_eq!(check(&rules, Flow { ports: None, ..answer }, 0), NOW);
+    }
+
+    #[test]
+    fn among_some_hosts_is_between_each_two_of_them_both_ways_once() {
+        let rules = Rule::among(2, Effect::Delay(Duration::from_millis(20)));
+        let late = Verdict::Pass { after: Duration::from_millis(20) };
+        assert_eq!([(0, 1), (1, 0)].map(|(from, to)| check(&rules, flow(from, to), 0)), [late; 2]);
+        assert_eq!([(0, 2), (2, 1)].map(|(from, to)| check(&rules, flow(from, to), 0)), [NOW; 2]);
     }
 
     #[test]
