@@ -159,9 +159,10 @@ async fn watched(options: &Options, stage: &Stage, from: Duration, intervals: &m
             () = tokio::time::sleep_until(end) => return,
             _ = look.tick() => intervals.look(&stage.cluster).await,
             _ = tell.tick() => {
-                let (gap, longest) = (stage.longest_gap(from), intervals.longest());
+                let (gap, beats) = (stage.longest_gap(from), intervals.longest());
                 let left = end.saturating_duration_since(Instant::now()).as_secs();
-                say(&format!("longest gap {gap:.3} s, between beats {longest:.3} s; {left} s left"));
+                let longest = format!("longest gap {gap:.3} s, between beats {beats:.3} s");
+                say(&format!("{longest}; {left} s left"));
             }
         }
     }

@@ -149,8 +149,8 @@ impl Intervals {
 }
 
 impl Beats {
-    /// A new longest interval shows by a rise, since otherwise it fades. What was there at the first
-    /// look came before.
+    /// A new longest interval shows by a rise, since otherwise it fades. What was there at the
+    /// first look came before.
     fn fade(&mut self, now: f64) {
         if self.fading.is_some_and(|before| now > before) {
             self.longest = self.longest.max(now);
