@@ -18,8 +18,8 @@ use crate::stage::{self, Audit, Paces, Stage};
 use crate::{Scratch, demo, hosts, say};
 use signs::{Counts, Intervals, Signs};
 
-/// The drill's.
-const PACES: Paces = Paces { proxy: Duration::from_millis(10), direct: Duration::from_millis(50) };
+/// Who writes straight to a member has so many times the pause of who writes through the proxy.
+const DIRECT_TIMES: u32 = 5;
 /// How often it says how far it is.
 const TELL_PERIOD: Duration = Duration::from_secs(60);
 /// How often the members' metrics are read.
@@ -46,6 +46,10 @@ pub(crate) struct Options {
     #[arg(long, value_name = "MILLISECONDS", default_value_t = 0,
           value_parser = clap::value_parser!(u64).range(0..=60_000))]
     stall_ms: u64,
+    /// Between two inserts through the proxy: the WAL stream is silent in between
+    #[arg(long, value_name = "MILLISECONDS", default_value_t = 10,
+          value_parser = clap::value_parser!(u64).range(1..=60_000))]
+    pace_ms: u64,
     /// What starts an election: lease, fenced (default: what the program does by itself)
     #[arg(long, value_name = "MODE")]
     failover_mode: Option<FailoverMode>,
@@ -98,7 +102,9 @@ async fn soaked(options: &Options, program: &Path, directory: &Path) -> anyhow::
         ttl: options.ttl,
     };
     let plan = stage::plan(program, directory.to_owned(), settings, false)?;
-    let mut stage = Box::pin(Stage::start(&plan, PACES, 0)).await?;
+    let pace = Duration::from_millis(options.pace_ms);
+    let paces = Paces { proxy: pace, direct: pace * DIRECT_TIMES };
+    let mut stage = Box::pin(Stage::start(&plan, paces, 0)).await?;
     let before = signs::counts(&stage.cluster);
     let mut intervals = Intervals::default();
     intervals.look(&stage.cluster).await;
@@ -180,6 +186,7 @@ fn figures(
     json!({
         "minutes": options.minutes,
         "load": options.load,
+        "pace_ms": options.pace_ms,
         "loss_percent": options.loss,
         "failover_mode": options.failover_mode.map(FailoverMode::word),
         "ttl": options.ttl,
