@@ -5,7 +5,7 @@ SHELL := /bin/bash
 # Further options: make demo ARGS="--nodes 5 --dir /tmp/herd", make bench-failover ARGS=--all
 ARGS ?=
 # How many seeds `make prove` runs.
-SEEDS ?= 20000
+SEEDS ?= 100000
 
 .PHONY: help tools demo test check prove scenarios bench-failover
 

@@ -94,6 +94,8 @@ pub(crate) struct Shell<I: Instance> {
 
 /// After something happened here, the instance is looked at often for so long.
 const HURRY: Millis = Millis(5_000);
+/// The same while the leader gives no sign of life.
+const WORRY: Millis = Millis(500);
 /// How often then.
 const OFTEN: Duration = Duration::from_millis(100);
 
@@ -220,9 +222,13 @@ impl<I: Instance> Shell<I> {
 
     /// A suspicion needs a recent picture of the WAL stream.
     fn look_often_when_worried(&mut self) {
-        let worried = self.brain.is_worried(clock::now());
+        let worried = self.brain.is_worried();
+        if worried {
+            let until = clock::now().plus(WORRY).max(*self.hurry.borrow());
+            self.hurry.send_replace(until);
+        }
         if worried && !self.worried {
-            self.hurry();
+            self.context.look_again.notify_one();
         }
         self.worried = worried;
     }

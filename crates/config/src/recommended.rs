@@ -22,6 +22,7 @@ pub fn recommended_dynamic() -> Value {
         "loop_wait": LOOP_WAIT_S,
         "retry_timeout": RETRY_TIMEOUT_S,
         "synchronous_mode": "quorum",
+        "pgherd": { "failover_mode": "fenced" },
         "postgresql": {
             "use_pg_rewind": true,
             "remove_data_directory_on_rewind_failure": false,

@@ -334,6 +334,7 @@ impl Brain {
         self.duty_of_guard(now, &local, &leadership);
         self.watch_trouble(now, &local);
         self.touch_member(now, &view, &local, &leadership);
+        self.suspect(now, &view, &local);
         if self.dynamic.pause && self.shutting_down {
             // PostgreSQL stays as it is; whoever comes next takes it over.
             self.issue(now, Act::Exit { code: 0 }, Reason::ShuttingDown);

@@ -248,3 +248,57 @@ fn one_in_trouble_leads_only_where_nobody_well_holds_as_much() {
     b.waited = true;
     assert!(takes(&b).is_some(), "nobody else holds what c holds");
 }
+
+/// The same ballot with the leader key of revision 5 still there.
+fn led(mut ballot: Ballot, by_us: bool, by_enough: bool) -> Ballot {
+    ballot.leader = Some(Accused { key: Revision(5), by_us, by_enough });
+    if let Some(fence) = &mut ballot.fence {
+        fence.value.leader_revision = Revision(5);
+    }
+    ballot
+}
+
+#[test]
+fn a_leader_that_too_few_suspect_is_left_alone() {
+    for (by_us, by_enough) in [(false, false), (true, false), (false, true)] {
+        let mut b = led(ballot("b", &[]), by_us, by_enough);
+        b.fence = None;
+        assert_eq!(next_move(&b), Move::Abstain(Abstention::LedWell));
+    }
+    let mut b = led(ballot("b", &[]), true, true);
+    b.fence = None;
+    let Move::Open(fence) = next_move(&b) else { panic!("{:?}", next_move(&b)) };
+    assert_eq!(fence.leader(), Some(Revision(5)));
+}
+
+#[test]
+fn only_who_suspects_the_leader_pledges_against_it_and_who_has_pledged_goes_on() {
+    let hears = led(ballot("b", &[]), false, false);
+    assert_eq!(next_move(&hears), Move::Abstain(Abstention::LedWell));
+    let suspects = led(ballot("b", &[]), true, false);
+    assert_eq!(next_move(&suspects), Move::StopReceiving);
+    let pledges = [("b", at(4, 3, 100)), ("c", at(4, 3, 90))];
+    let hears_again = led(ballot("b", &pledges), false, false);
+    assert!(takes(&hears_again).is_some());
+}
+
+#[test]
+fn a_winner_compares_the_leader_key_as_the_fence_named_it_or_gone() {
+    let pledges = [("b", at(4, 3, 100)), ("c", at(4, 3, 90))];
+    let deposes = takes(&led(ballot("b", &pledges), true, true)).expect("b holds more");
+    assert_eq!(deposes.winner.leader, Some(Revision(5)));
+    let mut gone = led(ballot("b", &pledges), true, true);
+    gone.leader = None;
+    assert_eq!(takes(&gone).expect("the key has ended").winner.leader, None);
+}
+
+#[test]
+fn a_fence_against_another_leader_key_is_stale() {
+    let pledges = [("b", at(4, 3, 100)), ("c", at(4, 3, 90))];
+    let mut later = led(ballot("b", &pledges), true, true);
+    later.leader = Some(Accused { key: Revision(8), by_us: true, by_enough: true });
+    assert!(matches!(next_move(&later), Move::Void { stuck: false, .. }));
+    let mut against_nobody = ballot("b", &pledges);
+    against_nobody.leader = Some(Accused { key: Revision(5), by_us: true, by_enough: true });
+    assert!(matches!(next_move(&against_nobody), Move::Void { stuck: false, .. }));
+}

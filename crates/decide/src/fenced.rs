@@ -21,7 +21,6 @@ impl Brain {
         view: &ClusterView,
         local: &LocalPostgres,
     ) -> bool {
-        self.suspect(now, view, local);
         let accused = self.accused(now, view);
         let against = view.fence.as_ref().and_then(|f| f.value.leader());
         let due = accused.is_some_and(|a| (a.by_us && a.by_enough) || against == Some(a.key));

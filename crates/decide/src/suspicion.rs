@@ -53,6 +53,8 @@ struct Knock {
 pub(crate) struct Peers {
     beats: BTreeMap<MemberName, Beats>,
     suspects: Option<Suspicion>,
+    /// The leader has given no sign of life for a while.
+    worried: bool,
     knock: Option<Knock>,
     /// The fence of ours that is open against this leader key.
     fence: Option<(Revision, Revision)>,
@@ -130,30 +132,19 @@ impl Peers {
 }
 
 impl Brain {
-    /// What our heartbeats say now.
+    /// What our heartbeats say now. The term is the one that we read ourselves: what others told
+    /// would go round for ever, also when the DCS has begun anew.
     #[must_use]
     pub fn heartbeat(&self) -> Heartbeat {
         let term = self.view.as_ref().and_then(|v| v.term.as_ref()).map(|t| t.value.term);
-        Heartbeat {
-            term: term.unwrap_or_default().max(self.term_seen),
-            suspects: self.peers.suspects.clone(),
-        }
+        Heartbeat { term: term.unwrap_or_default(), suspects: self.peers.suspects.clone() }
     }
 
-    /// Whether the leader's heartbeats are late enough that the local instance should be looked at
+    /// Whether the leader gives no sign of life, so that the local instance should be looked at
     /// often: a suspicion needs a recent picture of the WAL stream.
     #[must_use]
-    pub fn is_worried(&self, now: Millis) -> bool {
-        let Some(name) = self.view.as_ref().and_then(|v| v.leader_name()) else {
-            return false;
-        };
-        let timeout = self.dynamic.pgherd.failure_detection_timeout;
-        self.is_fencing()
-            && *name != self.node.name
-            && self
-                .peers
-                .silent_since(name, timeout)
-                .is_some_and(|(heard, _)| now >= heard.plus(worry(timeout)))
+    pub fn is_worried(&self) -> bool {
+        self.peers.worried
     }
 
     /// The longest interval between the beats of each member that was heard, as it has faded; for
@@ -211,6 +202,7 @@ impl Brain {
 
     /// Holds the leader for lost, or does not any more.
     pub(crate) fn suspect(&mut self, now: Millis, view: &ClusterView, local: &LocalPostgres) {
+        self.peers.worried = false;
         self.peers.suspects = self.lost_leader(now, view, local);
     }
 
@@ -222,7 +214,8 @@ impl Brain {
     ) -> Option<Suspicion> {
         let leader = view.leader.as_ref()?;
         let name = &leader.value.name;
-        if !self.is_fencing() || view.unfenced().is_some() || *name == self.node.name {
+        let waits = self.dynamic.pause || !self.is_fencing() || view.unfenced().is_some();
+        if waits || *name == self.node.name {
             return None;
         }
         let timeout = self.dynamic.pgherd.failure_detection_timeout;
@@ -237,24 +230,27 @@ impl Brain {
             self.wake_at(worried);
             return None;
         }
-        let unanswered = knock.is_some_and(|knock| knock.issued >= worried && !knock.answered);
-        if !unanswered {
-            self.knock(now, view, name, patience);
-        }
+        self.peers.worried = true;
         let lost = alive.plus(Millis(patience.0 << self.peers.times_voided(leader.mod_revision)));
         if now < lost {
             self.wake_at(lost);
-            return None;
         }
         // A picture from before the worry does not tell whether the stream has been silent since.
-        let seen = local.at >= worried;
-        (seen && unanswered).then(|| Suspicion { leader: name.clone(), key: leader.mod_revision })
+        if local.at < worried {
+            return None;
+        }
+        let unanswered = knock.is_some_and(|knock| knock.issued >= worried && !knock.answered);
+        if !unanswered {
+            self.knock(now, view, name, lost.since(now));
+        }
+        (now >= lost && unanswered)
+            .then(|| Suspicion { leader: name.clone(), key: leader.mod_revision })
     }
 
-    fn knock(&mut self, now: Millis, view: &ClusterView, name: &MemberName, patience: Millis) {
+    /// The answer may take until the leader would be lost without it.
+    fn knock(&mut self, now: Millis, view: &ClusterView, name: &MemberName, left: Millis) {
         let Some(leader) = upstream_of(view, name) else { return };
-        let timeout = self.dynamic.pgherd.failure_detection_timeout;
-        let limit = Millis(patience.0.saturating_sub(worry(timeout).0)).max(KNOCK_MIN);
+        let limit = left.max(KNOCK_MIN);
         let why = Reason::LeaderIsSilent { leader: name.clone() };
         self.issue(now, Act::Knock { leader, limit }, why);
     }

@@ -167,7 +167,9 @@ pub(crate) fn plan(rng: &mut Rng, setup: &Setup, heal: u64) -> Vec<Fault> {
     let mut at = if early { rng.range(500, 6_000) } else { rng.range(10_000, 16_000) };
     let number = rng.range(1, 9);
     for _ in 0..number {
-        if setup.fenced && rng.chance(500) {
+        if setup.relapses || (setup.fenced && rng.chance(150)) {
+            relapse(rng, setup, (at, heal), &mut faults);
+        } else if setup.fenced && rng.chance(400) {
             silence(rng, setup, (at, heal), &mut faults);
         } else if setup.failsafe && rng.chance(500) {
             outage(rng, setup, (at, heal), &mut faults);
@@ -224,6 +226,29 @@ fn silence(rng: &mut Rng, setup: &Setup, (at, heal): (u64, u64), faults: &mut Ve
         let kind = STRIKES[rng.index(STRIKES.len())];
         let two = draw(rng, (then, heal, members), kind, aim);
         add(faults, two, mode, heal);
+    }
+}
+
+/// A leader that comes back while one of two members has pledged and the other is slow, so that the
+/// fence is voided; it is lost soon after, when the other one lacks something and the one is slow.
+fn relapse(rng: &mut Rng, setup: &Setup, (at, heal): (u64, u64), faults: &mut Vec<Fault>) {
+    let members = setup.members;
+    let one = rng.index(members);
+    let other = (one + 1 + rng.index(members.max(2) - 1)) % members;
+    let frozen = at + rng.range(0, 500);
+    let again = at + rng.range(3_000, 5_000);
+    let lost = again + rng.range(300, 900);
+    let steps = [
+        (Kind::SlowDisk, Aim::Node, other, at, 2_500),
+        (Kind::HostFrozen, Aim::Leader, one, frozen, rng.range(1_000, 1_500)),
+        (Kind::CutFromOne, Aim::Leader, one, again, 3_000),
+        (Kind::SlowDisk, Aim::Node, one, again, 6_000),
+        (Kind::HostLost, Aim::Leader, one, lost, rng.range(500, 9_000)),
+    ];
+    for (kind, aim, node, at, lasts) in steps {
+        let until = (at + lasts).min(heal).max(at);
+        let fault = Fault { at, until, kind, node, aim, other, begun: false };
+        add(faults, fault, setup.mode, heal);
     }
 }
 

@@ -25,13 +25,12 @@ impl World {
         if !self.setup.fenced {
             return;
         }
-        let now = self.hosts[node].clock(self.now);
         let number = self.hosts[node].agents;
         let Some(agent) = &mut self.hosts[node].agent else { return };
         let said = agent.brain.heartbeat();
         let new = agent.said != said;
         agent.said = said;
-        let worried = agent.brain.is_worried(now) && !agent.probe_pending;
+        let worried = agent.brain.is_worried() && !agent.probe_pending;
         agent.probe_pending |= worried;
         if worried {
             self.after(WORRIED, Event::Probe { node, agent: number });

@@ -106,6 +106,8 @@ pub struct Setup {
     pub fence_only: bool,
     /// `failover_mode: fenced`, with more of the faults that lead to suspicions.
     pub fenced: bool,
+    /// Only leaders that come back just when they are fenced, and are lost soon after.
+    pub relapses: bool,
     /// A winner's transaction arrives late.
     pub slow_wins: bool,
     /// `failsafe_mode`, with more of the faults that it is for.
@@ -131,6 +133,7 @@ impl Setup {
             slow_answers: false,
             fence_only: false,
             slow_wins: false,
+            relapses: false,
             failsafe: rng.chance(300),
             ailing: rng.chance(300),
             fenced: rng.chance(500),

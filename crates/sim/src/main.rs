@@ -11,7 +11,7 @@ usage: sim --seed N | --seeds N | --seeds A..B [--members N] [--mode off|on|quor
            [--mistake promote-without-lease|ignore-sync-set|claim-from-reply|running-receivers|
                       failsafe-without-all|forget-promise|count-withdrawn-pledges|
                       win-without-sync|winner-keeps-sync]
-           [--slow-answers yes] [--slow-wins yes] [--fence-only yes]
+           [--slow-answers yes] [--slow-wins yes] [--relapses yes] [--fence-only yes]
            [--fenced yes|no] [--failsafe yes|no] [--ailing yes|no] [--tail LINES]";
 
 /// What the command line says.
@@ -25,6 +25,7 @@ struct Options {
     tail: Option<usize>,
     slow_answers: bool,
     slow_wins: bool,
+    relapses: bool,
     fence_only: bool,
     fenced: Option<bool>,
     failsafe: Option<bool>,
@@ -60,6 +61,7 @@ fn parse(arguments: &[String]) -> Option<Options> {
             "--mode" => options.mode = Some(Mode::parse(value)?),
             "--mistake" => options.mistake = Some(mistake(value)?),
             "--slow-answers" => options.slow_answers = value == "yes",
+            "--relapses" => options.relapses = value == "yes",
             "--slow-wins" => options.slow_wins = value == "yes",
             "--fenced" => options.fenced = Some(value == "yes"),
             "--failsafe" => options.failsafe = Some(value == "yes"),
@@ -104,6 +106,7 @@ fn setup(options: &Options, seed: u64) -> Setup {
         mutation: options.mistake,
         slow_answers: options.slow_answers,
         slow_wins: options.slow_wins,
+        relapses: options.relapses,
         fence_only: options.fence_only,
         fenced: options.fenced.unwrap_or(of_seed.fenced),
         failsafe: options.failsafe.unwrap_or(of_seed.failsafe),
@@ -152,6 +155,7 @@ fn arguments_of(setup: &Setup) -> String {
     for (set, name) in [
         (setup.slow_answers, "slow-answers"),
         (setup.slow_wins, "slow-wins"),
+        (setup.relapses, "relapses"),
         (setup.fence_only, "fence-only"),
     ] {
         if set {

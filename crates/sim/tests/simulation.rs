@@ -80,10 +80,39 @@ fn every_invariant_holds_where_only_the_promises_protect() {
     }
 }
 
+/// No lease is waited for, whoever lives.
+#[test]
+fn every_invariant_holds_where_leaders_are_fenced() {
+    let mut deposed = 0;
+    for seed in 0..SEEDS {
+        let setup = Setup { fenced: true, ..Setup::of_seed(seed) };
+        assert_eq!(run(&setup).violation, None, "seed {seed} --fenced yes");
+        if seed < 30 {
+            let report = run(&Setup { story: true, ..setup });
+            deposed += report.story.matches("leader_lost").count();
+        }
+    }
+    assert!(deposed > 10, "only {deposed} leaders were lost: the silences do not bite");
+}
+
+#[test]
+fn every_invariant_holds_where_winners_are_slow_and_leaders_come_back() {
+    for seed in 0..SEEDS / 2 {
+        let fenced = Setup { fenced: true, slow_wins: true, ..of(seed, 3, Mode::On) };
+        assert_eq!(run(&fenced).violation, None, "{fenced:?}");
+        let relapses = Setup { fenced: true, relapses: true, ..of(seed, 3, Mode::Quorum) };
+        assert_eq!(run(&relapses).violation, None, "{relapses:?}");
+    }
+}
+
 /// How many seeds break an invariant with the mistake; only those that hold without it count.
 fn caught(mutation: Mutation, base: impl Fn(u64) -> Setup) -> usize {
+    caught_within(SEEDS_PER_MISTAKE, mutation, base)
+}
+
+fn caught_within(seeds: u64, mutation: Mutation, base: impl Fn(u64) -> Setup) -> usize {
     let mut seen = 0;
-    for seed in 0..SEEDS_PER_MISTAKE {
+    for seed in 0..seeds {
         let report = run(&Setup { mutation: Some(mutation), ..base(seed) });
         let broken = report.violation.is_some_and(|v| v.invariant.starts_with('I'));
         seen += usize::from(broken && run(&base(seed)).violation.is_none());
@@ -137,5 +166,34 @@ fn going_on_although_a_member_did_not_agree_is_caught() {
 fn an_agent_that_does_not_mind_former_promises_is_caught() {
     let seen =
         caught(Mutation::ForgetPromise, |seed| Setup { failsafe: true, ..of(seed, 2, Mode::Off) });
+    assert!(seen >= 2);
+}
+
+#[test]
+fn counting_a_withdrawn_pledge_is_caught() {
+    let seen = caught_within(700, Mutation::CountWithdrawnPledges, |seed| Setup {
+        fenced: true,
+        relapses: true,
+        ..of(seed, 3, Mode::Quorum)
+    });
+    assert!(seen >= 2);
+}
+
+#[test]
+fn a_win_that_is_not_conditional_on_the_set_is_caught() {
+    let seen = caught(Mutation::WinWithoutSync, |seed| Setup {
+        fenced: true,
+        slow_wins: true,
+        ..of(seed, 3, Mode::On)
+    });
+    assert!(seen >= 2);
+}
+
+#[test]
+fn a_winner_that_does_not_write_the_set_is_caught() {
+    let seen = caught_within(300, Mutation::WinnerKeepsSync, |seed| Setup {
+        fenced: true,
+        ..of(seed, 5, Mode::On)
+    });
     assert!(seen >= 2);
 }

@@ -19,11 +19,11 @@ usage: cargo xtask COMMAND
   tidy                check edges between crates, sizes, bans and leftovers
   check               formatting, clippy, tidy, cargo deny
   test                everything of `check`, then every test; ends with `N passed, N failed`
-  prove [--seeds N]   the long twins: the simulator over N seeds (default 20000)
+  prove [--seeds N]   the long twins: the simulator over N seeds (default 100000)
   scenarios [--bless] run the brain's scripts; --bless records their output anew (review the diff)";
 
 /// How many seeds `prove` runs when it is not told.
-const PROVE_SEEDS: u64 = 20_000;
+const PROVE_SEEDS: u64 = 100_000;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

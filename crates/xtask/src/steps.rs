@@ -88,15 +88,18 @@ pub(crate) fn test() -> Vec<Step> {
 
 /// The long twins of what `test` runs quickly.
 pub(crate) fn prove(seeds: u64) -> Vec<Step> {
-    let many = |name, options: &str| {
+    let simulate = |name, seeds: u64, options: &str| {
         let run = "cargo run --release --quiet --locked --package sim -- --seeds";
         Step::new(name, &format!("{run} {seeds} {options}"))
     };
+    let part = seeds / 5;
     let rounds = |name, options: &str| Step::new(name, &format!("{ROUNDS} {options}"));
     let drill = "cargo run --release --quiet --locked --package cli -- demo --drill --json";
     vec![
-        many("simulator, many seeds", ""),
-        many("simulator, fence alone", "--fence-only yes --mode quorum --members 3"),
+        simulate("simulator, many seeds", seeds, ""),
+        simulate("simulator, fence alone", part, "--fence-only yes --mode quorum --members 3"),
+        simulate("simulator, relapses", part, "--fenced yes --relapses yes --mode quorum"),
+        simulate("simulator, slow winners", part, "--fenced yes --slow-wins yes"),
         Step::new("drill, every fault", &format!("{drill} --drill-all")),
         Step::new("drill, etcd follower dies", &format!("{drill} --drill-kill-etcd follower")),
         Step::new("drill, etcd leader dies", &format!("{drill} --drill-kill-etcd leader")),

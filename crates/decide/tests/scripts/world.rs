@@ -188,7 +188,7 @@ impl World {
                 == LocalPostgres { at: Millis::ZERO, ..local.clone() }
         });
         let old = agent.local.as_ref().is_none_or(|known| known.at < now);
-        if !known || (old && agent.brain.is_worried(now)) {
+        if !known || (old && agent.brain.is_worried()) {
             agent.local = Some(local.clone());
             news.push(Event::Local(Box::new(local)));
         }
