@@ -129,7 +129,7 @@ mod tests {
         assert_eq!(dynamic["pgherd"]["failover_mode"], "fenced");
         assert_eq!((&dynamic["ttl"], &dynamic["loop_wait"]), (&json!(20), &json!(4)));
         let plain = Settings { failover_mode: None, ..settings }.dynamic();
-        assert!(plain.get("pgherd").is_none());
+        assert_eq!(plain["pgherd"], config::recommended_with_ttl(20)["pgherd"]);
     }
 
     #[test]
