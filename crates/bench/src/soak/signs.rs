@@ -167,7 +167,8 @@ impl Beats {
         let bounds = self.last.keys().filter(|bound| *bound != "+Inf");
         let over = bounds.map(|bound| (bound.clone(), json!(all.saturating_sub(come(bound)))));
         let over: serde_json::Map<String, Value> = over.collect();
-        json!({"n": all, "longest_s": self.longest, "longer_than_s": over})
+        let longest = (self.longest * 1000.0).round() / 1000.0;
+        json!({"n": all, "longest_s": longest, "longer_than_s": over})
     }
 }
 
