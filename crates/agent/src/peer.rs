@@ -50,18 +50,32 @@ pub(crate) async fn newest_term(
     newest
 }
 
+/// A lost first packet is sent again by the kernel only after a second, which is too late: a second
+/// connection is begun meanwhile.
+const KNOCK_AGAIN: Duration = Duration::from_millis(150);
+
 /// SSLRequest, which any postmaster answers with one byte before anybody logs in (PostgreSQL's
 /// documentation, "Message Formats").
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
 
 /// Whether a PostgreSQL answers at this address; else what came instead.
 pub(crate) async fn postgres_answers(host: &str, port: u16, limit: Millis) -> Result<(), String> {
-    let knock = async {
+    let knock = async || {
         let mut stream = TcpStream::connect((host, port)).await?;
         stream.write_all(&SSL_REQUEST).await?;
         stream.read_u8().await
     };
-    match tokio::time::timeout(limit.as_duration(), knock).await {
+    let again = async {
+        tokio::time::sleep(KNOCK_AGAIN).await;
+        knock().await
+    };
+    let knocks = async {
+        tokio::select! {
+            answer = knock() => answer,
+            answer = again => answer,
+        }
+    };
+    match tokio::time::timeout(limit.as_duration(), knocks).await {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(error)) => Err(format!("knocking at {host}:{port}: {error}")),
         Err(_) => Err(format!("knocking at {host}:{port}: no answer within {limit}")),
