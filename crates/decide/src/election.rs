@@ -190,6 +190,19 @@ pub fn next_move(ballot: &Ballot) -> Move {
     }
 }
 
+/// Whether a durable pledge keeps its member from the leader of this term: the fence it was made
+/// for is open, or it is from a later term. Deleted with its fence, a pledge is withdrawn: it can
+/// never be counted again.
+#[must_use]
+pub fn binds(pledge: &DurablePledge, leader: Term, fence: Option<&Fence>) -> bool {
+    // A Patroni leader has no term; then nobody pledged.
+    if leader.0 == 0 || pledge.position.term < leader {
+        return false;
+    }
+    let open = fence.is_some_and(|fence| fence.id == pledge.fence);
+    open || pledge.position.term > leader
+}
+
 fn abstention(ballot: &Ballot) -> Option<Abstention> {
     if !takes_part(ballot, &ballot.me) {
         return Some(Abstention::NotAVoter);

@@ -8,7 +8,7 @@ use types::{
 
 use crate::action::Act;
 use crate::brain::Brain;
-use crate::election::Move;
+use crate::election::{Move, binds};
 use crate::reason::Reason;
 use crate::strangers::streaming_members;
 
@@ -30,19 +30,12 @@ impl Brain {
         !matches!(self.vote(now, view, local), Move::Abstain(_))
     }
 
-    /// Whether our durable pledge keeps us from this leader: the fence it was made for is open, or
-    /// it is from a later term. Deleted with its fence, a pledge is withdrawn: it can never be
-    /// counted again.
+    /// Whether our durable pledge keeps us from this leader.
     pub(crate) fn is_bound(&self, view: &ClusterView, local: &LocalPostgres) -> bool {
         let (Some(pledge), Some(term)) = (&local.durable.pledge, view.leader_term()) else {
             return false;
         };
-        // A Patroni leader has no term; then nobody pledged.
-        if term.0 == 0 || pledge.position.term < term {
-            return false;
-        }
-        let open = view.fence.as_ref().is_some_and(|f| f.value.id == pledge.fence);
-        open || pledge.position.term > term
+        binds(pledge, term, view.fence.as_ref().map(|f| &f.value))
     }
 
     /// What a leader does about an open fence: one that is not against it is stale. True if we step

@@ -16,6 +16,7 @@ mod heartbeats;
 mod instance;
 pub mod invariants;
 mod mistakes;
+pub mod model;
 mod node;
 mod observe;
 mod postgres;

@@ -4,6 +4,8 @@
 
 use std::process::ExitCode;
 
+mod model_command;
+
 use sim::{Mode, Mutation, Setup, run};
 
 const USAGE: &str = "\
@@ -34,6 +36,9 @@ struct Options {
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments.first().is_some_and(|first| first == "--model") {
+        return model_command::main(&arguments);
+    }
     let Some(options) = parse(&arguments) else {
         eprintln!("{USAGE}");
         return ExitCode::from(2);
