@@ -109,7 +109,9 @@ impl Brain {
             guard: None,
             guard_told: false,
             lanes: Lanes::default(),
-            leader: LeaderMemory::default(),
+            // What an agent before this one wrote to `/sync` may still arrive. Forgotten as soon as
+            // the leader key is seen not to be ours.
+            leader: LeaderMemory { sync_unknown: true, ..LeaderMemory::default() },
             election: crate::unlocked::ElectionClock::default(),
             rewind_failures: 0,
             followed_at: None,

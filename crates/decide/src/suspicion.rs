@@ -63,8 +63,8 @@ pub(crate) struct Peers {
 }
 
 impl Peers {
-    /// Takes a beat in. True if it says something new. Whoever was away for longer than anybody's
-    /// patience was not slow: it begins anew.
+    /// Takes a beat in. True if it says something new. Whoever was away for longer than our
+    /// patience with it was not slow but gone: nothing is learnt from that.
     fn hear(
         &mut self,
         now: Millis,
@@ -77,8 +77,8 @@ impl Peers {
         };
         let interval = now.since(beats.heard);
         let faded = Millis(beats.longest.0 - beats.longest.0 / FADING);
-        let away = interval > most_patience(timeout);
-        beats.longest = if away { Millis::ZERO } else { faded.max(interval) };
+        let patience = patience(beats.longest, timeout);
+        beats.longest = if interval > patience { faded } else { faded.max(interval) };
         beats.heard = now;
         let new = beats.said != said;
         beats.said = said;
@@ -96,7 +96,7 @@ impl Peers {
     /// How long this member may be silent.
     fn patience(&self, name: &MemberName, timeout: Millis) -> Option<Millis> {
         let beats = self.beats.get(name)?;
-        Some(Millis(2 * beats.longest.0).clamp(timeout, most_patience(timeout)))
+        Some(patience(beats.longest, timeout))
     }
 
     /// Whether this member was heard of late.
@@ -275,8 +275,10 @@ impl Brain {
     }
 }
 
-fn most_patience(timeout: Millis) -> Millis {
-    Millis(timeout.0.saturating_mul(PATIENCE_MAX))
+/// How long a member may be silent whose beats came at intervals up to this one.
+fn patience(longest: Millis, timeout: Millis) -> Millis {
+    let most = Millis(timeout.0.saturating_mul(PATIENCE_MAX));
+    Millis(longest.0.saturating_mul(2)).clamp(timeout, most)
 }
 
 /// When silence calls for a closer look.

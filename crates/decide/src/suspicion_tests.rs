@@ -32,8 +32,13 @@ fn patience_is_the_time_out_for_beats_in_time_and_twice_the_longest_interval_for
     let patience = |interval| heard(interval, 50).0.patience(&"a".into(), TIMEOUT);
     assert_eq!(patience(200), Some(TIMEOUT));
     assert_eq!(patience(800), Some(Millis(1_600)));
-    assert_eq!(patience(3_000), Some(Millis(4_000)), "it has a bound");
-    assert_eq!(patience(9_000), Some(TIMEOUT), "that is no interval, but an outage");
+    assert_eq!(patience(1_100), Some(TIMEOUT), "that is no interval, but an outage");
+    let (mut slower, mut now) = heard(200, 5);
+    for interval in [900, 1_700, 3_000, 3_900] {
+        now = now.plus(Millis(interval));
+        slower.hear(now, ("a".into(), says(1)), TIMEOUT);
+    }
+    assert_eq!(slower.patience(&"a".into(), TIMEOUT), Some(Millis(4_000)), "it has a bound");
     assert_eq!(Peers::default().patience(&"a".into(), TIMEOUT), None, "never heard, not missed");
 }
 

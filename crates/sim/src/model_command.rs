@@ -4,12 +4,12 @@
 use std::process::ExitCode;
 
 use sim::Mode;
-use sim::model::{Setup, Without, check};
+use sim::model::{Fault, Setup, Without, check};
 
 const USAGE: &str = "\
 usage: sim --model MEMBERS [--faults N] [--writes N] [--terms N] [--fences N] [--requests N]
            [--mode on|quorum] [--wanted N] [--strict yes|no] [--recovery yes|no]
-           [--states N] [--without RULE]...
+           [--kinds late,stream,host,postgres,agent,lease] [--states N] [--without RULE]...
 rules:";
 
 pub(crate) fn main(arguments: &[String]) -> ExitCode {
@@ -37,6 +37,10 @@ pub(crate) fn main(arguments: &[String]) -> ExitCode {
     if report.violation.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+fn kind(text: &str) -> Option<Fault> {
+    Fault::ALL.iter().find(|(_, name)| *name == text).map(|(fault, _)| *fault)
+}
+
 fn parse(arguments: &[String]) -> Option<Setup> {
     let mut setup = Setup::new(3, 1);
     for pair in arguments.chunks(2) {
@@ -51,6 +55,7 @@ fn parse(arguments: &[String]) -> Option<Setup> {
             "--states" => setup.states = Some(value.parse().ok()?),
             "--fences" => setup.fences = value.parse().ok()?,
             "--recovery" => setup.recovery = value == "yes",
+            "--kinds" => setup.kinds = value.split(',').map(kind).collect::<Option<_>>()?,
             "--requests" => setup.requests = value.parse().ok()?,
             "--mode" => setup.mode = Mode::parse(value).filter(|mode| *mode != Mode::Off)?,
             "--wanted" => setup.wanted = value.parse().ok()?,

@@ -55,7 +55,8 @@ impl Election {
     pub(super) fn reconcile(&self, state: &mut State, me: Id, late: bool) {
         let member = state.member(me);
         let (Some(lead), Some(_)) = (member.lead, member.primary()) else { return };
-        if lead.writing || lead.releasing || member.next_rule.is_some() {
+        let setting = member.next_rule.is_some() && !self.lacks(Without::RuleTakenOver);
+        if lead.writing || lead.releasing || setting {
             return;
         }
         if lead.unknown && !self.lacks(Without::UnknownWrittenAgain) {
@@ -85,10 +86,11 @@ impl Election {
     fn picture(&self, state: &State, me: Id, lead: &Lead) -> SyncPicture {
         let member = state.member(me);
         let active = state.streaming_from(me);
+        let rule = member.next_rule.unwrap_or(member.rule);
         let changed = member.changed_at.unwrap_or(u8::MAX);
         let confirmed: BTreeSet<MemberName> = active
             .iter()
-            .filter(|id| member.rule.names.has(*id))
+            .filter(|id| rule.names.has(*id))
             .filter(|id| {
                 member.heard[usize::from(*id)] >= changed || self.lacks(Without::VotersConfirmed)
             })
@@ -108,7 +110,7 @@ impl Election {
             strict: self.setup.strict,
             wanted: self.setup.wanted.into(),
             sync: Some(sync),
-            names: names_of(member.rule),
+            names: names_of(rule),
             taken_over: member.changed_at.is_some(),
             active: active.iter().map(name).collect(),
             confirmed,

@@ -20,7 +20,7 @@ use stateright::{Checker, DiscoveryClassification, HasDiscoveries, Model, Proper
 
 pub use look::Mood;
 pub use state::State;
-pub use step::Step;
+pub use step::{Fault, Step};
 pub use without::Without;
 
 use crate::Mode;
@@ -43,6 +43,8 @@ pub struct Setup {
     pub strict: bool,
     /// How many faults may happen.
     pub faults: u8,
+    /// Of which kinds.
+    pub kinds: BTreeSet<Fault>,
     /// How many commits clients may send.
     pub writes: u8,
     /// The last term; the first is 1.
@@ -69,6 +71,7 @@ impl Setup {
             wanted: 1,
             strict: false,
             faults,
+            kinds: Fault::ALL.iter().map(|(fault, _)| *fault).collect(),
             writes: 1,
             terms: 3,
             fences: 2,

@@ -30,6 +30,35 @@ pub enum Step {
     LeaseEnds,
 }
 
+/// What may go wrong.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Fault {
+    /// A request to the store, or a standby's report, comes late or never.
+    Late,
+    /// A stream ends.
+    Stream,
+    /// A host crashes with agent and PostgreSQL.
+    Host,
+    /// A primary crashes.
+    Postgres,
+    /// An agent is started anew.
+    Agent,
+    /// The leader's lease ends, and its holder runs on.
+    Lease,
+}
+
+impl Fault {
+    /// Every kind, with its name.
+    pub const ALL: [(Fault, &str); 6] = [
+        (Fault::Late, "late"),
+        (Fault::Stream, "stream"),
+        (Fault::Host, "host"),
+        (Fault::Postgres, "postgres"),
+        (Fault::Agent, "agent"),
+        (Fault::Lease, "lease"),
+    ];
+}
+
 impl Election {
     /// Everything that may happen in this state; what changes nothing is left out later.
     pub(super) fn steps(&self, state: &State, steps: &mut Vec<Step>) {
@@ -52,11 +81,16 @@ impl Election {
     /// The state after a step; `None` if it changes nothing.
     pub(super) fn after(&self, before: &State, step: Step) -> Option<State> {
         let mut state = before.clone();
-        if is_fault(step) {
+        let fault = fault_of(step);
+        if let Some(fault) = fault {
+            if state.faults == 0 || !self.setup.kinds.contains(&fault) {
+                return None;
+            }
             state.faults -= 1;
         }
         self.make(&mut state, step);
-        if is_late(step) && state.requests.len() == before.requests.len() {
+        let asks = matches!(step, Step::Look { .. } | Step::ActOnMemory { .. });
+        if asks && fault.is_some() && state.requests.len() == before.requests.len() {
             return None;
         }
         canonical(&mut state);
@@ -127,24 +161,17 @@ impl Election {
     }
 }
 
-/// Whether a step is about a request that comes late, and so a fault.
-fn is_late(step: Step) -> bool {
+/// What goes wrong in a step, if anything does.
+fn fault_of(step: Step) -> Option<Fault> {
     match step {
-        Step::Look { mood, .. } => mood.late,
-        Step::ActOnMemory { late, .. } => late,
-        _ => false,
-    }
-}
-
-fn is_fault(step: Step) -> bool {
-    match step {
-        Step::Look { .. } | Step::ActOnMemory { .. } => is_late(step),
-        Step::Receive { late, .. } => late,
-        Step::CutStream { .. }
-        | Step::CrashHost { .. }
-        | Step::CrashPostgres { .. }
-        | Step::RestartAgent { .. }
-        | Step::LeaseEnds => true,
+        Step::Look { mood: Mood { late, .. }, .. }
+        | Step::ActOnMemory { late, .. }
+        | Step::Receive { late, .. } => late.then_some(Fault::Late),
+        Step::CutStream { .. } => Some(Fault::Stream),
+        Step::CrashHost { .. } => Some(Fault::Host),
+        Step::CrashPostgres { .. } => Some(Fault::Postgres),
+        Step::RestartAgent { .. } => Some(Fault::Agent),
+        Step::LeaseEnds => Some(Fault::Lease),
         Step::Deliver { .. }
         | Step::TimeOut { .. }
         | Step::PledgeMade { .. }
@@ -153,7 +180,7 @@ fn is_fault(step: Step) -> bool {
         | Step::Hear { .. }
         | Step::Write { .. }
         | Step::Start { .. }
-        | Step::StartInPlace { .. } => false,
+        | Step::StartInPlace { .. } => None,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::Election;
 use super::canonical::FRESH;
+use super::look::small;
 use super::state::{
     FenceKey, Lead, LeaderKey, MEMBERS_MAX, Request, Rev, Set, State, Store, Take, TermKey,
 };
@@ -87,9 +88,9 @@ impl Election {
             (store.sync, store.sync_rev) = (sync, rev);
         }
         if self.lacks(Without::VotersCleared) {
-            // Itself it cannot count on.
+            // As many must pledge as if they had confirmed what this leader holds.
             let voters = sync.voters.without(take.sync.leader);
-            let quorum = sync.quorum.min(u8::try_from(voters.count()).unwrap_or(0));
+            let quorum = small(voters.count()).saturating_sub(self.setup.wanted);
             store.sync = Set { voters, quorum, ..take.sync };
         }
     }
