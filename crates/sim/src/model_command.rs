@@ -24,13 +24,7 @@ pub(crate) fn main(arguments: &[String]) -> ExitCode {
     if let Some((property, path)) = &report.violation {
         println!("{path}broken: {property}");
     }
-    println!(
-        "{} states, {} steps, depth {}, {:.1} s",
-        report.states,
-        report.steps,
-        report.depth,
-        report.took.as_secs_f64()
-    );
+    println!("{}", report.summary());
     for name in &report.reached {
         println!("reached: {name}");
     }

@@ -16,6 +16,11 @@ const SIMULATOR_TEST: &str = "cargo run --quiet --locked --package sim -- --seed
 /// The same where only the fence protects, and not the lease.
 const SIMULATOR_FENCE: &str = "cargo run --quiet --locked --package sim -- --seeds 500 \
                                --fence-only yes --mode quorum --members 3";
+/// The election explored with three members, and one fault or a second failover: 20 s together, and
+/// a minute of `cargo test` takes each of its rules away.
+const MODEL_FAULT: &str = "cargo run --quiet --locked --package sim -- --model 3 --faults 1";
+const MODEL_TWICE: &str =
+    "cargo run --quiet --locked --package sim -- --model 3 --faults 0 --terms 3 --fences 2";
 /// A whole cluster, every fault of the drill that does not take long.
 const DRILL_TEST: &str = "cargo run --quiet --locked --package cli -- demo --drill --json";
 /// A cluster on a machine loaded to twice its cores, on a network that loses packets, where silence
@@ -79,6 +84,8 @@ pub(crate) fn test() -> Vec<Step> {
     steps.push(Step::new("tests", "cargo test --workspace --locked --no-fail-fast"));
     steps.push(Step::new("simulator, fixed seeds", SIMULATOR_TEST));
     steps.push(Step::new("simulator, fence alone", SIMULATOR_FENCE));
+    steps.push(Step::new("model, one fault", MODEL_FAULT));
+    steps.push(Step::new("model, two failovers", MODEL_TWICE));
     // From the share of real clusters: about six minutes.
     steps.push(Step::new("drill", DRILL_TEST));
     // It fails where it cannot be had: who is not root has not tested this.
@@ -93,6 +100,11 @@ pub(crate) fn prove(seeds: u64) -> Vec<Step> {
         Step::new(name, &format!("{run} {seeds} {options}"))
     };
     let part = seeds / 5;
+    // Each explores everything within its bounds; about 20 minutes and 12 GiB at most together.
+    let model = |name, options: &str| {
+        let run = "cargo run --release --quiet --locked --package sim -- --model";
+        Step::new(name, &format!("{run} {options}"))
+    };
     let rounds = |name, options: &str| Step::new(name, &format!("{ROUNDS} {options}"));
     let drill = "cargo run --release --quiet --locked --package cli -- demo --drill --json";
     vec![
@@ -100,6 +112,12 @@ pub(crate) fn prove(seeds: u64) -> Vec<Step> {
         simulate("simulator, fence alone", part, "--fence-only yes --mode quorum --members 3"),
         simulate("simulator, relapses", part, "--fenced yes --relapses yes --mode quorum"),
         simulate("simulator, slow winners", part, "--fenced yes --slow-wins yes"),
+        model("model, recovery", "3 --faults 1 --recovery yes"),
+        model("model, two faults", "3 --faults 2"),
+        model("model, mode on", "3 --faults 2 --mode on"),
+        model("model, both confirm", "3 --faults 1 --wanted 2"),
+        model("model, two failovers", "3 --faults 1 --terms 3 --fences 2 --writes 0"),
+        model("model, four members", "4 --faults 1 --writes 0"),
         Step::new("drill, every fault", &format!("{drill} --drill-all")),
         Step::new("drill, etcd follower dies", &format!("{drill} --drill-kill-etcd follower")),
         Step::new("drill, etcd leader dies", &format!("{drill} --drill-kill-etcd leader")),

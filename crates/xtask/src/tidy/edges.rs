@@ -82,12 +82,13 @@ const PURE_OUTSIDE: [&str; 11] = [
 ];
 
 /// Crates from outside that only the named crates may use, so that a swap stays local.
-const RESERVED: [(&str, &[&str]); 5] = [
+const RESERVED: [(&str, &[&str]); 6] = [
     ("tonic", &["etcd-proto", "dcs", "consensus"]),
     ("tonic-prost", &["etcd-proto", "consensus"]),
     ("openraft", &["consensus"]),
     ("redb", &["consensus"]),
     ("tokio-postgres", &["postgres", "lab", "bench"]),
+    ("stateright", &["sim"]),
 ];
 
 /// The pure crates' names.
