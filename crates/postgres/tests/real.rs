@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use common::{
-    LIMIT, Node, any, bin_dirs, control, new_primary, new_standby, primary, running, standby,
-    streaming,
+    LIMIT, Node, any, bin_dirs, control, freeze, new_primary, new_standby, primary, running,
+    standby, streaming,
 };
 use postgres::{HandOver, Instance, PromotePlan, StartAs, StopMode, SyncRule};
 use types::{ControlState, DataDir, Lsn, Millis, Process, Timeline, slot_name};
@@ -234,6 +234,9 @@ async fn a_hand_over_does_not_wait_for_a_frozen_standby() {
                 rustix::process::kill_process(pid, signal).unwrap();
             }
         };
+        // First whoever would confirm the shutdown checkpoint, seen to stand still: with its answer
+        // the stop ends at once, and nothing is shown.
+        freeze(b.process("walreceiver")).await;
         signal(rustix::process::Signal::STOP);
         let begun = Instant::now();
         let asked = |_| async { begun.elapsed() > Duration::from_millis(300) };
