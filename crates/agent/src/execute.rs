@@ -206,6 +206,7 @@ async fn copy<I: Instance>(
     let done = move |d: &mut Durable| {
         d.in_progress = None;
         d.term = term;
+        d.rewound = false;
     };
     context.recorded.update(done).await?;
     Ok(())
@@ -213,11 +214,12 @@ async fn copy<I: Instance>(
 
 async fn rewind<I: Instance>(context: &Arc<Context<I>>, source: &Upstream) -> Result<(), Failure> {
     context.recorded.update(|d| d.in_progress = Some(InProgress::Rewind)).await?;
-    context.instance.rewind_from(source).await?;
+    let rewound = context.instance.rewind_from(source).await?;
     context.set_compared(None);
-    let done = |d: &mut Durable| {
+    let done = move |d: &mut Durable| {
         d.in_progress = None;
         d.pledge = None;
+        d.rewound = rewound == postgres::Rewound::Anew;
     };
     context.recorded.update(done).await?;
     Ok(())
@@ -231,6 +233,7 @@ async fn follow_term<I: Instance>(context: &Context<I>, term: Term) -> Result<()
             // A Patroni leader's term is not known (0); what was known stays.
             d.term = d.term.max(term);
             d.pledge = None;
+            d.rewound = false;
         })
         .await?;
     Ok(())

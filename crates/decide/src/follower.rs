@@ -76,6 +76,13 @@ impl Brain {
                 let patience = since.plus(limit);
                 if local.durable.term == term || term == Term(0) {
                     self.never_consistent = false;
+                } else if local.durable.rewound
+                    && leader.writable
+                    && leader.term > local.durable.term
+                    && !self.is_bound(view, local)
+                {
+                    // It has no upstream, and under this leader it may have one.
+                    self.stop_now(now, local, leader_is(&leader));
                 } else if now < patience {
                     self.wake_at(patience);
                 } else {
@@ -134,7 +141,8 @@ impl Brain {
                 None => self.compare(now, leader),
                 Some(compared) => {
                     let end = (control.end_timeline, control.end);
-                    let certain = control.state.end_is_certain();
+                    // What pg_rewind left misses log up to that end rather than having more.
+                    let certain = control.state.end_is_certain() || local.durable.rewound;
                     let behind = end.0 != compared.timeline;
                     if !certain && control.standby_signal && behind && !self.never_consistent {
                         // A standby that crashed: in recovery it learns where its log ends.

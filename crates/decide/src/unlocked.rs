@@ -57,9 +57,13 @@ impl Brain {
                 }
                 // Our own bootstrap was interrupted after initdb: this copy has never led.
                 let unborn = local.durable.term == Term(0) && !local.durable.fresh_copy;
-                if view.initialize.is_none() && unborn && !control.standby_signal {
-                    self.bootstrap(now, view);
-                    return;
+                if unborn && !control.standby_signal {
+                    match &view.initialize {
+                        None => return self.bootstrap(now, view),
+                        // Somebody bootstraps, or we do and our member key is not seen yet.
+                        Some(key) if key.value.is_empty() => return,
+                        Some(_) => {}
+                    }
                 }
                 if control.state == ControlState::ShutDown && self.pledge_stopped(now, view, local)
                 {

@@ -388,10 +388,20 @@ pub(crate) fn set_aside(config: &InstanceConfig) -> Result<Vec<(u64, PathBuf)>, 
     Ok(found)
 }
 
+/// What a rewind that succeeded did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rewound {
+    /// pg_rewind saw no difference; the copy is as it was.
+    AsItWas,
+    /// The copy is the source's as far as that had come, and holds no log beyond its minimum
+    /// recovery end. Up to there some may be missing: what the source had not yet written.
+    Anew,
+}
+
 pub(crate) async fn rewind_from(
     instance: &LocalInstance,
     upstream: &Upstream,
-) -> Result<(), Error> {
+) -> Result<Rewound, Error> {
     let config = instance.config();
     instance.require_stopped("rewind").await?;
     let _mark = instance.tool_mark();
@@ -418,7 +428,7 @@ pub(crate) async fn rewind_from(
     let upstream = upstream.clone();
     blocking(move || complete(&config, &config.data_dir.clone(), upstream)).await?;
     instance.memory().forget_copy();
-    Ok(())
+    Ok(if done_nothing { Rewound::AsItWas } else { Rewound::Anew })
 }
 
 /// What pg_rewind says when it leaves the copy as it is.

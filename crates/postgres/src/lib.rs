@@ -34,7 +34,7 @@ use std::path::PathBuf;
 use types::{HistoryLine, Lsn, MemberName, Millis, Timeline, Upstream};
 
 pub use config::{Credentials, InstanceConfig, OsUser, ProgramOption, Secret};
-pub use copy::CopyProgress;
+pub use copy::{CopyProgress, Rewound};
 pub use disk_helper::run_disk_helper;
 pub use error::{Error, SetupError};
 pub use instance::LocalInstance;
@@ -76,7 +76,10 @@ pub trait Instance: Send + Sync + 'static {
     /// Brings the stopped data directory back under the upstream by pg_rewind, and makes it a
     /// standby of it. A failure may leave a directory that must not be started: the caller keeps
     /// the in-progress marker, and repeats or clones.
-    fn rewind_from(&self, upstream: &Upstream) -> impl Future<Output = Result<(), Error>> + Send;
+    fn rewind_from(
+        &self,
+        upstream: &Upstream,
+    ) -> impl Future<Output = Result<Rewound, Error>> + Send;
 
     /// Starts PostgreSQL, detached from the agent (I7).
     fn start(
@@ -225,7 +228,7 @@ impl Instance for LocalInstance {
         copy::clone_from(self, upstream, progress).await
     }
 
-    async fn rewind_from(&self, upstream: &Upstream) -> Result<(), Error> {
+    async fn rewind_from(&self, upstream: &Upstream) -> Result<Rewound, Error> {
         copy::rewind_from(self, upstream).await
     }
 

@@ -19,9 +19,9 @@ use common::{
     LIMIT, Node, any, bin_dirs, cluster, control, freeze, os_user, pause, primary, running, signal,
     standby, streaming, thaw, until,
 };
-use postgres::{Error, Instance, PromotePlan, StartAs, StopMode, SyncRule};
+use postgres::{Error, Instance, PromotePlan, Rewound, StartAs, Started, StopMode, SyncRule};
 use rustix::process::Signal;
-use types::{ControlState, Lsn, MemberName, Millis, Process, SyncNames, Timeline};
+use types::{ControlState, Lsn, MemberName, Millis, Process, SyncNames, Timeline, slot_name};
 
 /// How long nothing is seen to happen before it is believed that it does not: several times the
 /// interval after which a standby tries to connect again.
@@ -738,5 +738,47 @@ async fn nothing_is_copied_from_a_standby() {
         }
         assert_eq!(ends().await, before, "the copy is as it was");
         c.instance.clone_from(&a.upstream(), |_| {}).await.unwrap();
+    }
+}
+
+/// A19: pg_rewind notes the source's insert position as what the copy must replay, but copies only
+/// what was written. The copy is consistent once it has the rest, from whoever leads by then.
+#[tokio::test]
+async fn a_rewound_copy_becomes_consistent_under_the_next_leader() {
+    for dir in bin_dirs() {
+        let [a, b, c] = cluster(&dir, ["a", "b", "c"], &[]).await;
+        let slots = [&a, &c].map(|node| (slot_name(&node.name()), None)).into();
+        c.instance.stop_receiving(&SyncRule::Off, LIMIT).await.unwrap();
+        let lead = async |node: &Node, timeline| {
+            node.instance.stop_receiving(&SyncRule::Off, LIMIT).await.unwrap();
+            let plan = PromotePlan { timeline, sync: SyncRule::Off };
+            node.instance.promote(plan, LIMIT).await.unwrap();
+            node.instance.checkpoint().await.unwrap();
+            node.instance.sync_slots(&slots, &[]).await.unwrap();
+        };
+        b.instance.stop_receiving(&SyncRule::Off, LIMIT).await.unwrap();
+        a.sql("create table only_a ()").await;
+        stop(&a, StopMode::Kill).await;
+        lead(&b, Timeline(2)).await;
+        c.instance.follow(Some(&b.upstream())).await.unwrap();
+        streaming(&c).await;
+
+        let writer = b.process("walwriter");
+        freeze(writer).await;
+        b.sql("set synchronous_commit = off; create table only_b ()").await;
+        assert_eq!(a.instance.rewind_from(&b.upstream()).await.unwrap(), Rewound::Anew);
+        thaw(writer);
+        let started = a.instance.start(ALONE, LIMIT).await.unwrap();
+        assert_eq!(started, Started::Recovering, "{}", a.log());
+        stop(&a, StopMode::Kill).await;
+
+        b.sql("create table b_wrote_it ()").await;
+        caught_up(&c, &b).await;
+        stop(&b, StopMode::Kill).await;
+        lead(&c, Timeline(3)).await;
+        a.start(follows(&c)).await;
+        assert_eq!(streaming(&a).await.timeline, Timeline(3));
+        caught_up(&a, &c).await;
+        assert!(exists(&a, "only_b").await && !exists(&a, "only_a").await);
     }
 }

@@ -191,6 +191,7 @@ impl World {
         durable.fresh_copy = true;
         durable.term = term;
         durable.pledge = None;
+        durable.rewound = false;
         self.forget_comparison(node);
         Next::Done
     }
@@ -226,10 +227,14 @@ impl World {
         let broken = self.hosts[node].disk.data.as_ref().is_some_and(|d| d.broken);
         if broken {
             let Some(data) = &self.hosts[from].disk.data else { return Next::Failed };
-            let copy = DataDirectory::copy_of(data, true);
+            let mut copy = DataDirectory::copy_of(data, true);
+            copy.incomplete = step.issued.is_multiple_of(3);
             self.hosts[node].disk.data = Some(copy);
         }
-        self.durable(node).in_progress = None;
+        let durable = self.durable(node);
+        durable.in_progress = None;
+        durable.pledge = None;
+        durable.rewound = broken;
         self.forget_comparison(node);
         Next::Done
     }
@@ -290,12 +295,14 @@ impl World {
             StartAs::Standby(upstream) => {
                 data.standby_signal = true;
                 data.conninfo.clone_from(upstream);
+                data.incomplete &= upstream.is_none();
             }
         }
         if let Some(term) = term {
             let durable = self.durable(node);
             durable.term = term;
             durable.pledge = None;
+            durable.rewound = false;
         }
         step.note = self.launch(node, *start_as == StartAs::Primary);
         Next::In(POLL)
@@ -377,6 +384,7 @@ impl World {
             let durable = self.durable(node);
             durable.term = term;
             durable.pledge = None;
+            durable.rewound = false;
             return Next::In(self.rng.range(1, 20));
         }
         let Some(data) = self.standby_mut(node) else { return Next::Failed };
@@ -456,6 +464,7 @@ impl World {
             let durable = self.durable(node);
             durable.term = term;
             durable.pledge = None;
+            durable.rewound = false;
             return Next::In(self.rng.range(2, 40));
         }
         if step.number == 1 {

@@ -48,7 +48,20 @@ impl World {
         self.becomes_writable(node);
     }
 
+    /// Whether the copy has what it must replay to be consistent.
+    fn is_complete(&mut self, node: usize) -> bool {
+        let Some((instance, data)) = self.parts(node) else { return false };
+        let (complete, number) = (!data.incomplete, instance.number);
+        if !complete {
+            self.after(POLL, Event::Postgres { node, instance: number });
+        }
+        complete
+    }
+
     fn recovered_as_standby(&mut self, node: usize) {
+        if !self.is_complete(node) {
+            return;
+        }
         let clock = self.hosts[node].clock(self.now).0;
         let Some((instance, data)) = self.parts(node) else { return };
         match data.state {

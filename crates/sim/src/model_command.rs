@@ -9,7 +9,7 @@ use sim::model::{Fault, Setup, Without, check};
 const USAGE: &str = "\
 usage: sim --model MEMBERS [--faults N] [--writes N] [--terms N] [--fences N] [--requests N]
            [--mode on|quorum] [--wanted N] [--strict yes|no] [--recovery yes|no]
-           [--kinds late,stream,host,postgres,agent,lease] [--states N] [--without RULE]...
+           [--kinds late,stream,host,postgres,agent,lease] [--steps N] [--without RULE]...
 rules:";
 
 pub(crate) fn main(arguments: &[String]) -> ExitCode {
@@ -46,7 +46,7 @@ fn parse(arguments: &[String]) -> Option<Setup> {
             "--faults" => setup.faults = value.parse().ok()?,
             "--writes" => setup.writes = value.parse().ok().filter(|n| *n <= 4)?,
             "--terms" => setup.terms = value.parse().ok().filter(|n| *n <= 5)?,
-            "--states" => setup.states = Some(value.parse().ok()?),
+            "--steps" => setup.steps = Some(value.parse().ok()?),
             "--fences" => setup.fences = value.parse().ok()?,
             "--recovery" => setup.recovery = value == "yes",
             "--kinds" => setup.kinds = value.split(',').map(kind).collect::<Option<_>>()?,

@@ -51,6 +51,11 @@
 //! - **A18 a promotion shows its timeline early**: history file and first segment of the new
 //!   timeline are on disk while the server still says that it is in recovery. Seen on PostgreSQL 15
 //!   as a leader that released its key in the middle of its own promotion.
+//! - **A19 a rewound copy may miss its end**: pg_rewind asks it to replay up to where the source
+//!   was writing, and copied only what was written; without an upstream, which sends the rest, it
+//!   answers nobody. Test: `a_rewound_copy_becomes_consistent_under_the_next_leader`. (Here every
+//!   upstream sends the rest at once. Where it is lost before it has, the copy waits for
+//!   `primary_start_timeout`; that is not simulated.)
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -85,6 +90,8 @@ pub(crate) struct DataDirectory {
     pub(crate) rule: SyncRule,
     /// A rewind was begun and not finished; nothing can start it.
     pub(crate) broken: bool,
+    /// pg_rewind copied less than what it asks the copy to replay (A19).
+    pub(crate) incomplete: bool,
     /// Physical slots with the position they were advanced to.
     pub(crate) slots: BTreeMap<String, Option<Lsn>>,
 }
@@ -106,6 +113,7 @@ impl DataDirectory {
             conninfo: None,
             rule: SyncRule::Off,
             broken: false,
+            incomplete: false,
             slots: BTreeMap::new(),
         }
     }
@@ -123,6 +131,7 @@ impl DataDirectory {
             conninfo: None,
             rule: SyncRule::Off,
             broken: false,
+            incomplete: false,
             slots: BTreeMap::new(),
             ..source.clone()
         }

@@ -19,6 +19,8 @@ pub struct Regression {
     pub ailing: bool,
     /// Failsafe mode is on.
     pub failsafe: bool,
+    /// `failover_mode: fenced`.
+    pub fenced: bool,
 }
 
 /// Those that hold again.
@@ -32,6 +34,7 @@ pub const REGRESSIONS: &[Regression] = &[
         fence_only: true,
         ailing: false,
         failsafe: false,
+        fenced: false,
     },
     Regression {
         name: "a rewind begins against a leader that is not promoted in its new term yet",
@@ -41,6 +44,7 @@ pub const REGRESSIONS: &[Regression] = &[
         fence_only: true,
         ailing: false,
         failsafe: false,
+        fenced: false,
     },
     Regression {
         name: "an interrupted bootstrap leaves a data directory that nobody finishes",
@@ -50,6 +54,7 @@ pub const REGRESSIONS: &[Regression] = &[
         fence_only: false,
         ailing: false,
         failsafe: false,
+        fenced: false,
     },
     Regression {
         name: "a standby's files name its leader, but the server was never told to read them",
@@ -59,6 +64,7 @@ pub const REGRESSIONS: &[Regression] = &[
         fence_only: false,
         ailing: true,
         failsafe: false,
+        fenced: false,
     },
     Regression {
         name: "a disk hangs until the source of a rewind is a standby of a later leader",
@@ -68,5 +74,26 @@ pub const REGRESSIONS: &[Regression] = &[
         fence_only: true,
         ailing: true,
         failsafe: true,
+        fenced: false,
+    },
+    Regression {
+        name: "a rewound copy that misses its end is started without an upstream",
+        seed: 1405,
+        members: 3,
+        mode: Mode::On,
+        fence_only: false,
+        ailing: false,
+        failsafe: false,
+        fenced: true,
+    },
+    Regression {
+        name: "a bootstrap whose member key is not seen for a moment leaves a leader in recovery",
+        seed: 4204,
+        members: 1,
+        mode: Mode::Quorum,
+        fence_only: false,
+        ailing: true,
+        failsafe: false,
+        fenced: true,
     },
 ];

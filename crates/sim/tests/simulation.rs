@@ -48,8 +48,8 @@ fn every_invariant_holds_over_the_fixed_seeds() {
 fn seeds_that_failed_once_hold() {
     for regression in REGRESSIONS {
         let setup = of(regression.seed, regression.members, regression.mode);
-        let Regression { fence_only, ailing, failsafe, .. } = *regression;
-        let report = run(&Setup { fence_only, ailing, failsafe, ..setup });
+        let Regression { fence_only, ailing, failsafe, fenced, .. } = *regression;
+        let report = run(&Setup { fence_only, ailing, failsafe, fenced, ..setup });
         assert_eq!(report.violation, None, "{}: {regression:?}", regression.name);
     }
 }

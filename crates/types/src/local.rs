@@ -359,6 +359,11 @@ pub struct Durable {
     /// it neither pledges nor leads until it is a voter again.
     #[serde(default)]
     pub fresh_copy: bool,
+    /// Whether pg_rewind made this copy and it has received nothing since. Until PostgreSQL has
+    /// replayed what its control file's minimum recovery end asks for it is not consistent, and
+    /// the last of that may still be missing: nothing in its log lies beyond that end.
+    #[serde(default)]
+    pub rewound: bool,
 }
 
 /// A pledge as it stands in the state directory.

@@ -23,6 +23,8 @@ pub(crate) struct Data {
     pub(crate) history: Vec<HistoryLine>,
     pub(crate) checkpoint: Lsn,
     pub(crate) checkpoint_timeline: Timeline,
+    /// What pg_rewind wrote down as the minimum recovery end.
+    pub(crate) minimum: Option<(Timeline, Lsn)>,
     pub(crate) standby_signal: bool,
     pub(crate) can_rewind: bool,
     pub(crate) upstream: Option<MemberName>,
@@ -41,6 +43,7 @@ impl Data {
             history: Vec::new(),
             checkpoint: Lsn(10),
             checkpoint_timeline: Timeline(1),
+            minimum: None,
             standby_signal: false,
             can_rewind: true,
             upstream: None,
@@ -53,6 +56,7 @@ impl Data {
     pub(crate) fn copy_of(source: &Data) -> Data {
         Data {
             state: ControlState::InArchiveRecovery,
+            minimum: None,
             standby_signal: true,
             upstream: None,
             names: SyncNames::default(),
@@ -62,14 +66,16 @@ impl Data {
     }
 
     fn control(&self) -> Control {
-        let certain = self.state.end_is_certain();
+        let known = self.state.end_is_certain().then_some((self.timeline, self.end));
+        let checkpoint = (self.checkpoint_timeline, self.checkpoint);
+        let (end_timeline, end) = known.or(self.minimum).unwrap_or(checkpoint);
         Control {
             system_identifier: self.system.clone(),
             state: self.state,
             timeline: self.checkpoint_timeline,
             checkpoint: self.checkpoint,
-            end: if certain { self.end } else { self.checkpoint },
-            end_timeline: if certain { self.timeline } else { self.checkpoint_timeline },
+            end,
+            end_timeline,
             can_rewind: self.can_rewind,
             standby_signal: self.standby_signal,
         }

@@ -3,7 +3,7 @@
 use decide::{Act, Action, Lane, Outcome, StartAs, StopMode, SyncRule};
 use types::{
     Compared, ControlState, DurablePledge, HistoryLine, InProgress, Lsn, MemberName, Millis,
-    Position, SyncNames, Timeline,
+    Position, SyncNames, Term, Timeline,
 };
 
 use crate::data::{Data, Proc};
@@ -84,7 +84,8 @@ impl World {
         let now = self.now;
         let Some(host) = self.hosts.get_mut(name) else { return };
         match act {
-            Act::Start { start_as, .. } => {
+            Act::Start { start_as, term } => {
+                note_term(host, *term);
                 host.process = Proc::NotReady(now);
                 if let Some(data) = &mut host.data {
                     data.standby_signal = *start_as != StartAs::Primary;
@@ -168,9 +169,13 @@ impl World {
         if host.process != Proc::Stopped {
             return None;
         }
-        host.data = Some(Data::copy_of(&theirs));
+        let rewound = matches!(act, Act::Rewind { .. });
+        let mut copy = Data::copy_of(&theirs);
+        copy.minimum = rewound.then_some((copy.timeline, copy.end));
+        host.data = Some(copy);
         host.compared = None;
         host.durable.in_progress = None;
+        host.durable.rewound = rewound;
         if let Act::Clone { .. } = act {
             host.durable.fresh_copy = true;
             host.durable.term = *term;
@@ -188,6 +193,15 @@ fn give_up_data_lane(host: &mut Host) {
     agent.ended.extend(over.into_iter().map(|a| (a.id, Outcome::Failed)));
 }
 
+/// What is written down before the copy can receive from a leader, or lead.
+fn note_term(host: &mut Host, term: Option<Term>) {
+    if let Some(term) = term {
+        host.durable.term = term;
+        host.durable.pledge = None;
+        host.durable.rewound = false;
+    }
+}
+
 /// Actions on one node alone. `None` if the action fails.
 fn on_host(host: &mut Host, act: &Act, now: Millis) -> Option<()> {
     match act {
@@ -195,10 +209,7 @@ fn on_host(host: &mut Host, act: &Act, now: Millis) -> Option<()> {
         Act::StandDownGuard => host.guard = None,
         Act::Initdb => host.data = Some(Data::new()),
         Act::Start { start_as, term } => {
-            if let Some(term) = term {
-                host.durable.term = *term;
-                host.durable.pledge = None;
-            }
+            note_term(host, *term);
             host.starts += 1;
             let data = host.data.as_mut()?;
             let primary = *start_as == StartAs::Primary;
@@ -213,8 +224,7 @@ fn on_host(host: &mut Host, act: &Act, now: Millis) -> Option<()> {
         Act::Stop { mode: StopMode::Fast } | Act::StopForHandOver { .. } => stop_in_order(host),
         Act::Stop { mode: StopMode::Immediate } | Act::EndOrphans => host.process = Proc::Stopped,
         Act::Follow { upstream, term } => {
-            host.durable.term = *term;
-            host.durable.pledge = None;
+            note_term(host, Some(*term));
             standby(host)?.upstream = upstream.as_ref().map(|u| u.name.clone());
         }
         Act::StopReceiving { fence, term, .. } => {
@@ -226,8 +236,7 @@ fn on_host(host: &mut Host, act: &Act, now: Millis) -> Option<()> {
             host.durable.pledge = Some(DurablePledge { fence: fence.clone(), position });
         }
         Act::Promote { term, timeline, sync } => {
-            host.durable.term = *term;
-            host.durable.pledge = None;
+            note_term(host, Some(*term));
             host.promoting = None;
             promote(standby(host)?, *timeline, names_of(sync));
             host.process = Proc::Primary;

@@ -108,8 +108,8 @@ pub struct Setup {
     pub requests: usize,
     /// Whether to check that the cluster recovers from each state, which takes ten times as long.
     pub recovery: bool,
-    /// It ends after about so many states.
-    pub states: Option<usize>,
+    /// It ends after about so many steps, shortest ways first.
+    pub steps: Option<usize>,
     /// Rules that are taken away.
     pub without: BTreeSet<Without>,
 }
@@ -130,7 +130,7 @@ impl Setup {
             fences: 1,
             requests: 2,
             recovery: false,
-            states: None,
+            steps: None,
             without: BTreeSet::new(),
         }
     }
@@ -269,6 +269,8 @@ pub struct Report {
     pub depth: usize,
     /// What should happen somewhere, and does.
     pub reached: BTreeSet<&'static str>,
+    /// It ended before everything was explored.
+    pub cut: bool,
     /// How long it took.
     pub took: Duration,
 }
@@ -278,7 +280,8 @@ impl Report {
     #[must_use]
     pub fn summary(&self) -> String {
         let Report { states, steps, depth, took, .. } = self;
-        format!("{states} states, {steps} steps, depth {depth}, {:.1} s", took.as_secs_f64())
+        let cut = if self.cut { ", cut short: not everything" } else { "" };
+        format!("{states} states, {steps} steps, depth {depth}, {:.1} s{cut}", took.as_secs_f64())
     }
 }
 
@@ -288,8 +291,8 @@ pub fn check(setup: &Setup, threads: usize) -> Report {
     let begun = Instant::now();
     let model = Election::new(setup.clone());
     let mut builder = model.checker().threads(threads).finish_when(HasDiscoveries::AnyFailures);
-    if let Some(states) = setup.states {
-        builder = builder.target_state_count(states);
+    if let Some(steps) = setup.steps {
+        builder = builder.target_state_count(steps);
     }
     let checker = builder.spawn_bfs().join();
     let mut violation = None;
@@ -314,6 +317,7 @@ pub fn check(setup: &Setup, threads: usize) -> Report {
         states: checker.unique_state_count(),
         steps: checker.state_count(),
         depth: checker.max_depth(),
+        cut: setup.steps.is_some_and(|limit| checker.state_count() >= limit),
         reached,
         took: begun.elapsed(),
     }
