@@ -148,7 +148,11 @@ async fn on_postgres<I: Instance>(context: &Arc<Context<I>>, act: Act) -> Result
         Act::Rewind { source, term: _ } => rewind(context, &source).await?,
         Act::Compare { leader, term } => {
             let (timeline, history) = instance.leader_history(&leader).await?;
-            context.set_compared(Some(Compared { leader: leader.name, term, timeline, history }));
+            // A server that runs says by itself where its log ends.
+            let ends_at_control = instance.log_ends_at_control().await.unwrap_or(false);
+            let leader = leader.name;
+            let compared = Compared { leader, term, timeline, history, ends_at_control };
+            context.set_compared(Some(compared));
         }
         Act::Start { start_as, term } => start(context, start_as, term).await?,
         Act::Stop { mode } => match mode {
@@ -206,7 +210,6 @@ async fn copy<I: Instance>(
     let done = move |d: &mut Durable| {
         d.in_progress = None;
         d.term = term;
-        d.rewound = false;
     };
     context.recorded.update(done).await?;
     Ok(())
@@ -214,12 +217,11 @@ async fn copy<I: Instance>(
 
 async fn rewind<I: Instance>(context: &Arc<Context<I>>, source: &Upstream) -> Result<(), Failure> {
     context.recorded.update(|d| d.in_progress = Some(InProgress::Rewind)).await?;
-    let rewound = context.instance.rewind_from(source).await?;
+    context.instance.rewind_from(source).await?;
     context.set_compared(None);
-    let done = move |d: &mut Durable| {
+    let done = |d: &mut Durable| {
         d.in_progress = None;
         d.pledge = None;
-        d.rewound = rewound == postgres::Rewound::Anew;
     };
     context.recorded.update(done).await?;
     Ok(())
@@ -233,7 +235,6 @@ async fn follow_term<I: Instance>(context: &Context<I>, term: Term) -> Result<()
             // A Patroni leader's term is not known (0); what was known stays.
             d.term = d.term.max(term);
             d.pledge = None;
-            d.rewound = false;
         })
         .await?;
     Ok(())
@@ -247,6 +248,8 @@ async fn start<I: Instance>(
     if let Some(term) = term {
         follow_term(context, term).await?;
     }
+    // From here on the log may grow.
+    context.set_compared(None);
     let limit = context.limits().primary_start_timeout;
     let start_as = match start_as {
         StartAs::Primary => postgres::StartAs::Primary,

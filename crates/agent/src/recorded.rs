@@ -141,6 +141,7 @@ mod tests {
             end_timeline: Timeline(1),
             can_rewind: true,
             standby_signal: false,
+            unfinished_rewind: false,
         })
     }
 

@@ -118,6 +118,24 @@ impl Endpoints {
         }
     }
 
+    /// As [`Self::answered`].
+    pub(crate) fn node_answered(&self, node: &Arc<Node>) {
+        if let Some(index) = self.index_of(node) {
+            self.answered(index);
+        }
+    }
+
+    /// As [`Self::silent`].
+    pub(crate) fn node_silent(&self, node: &Arc<Node>) {
+        if let Some(index) = self.index_of(node) {
+            self.silent(index);
+        }
+    }
+
+    fn index_of(&self, node: &Arc<Node>) -> Option<usize> {
+        self.nodes.iter().position(|other| Arc::ptr_eq(other, node))
+    }
+
     /// `index` failed.
     pub(crate) fn failed(&self, index: usize) {
         if let Some(at) = self.seen().failed.get_mut(index) {

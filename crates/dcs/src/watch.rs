@@ -1,5 +1,6 @@
 //! One watch stream on a prefix, with a check that its peer still lives.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_proto::etcdserverpb as pb;
@@ -11,18 +12,18 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 use types::Revision;
 
-use crate::attempt::{Kind, Link};
+use crate::attempt::{Caller, Kind, Link};
 use crate::client::Client;
+use crate::endpoints::Node;
 use crate::error::Error;
 use crate::txn::range_end;
 
-/// A stream that is silent for this part of `retry_timeout` although it is asked for a sign of life
-/// is taken for dead.
-const PATIENCE_PER_TIMEOUT: u32 = 2;
-/// But not earlier than this.
-const PATIENCE_MIN: Duration = Duration::from_millis(1500);
-/// So many questions are asked in that time. The member answers them by itself, without its peers.
-const QUESTIONS_PER_PATIENCE: u32 = 3;
+/// A stream that is silent for this long although it is asked for a sign of life is taken for dead:
+/// its member may have been lost with the primary's host, and who learns of that late votes late.
+/// Being wrong costs a listing.
+const PATIENCE: Duration = Duration::from_millis(800);
+/// Between questions. The member answers them by itself, without its peers.
+const QUESTION_INTERVAL: Duration = Duration::from_millis(200);
 /// Questions that wait to be sent.
 const QUESTIONS_QUEUED: usize = 4;
 
@@ -31,7 +32,8 @@ pub(crate) struct Watch {
     requests: mpsc::Sender<pb::WatchRequest>,
     answers: Streaming<pb::WatchResponse>,
     heard: Instant,
-    patience: Duration,
+    caller: Arc<Caller>,
+    node: Arc<Node>,
 }
 
 /// Events of whole revisions, in order.
@@ -47,8 +49,8 @@ pub(crate) enum WatchEnd {
     Compacted(i64),
     #[error("the watch broke: {0}")]
     Broken(String),
-    #[error("the watch was silent for {0:?}, its member is taken for dead")]
-    Silent(Duration),
+    #[error("the watch was silent for {0:?}, its member {1} is taken for dead")]
+    Silent(Duration, String),
 }
 
 impl Watch {
@@ -64,9 +66,8 @@ impl Watch {
             start_revision: start.0,
             ..pb::WatchCreateRequest::default()
         };
-        let patience = client.retry_timeout().as_duration() / PATIENCE_PER_TIMEOUT;
-        let patience = patience.max(PATIENCE_MIN);
-        let call = move |link| open_on(link, create.clone(), patience);
+        let caller = client.caller().clone();
+        let call = move |link| open_on(link, create.clone(), caller.clone());
         client.caller().run("watching the cluster's keys", Kind::Read, client.budget(), call).await
     }
 
@@ -74,9 +75,8 @@ impl Watch {
     ///
     /// Cancel safety: safe; no message is lost, as the stream keeps what was received.
     pub(crate) async fn next(&mut self) -> Result<Batch, WatchEnd> {
-        let interval = self.patience / QUESTIONS_PER_PATIENCE;
         loop {
-            let message = match timeout(interval, self.answers.message()).await {
+            let message = match timeout(QUESTION_INTERVAL, self.answers.message()).await {
                 Ok(Ok(Some(message))) => message,
                 Ok(Ok(None)) => return Err(WatchEnd::Broken("the member closed it".to_owned())),
                 Ok(Err(status)) => return Err(WatchEnd::Broken(status.message().to_owned())),
@@ -86,6 +86,8 @@ impl Watch {
                 }
             };
             self.heard = Instant::now();
+            // So calls go first where it is known that somebody answers.
+            self.caller.endpoints.node_answered(&self.node);
             if message.compact_revision > 0 {
                 return Err(WatchEnd::Compacted(message.compact_revision));
             }
@@ -104,8 +106,9 @@ impl Watch {
     }
 
     fn ask(&self) -> Result<(), WatchEnd> {
-        if self.heard.elapsed() >= self.patience {
-            return Err(WatchEnd::Silent(self.patience));
+        if self.heard.elapsed() >= PATIENCE {
+            self.caller.endpoints.node_silent(&self.node);
+            return Err(WatchEnd::Silent(PATIENCE, self.node.url.clone()));
         }
         let question = RequestUnion::ProgressRequest(pb::WatchProgressRequest {});
         // A full queue means that the connection takes nothing; the patience above ends that.
@@ -121,7 +124,7 @@ fn request(union: RequestUnion) -> pb::WatchRequest {
 async fn open_on(
     link: Link,
     create: pb::WatchCreateRequest,
-    patience: Duration,
+    caller: Arc<Caller>,
 ) -> Result<Watch, Status> {
     let (requests, rest) = mpsc::channel(QUESTIONS_QUEUED);
     let create = request(RequestUnion::CreateRequest(create));
@@ -132,7 +135,7 @@ async fn open_on(
     let mut answers = link.watch().watch(stream).await?.into_inner();
     match answers.message().await? {
         Some(first) if first.created && !first.canceled => {
-            Ok(Watch { requests, answers, heard: Instant::now(), patience })
+            Ok(Watch { requests, answers, heard: Instant::now(), caller, node: link.node })
         }
         Some(first) => Err(refused(&first)),
         None => Err(Status::unavailable("the watch stream ended")),

@@ -63,6 +63,8 @@ pub struct Brain {
     pub(crate) followed_at: Option<Millis>,
     /// The copy did not become consistent by itself; it is rewound or copied anew.
     pub(crate) never_consistent: bool,
+    /// The term in which an unfinished rewind was stopped to be compared.
+    pub(crate) stopped_under: Option<Term>,
     pub(crate) member_clock: crate::member_key::MemberClock,
     pub(crate) failsafe: crate::failsafe::FailsafeMemory,
     pub(crate) peers: crate::suspicion::Peers,
@@ -116,6 +118,7 @@ impl Brain {
             rewind_failures: 0,
             followed_at: None,
             never_consistent: false,
+            stopped_under: None,
             member_clock: crate::member_key::MemberClock::default(),
             failsafe: crate::failsafe::FailsafeMemory::default(),
             peers: crate::suspicion::Peers::default(),

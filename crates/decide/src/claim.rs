@@ -60,6 +60,8 @@ pub(crate) struct UnderWay {
 
 /// First pause after a failure, doubled with each further one.
 const RETRY_FIRST: Millis = Millis(50);
+/// A lane that was free for longer than this before it failed again begins with the first pause.
+const QUIET: Millis = Millis(1_000);
 
 /// What runs where, and when a lane that failed may be tried again.
 #[derive(Debug, Clone, Default)]
@@ -121,6 +123,10 @@ impl Lanes {
             }
             Outcome::Failed | Outcome::Unknown => {
                 let failures = self.failures.entry(lane).or_insert(0);
+                // A failure of long ago, of something else, slows nothing down now.
+                if self.retry_at.get(&lane).is_some_and(|at| ended.issued.since(*at) > QUIET) {
+                    *failures = 0;
+                }
                 let pause = match (&ended.act, *failures) {
                     // A race on the DCS was lost; the new view says what is next.
                     (_, 0) if lane == Lane::Dcs => Millis::ZERO,
@@ -172,6 +178,19 @@ mod tests {
             now = next;
         }
         assert_eq!(pauses, [50, 100, 200, 300, 300]);
+    }
+
+    #[test]
+    fn failures_of_long_ago_do_not_count() {
+        let mut lanes = Lanes::default();
+        let limit = Millis(300);
+        let pauses = [0, 100, 1_300].map(|at| {
+            let now = Millis(at);
+            let action = lanes.issue(now, Act::Checkpoint, Reason::FirstWrite);
+            lanes.finish(now, action.id, Outcome::Failed, limit);
+            lanes.next_retry(now).expect("a pause").since(now).0
+        });
+        assert_eq!(pauses, [50, 100, 50]);
     }
 
     #[test]

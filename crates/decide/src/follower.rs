@@ -76,12 +76,8 @@ impl Brain {
                 let patience = since.plus(limit);
                 if local.durable.term == term || term == Term(0) {
                     self.never_consistent = false;
-                } else if local.durable.rewound
-                    && leader.writable
-                    && leader.term > local.durable.term
-                    && !self.is_bound(view, local)
-                {
-                    // It has no upstream, and under this leader it may have one.
+                } else if self.may_complete(view, local, &leader) {
+                    self.stopped_under = Some(leader.term);
                     self.stop_now(now, local, leader_is(&leader));
                 } else if now < patience {
                     self.wake_at(patience);
@@ -99,6 +95,17 @@ impl Brain {
                 }
             },
         }
+    }
+
+    /// What pg_rewind left may miss the end of what it must replay: what its source had not written
+    /// yet. It waits for that in vain where its upstream is gone, and a new leader may have it.
+    /// Whether its log is a prefix of that leader's is seen when it is stopped (once).
+    fn may_complete(&self, view: &ClusterView, local: &LocalPostgres, leader: &Leader) -> bool {
+        control_of(local).is_some_and(|control| control.unfinished_rewind)
+            && leader.writable
+            && leader.term > local.durable.term
+            && self.stopped_under != Some(leader.term)
+            && !self.is_bound(view, local)
     }
 
     fn rejoin_stopped(
@@ -141,8 +148,7 @@ impl Brain {
                 None => self.compare(now, leader),
                 Some(compared) => {
                     let end = (control.end_timeline, control.end);
-                    // What pg_rewind left misses log up to that end rather than having more.
-                    let certain = control.state.end_is_certain() || local.durable.rewound;
+                    let certain = control.state.end_is_certain() || compared.ends_at_control;
                     let behind = end.0 != compared.timeline;
                     if !certain && control.standby_signal && behind && !self.never_consistent {
                         // A standby that crashed: in recovery it learns where its log ends.

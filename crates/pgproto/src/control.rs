@@ -77,6 +77,8 @@ pub struct ControlFile {
     pub min_recovery: Lsn,
     /// The timeline of `min_recovery`; 0 on a primary.
     pub min_recovery_timeline: Timeline,
+    /// Where a backup taken from a standby, or a rewind, ends: set until replay has come there.
+    pub backup_end: Lsn,
     /// `wal_log_hints`.
     pub wal_log_hints: bool,
     /// 0 without data checksums.
@@ -130,6 +132,7 @@ impl ControlFile {
             previous_timeline: Timeline(f.u32(52)),
             min_recovery: Lsn(f.u64(136)),
             min_recovery_timeline: Timeline(f.u32(144)),
+            backup_end: Lsn(f.u64(160)),
             wal_log_hints: bytes[176] != 0,
             max_connections: f.i32(180),
             max_worker_processes: f.i32(184),

@@ -388,20 +388,10 @@ pub(crate) fn set_aside(config: &InstanceConfig) -> Result<Vec<(u64, PathBuf)>, 
     Ok(found)
 }
 
-/// What a rewind that succeeded did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rewound {
-    /// pg_rewind saw no difference; the copy is as it was.
-    AsItWas,
-    /// The copy is the source's as far as that had come, and holds no log beyond its minimum
-    /// recovery end. Up to there some may be missing: what the source had not yet written.
-    Anew,
-}
-
 pub(crate) async fn rewind_from(
     instance: &LocalInstance,
     upstream: &Upstream,
-) -> Result<Rewound, Error> {
+) -> Result<(), Error> {
     let config = instance.config();
     instance.require_stopped("rewind").await?;
     let _mark = instance.tool_mark();
@@ -428,7 +418,52 @@ pub(crate) async fn rewind_from(
     let upstream = upstream.clone();
     blocking(move || complete(&config, &config.data_dir.clone(), upstream)).await?;
     instance.memory().forget_copy();
-    Ok(if done_nothing { Rewound::AsItWas } else { Rewound::Anew })
+    Ok(())
+}
+
+/// A record there would be log beyond what replay must reach; its checksum tells it from what a
+/// file held before it was used again.
+pub(crate) async fn log_ends_at_control(instance: &LocalInstance) -> Result<bool, Error> {
+    let config = instance.config();
+    instance.require_stopped("look at the end of the log").await?;
+    let dir = config.data_dir.join("pg_wal");
+    let control = instance.control().await?;
+    let (end, timeline) = (control.min_recovery, control.min_recovery_timeline);
+    if control.state != ControlState::InArchiveRecovery || end <= control.checkpoint {
+        return Ok(false);
+    }
+    let listed = dir.clone();
+    if blocking(move || newest_timeline_in(&listed)).await? > timeline {
+        return Ok(false);
+    }
+    let arguments = [
+        OsString::from("--path"),
+        dir.into(),
+        format!("--timeline={}", timeline.0).into(),
+        format!("--start={end}").into(),
+        "--limit=1".into(),
+    ];
+    let program = instance.programs().path("pg_waldump");
+    match run_tool(&config, &program, &arguments, |_| {}).await {
+        Err(Error::Program { output, .. }) => Ok(NO_RECORD.iter().any(|no| output.contains(no))),
+        Ok(()) | Err(_) => Ok(false),
+    }
+}
+
+/// What pg_waldump says where no record begins at the position asked for, or later.
+const NO_RECORD: [&str; 2] = ["could not find a valid record after", "could not find file"];
+
+/// The newest timeline of which there is log.
+fn newest_timeline_in(dir: &Path) -> Result<Timeline, Error> {
+    let mut newest = Timeline(0);
+    for entry in fs::read_dir(dir).map_err(Error::file("list", dir))? {
+        let entry = entry.map_err(Error::file("list", dir))?;
+        let name = entry.file_name();
+        let segment = name.to_str().filter(|n| n.len() == 24);
+        let timeline = segment.and_then(|n| u32::from_str_radix(n.get(..8)?, 16).ok());
+        newest = newest.max(Timeline(timeline.unwrap_or(0)));
+    }
+    Ok(newest)
 }
 
 /// What pg_rewind says when it leaves the copy as it is.

@@ -34,7 +34,7 @@ use std::path::PathBuf;
 use types::{HistoryLine, Lsn, MemberName, Millis, Timeline, Upstream};
 
 pub use config::{Credentials, InstanceConfig, OsUser, ProgramOption, Secret};
-pub use copy::{CopyProgress, Rewound};
+pub use copy::CopyProgress;
 pub use disk_helper::run_disk_helper;
 pub use error::{Error, SetupError};
 pub use instance::LocalInstance;
@@ -76,10 +76,7 @@ pub trait Instance: Send + Sync + 'static {
     /// Brings the stopped data directory back under the upstream by pg_rewind, and makes it a
     /// standby of it. A failure may leave a directory that must not be started: the caller keeps
     /// the in-progress marker, and repeats or clones.
-    fn rewind_from(
-        &self,
-        upstream: &Upstream,
-    ) -> impl Future<Output = Result<Rewound, Error>> + Send;
+    fn rewind_from(&self, upstream: &Upstream) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Starts PostgreSQL, detached from the agent (I7).
     fn start(
@@ -165,6 +162,14 @@ pub trait Instance: Send + Sync + 'static {
         upstream: &Upstream,
     ) -> impl Future<Output = Result<(Timeline, Vec<HistoryLine>), Error>> + Send;
 
+    /// Whether the log of a stopped standby ends at or before the minimum recovery end in its
+    /// control file, as that of a rewound copy does that has received nothing since: found by
+    /// looking for a record there. `false` where that cannot be told.
+    ///
+    /// # Errors
+    /// If it runs, or its control file cannot be read.
+    fn log_ends_at_control(&self) -> impl Future<Output = Result<bool, Error>> + Send;
+
     /// The lines of the own history file of `timeline`, each with its reason; fails on timeline 1,
     /// which has none.
     fn own_history(
@@ -228,7 +233,7 @@ impl Instance for LocalInstance {
         copy::clone_from(self, upstream, progress).await
     }
 
-    async fn rewind_from(&self, upstream: &Upstream) -> Result<Rewound, Error> {
+    async fn rewind_from(&self, upstream: &Upstream) -> Result<(), Error> {
         copy::rewind_from(self, upstream).await
     }
 
@@ -297,6 +302,10 @@ impl Instance for LocalInstance {
         upstream: &Upstream,
     ) -> Result<(Timeline, Vec<HistoryLine>), Error> {
         receive::leader_history(self, upstream).await
+    }
+
+    async fn log_ends_at_control(&self) -> Result<bool, Error> {
+        copy::log_ends_at_control(self).await
     }
 
     async fn own_history(&self, timeline: Timeline) -> Result<Vec<(HistoryLine, String)>, Error> {

@@ -128,6 +128,7 @@ fn control(file: &ControlFile, standby_signal: bool) -> Control {
         end_timeline,
         can_rewind: file.can_rewind(),
         standby_signal,
+        unfinished_rewind: file.backup_end != Lsn(0),
     }
 }
 

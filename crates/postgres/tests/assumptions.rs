@@ -19,7 +19,7 @@ use common::{
     LIMIT, Node, any, bin_dirs, cluster, control, freeze, os_user, pause, primary, running, signal,
     standby, streaming, thaw, until,
 };
-use postgres::{Error, Instance, PromotePlan, Rewound, StartAs, Started, StopMode, SyncRule};
+use postgres::{Error, Instance, PromotePlan, StartAs, Started, StopMode, SyncRule};
 use rustix::process::Signal;
 use types::{ControlState, Lsn, MemberName, Millis, Process, SyncNames, Timeline, slot_name};
 
@@ -766,11 +766,14 @@ async fn a_rewound_copy_becomes_consistent_under_the_next_leader() {
         let writer = b.process("walwriter");
         freeze(writer).await;
         b.sql("set synchronous_commit = off; create table only_b ()").await;
-        assert_eq!(a.instance.rewind_from(&b.upstream()).await.unwrap(), Rewound::Anew);
+        a.instance.rewind_from(&b.upstream()).await.unwrap();
         thaw(writer);
+        assert!(a.instance.log_ends_at_control().await.unwrap());
         let started = a.instance.start(ALONE, LIMIT).await.unwrap();
         assert_eq!(started, Started::Recovering, "{}", a.log());
         stop(&a, StopMode::Kill).await;
+        assert!(control(&a).await.unfinished_rewind);
+        assert!(a.instance.log_ends_at_control().await.unwrap());
 
         b.sql("create table b_wrote_it ()").await;
         caught_up(&c, &b).await;
@@ -779,6 +782,12 @@ async fn a_rewound_copy_becomes_consistent_under_the_next_leader() {
         a.start(follows(&c)).await;
         assert_eq!(streaming(&a).await.timeline, Timeline(3));
         caught_up(&a, &c).await;
+        assert!(!control(&a).await.unfinished_rewind);
+        c.sql("create table more ()").await;
+        caught_up(&a, &c).await;
+        stop(&a, StopMode::Kill).await;
+        assert!(!a.instance.log_ends_at_control().await.unwrap(), "it received more since");
+        a.start(follows(&c)).await;
         assert!(exists(&a, "only_b").await && !exists(&a, "only_a").await);
     }
 }

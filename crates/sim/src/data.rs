@@ -158,7 +158,7 @@ impl World {
     }
 
     /// The primary that is copied from: alive and reachable; a standby is refused (B7).
-    fn source(&self, node: usize, source: &MemberName) -> Option<(usize, u64, Term)> {
+    pub(crate) fn source(&self, node: usize, source: &MemberName) -> Option<(usize, u64, Term)> {
         let from = self.node_named(source)?;
         let host = &self.hosts[from];
         let instance = host.postgres.as_ref().filter(|i| i.accepts() && i.writable())?;
@@ -191,7 +191,6 @@ impl World {
         durable.fresh_copy = true;
         durable.term = term;
         durable.pledge = None;
-        durable.rewound = false;
         self.forget_comparison(node);
         Next::Done
     }
@@ -234,7 +233,6 @@ impl World {
         let durable = self.durable(node);
         durable.in_progress = None;
         durable.pledge = None;
-        durable.rewound = broken;
         self.forget_comparison(node);
         Next::Done
     }
@@ -261,11 +259,16 @@ impl World {
             return Next::Failed;
         };
         let Some(data) = &self.hosts[from].disk.data else { return Next::Failed };
+        let host = &self.hosts[step.node];
+        let stopped = host.disk.data.as_ref().filter(|_| host.postgres.is_none());
         let compared = Compared {
             leader: leader.name.clone(),
             term,
             timeline: data.log.timeline(),
             history: data.log.history.clone(),
+            ends_at_control: stopped.is_some_and(|mine| {
+                mine.state == ControlState::InArchiveRecovery && mine.log.end() <= mine.minimum
+            }),
         };
         if let Some(agent) = &mut self.hosts[step.node].agent {
             agent.compared = Some(compared);
@@ -287,6 +290,7 @@ impl World {
             return Next::Failed;
         }
         self.checks.starts_only_whole(&self.hosts[node], self.now);
+        self.forget_comparison(node);
         let Some(data) = &mut self.hosts[node].disk.data else { return Next::Failed };
         match start_as {
             StartAs::Primary => {
@@ -295,14 +299,12 @@ impl World {
             StartAs::Standby(upstream) => {
                 data.standby_signal = true;
                 data.conninfo.clone_from(upstream);
-                data.incomplete &= upstream.is_none();
             }
         }
         if let Some(term) = term {
             let durable = self.durable(node);
             durable.term = term;
             durable.pledge = None;
-            durable.rewound = false;
         }
         step.note = self.launch(node, *start_as == StartAs::Primary);
         Next::In(POLL)
@@ -384,7 +386,6 @@ impl World {
             let durable = self.durable(node);
             durable.term = term;
             durable.pledge = None;
-            durable.rewound = false;
             return Next::In(self.rng.range(1, 20));
         }
         let Some(data) = self.standby_mut(node) else { return Next::Failed };
@@ -464,7 +465,6 @@ impl World {
             let durable = self.durable(node);
             durable.term = term;
             durable.pledge = None;
-            durable.rewound = false;
             return Next::In(self.rng.range(2, 40));
         }
         if step.number == 1 {

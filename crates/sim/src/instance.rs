@@ -48,14 +48,24 @@ impl World {
         self.becomes_writable(node);
     }
 
-    /// Whether the copy has what it must replay to be consistent.
+    /// Whether the copy has what it must replay to be consistent, or gets it from its upstream.
     fn is_complete(&mut self, node: usize) -> bool {
         let Some((instance, data)) = self.parts(node) else { return false };
-        let (complete, number) = (!data.incomplete, instance.number);
-        if !complete {
-            self.after(POLL, Event::Postgres { node, instance: number });
+        if !data.incomplete {
+            return true;
         }
-        complete
+        let (number, upstream) = (instance.number, data.conninfo.clone());
+        let source = upstream.and_then(|up| self.source(node, &up.name));
+        let has = source.is_some_and(|(from, ..)| {
+            let logs = [from, node].map(|n| self.hosts[n].disk.data.as_ref().map(|d| &d.log));
+            matches!(logs, [Some(theirs), Some(ours)] if ours.may_stream_from(theirs))
+        });
+        if !has {
+            self.after(POLL, Event::Postgres { node, instance: number });
+        } else if let Some((_, data)) = self.parts(node) {
+            data.incomplete = false;
+        }
+        has
     }
 
     fn recovered_as_standby(&mut self, node: usize) {

@@ -2,7 +2,9 @@
 //! those that fail, each with the line that replays it.
 #![allow(clippy::print_stdout, reason = "a command whose output is its result")]
 
+use std::num::NonZero;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 mod model_command;
 
@@ -134,17 +136,33 @@ fn tell(options: &Options, seed: u64) -> ExitCode {
     if report.violation.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
+/// Runs the seeds on every core; what fails is told as it is found.
 fn many(options: &Options, from: u64, to: u64) -> ExitCode {
-    let mut failed = 0_u64;
-    for seed in from..to {
-        let setup = setup(options, seed);
-        let report = run(&setup);
-        if let Some(violation) = report.violation {
-            failed += 1;
-            println!("seed {seed}: {}: {}", violation.invariant, violation.seen);
-            println!("  replay: cargo run -p sim -- {}", arguments_of(&setup));
+    let (next, failed) = (AtomicU64::new(from), AtomicU64::new(0));
+    let work = || {
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= to {
+                break;
+            }
+            let setup = setup(options, seed);
+            if let Some(violation) = run(&setup).violation {
+                failed.fetch_add(1, Ordering::Relaxed);
+                let replay = arguments_of(&setup);
+                println!(
+                    "seed {seed}: {}: {}\n  replay: cargo run -p sim -- {replay}",
+                    violation.invariant, violation.seen
+                );
+            }
         }
-    }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(work);
+        }
+    });
+    let failed = failed.into_inner();
     println!("{} seeds, {failed} failed", to.saturating_sub(from));
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -53,9 +53,8 @@
 //!   as a leader that released its key in the middle of its own promotion.
 //! - **A19 a rewound copy may miss its end**: pg_rewind asks it to replay up to where the source
 //!   was writing, and copied only what was written; without an upstream, which sends the rest, it
-//!   answers nobody. Test: `a_rewound_copy_becomes_consistent_under_the_next_leader`. (Here every
-//!   upstream sends the rest at once. Where it is lost before it has, the copy waits for
-//!   `primary_start_timeout`; that is not simulated.)
+//!   answers nobody. Test: `a_rewound_copy_becomes_consistent_under_the_next_leader`. (Here
+//!   nothing of an upstream arrives before the copy is up, so none has more than it must replay.)
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -160,6 +159,7 @@ impl DataDirectory {
             end_timeline: self.log.timeline_at(end),
             can_rewind: true,
             standby_signal: self.standby_signal,
+            unfinished_rewind: self.incomplete,
         }
     }
 

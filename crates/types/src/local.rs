@@ -120,6 +120,9 @@ pub struct Control {
     pub can_rewind: bool,
     /// Whether standby.signal or recovery.signal stands in the directory.
     pub standby_signal: bool,
+    /// Whether PostgreSQL was started on what pg_rewind left, and has not replayed as much of the
+    /// source's log as that needs.
+    pub unfinished_rewind: bool,
 }
 
 /// pg_control's `Database cluster state`.
@@ -359,11 +362,6 @@ pub struct Durable {
     /// it neither pledges nor leads until it is a voter again.
     #[serde(default)]
     pub fresh_copy: bool,
-    /// Whether pg_rewind made this copy and it has received nothing since. Until PostgreSQL has
-    /// replayed what its control file's minimum recovery end asks for it is not consistent, and
-    /// the last of that may still be missing: nothing in its log lies beyond that end.
-    #[serde(default)]
-    pub rewound: bool,
 }
 
 /// A pledge as it stands in the state directory.
@@ -396,4 +394,6 @@ pub struct Compared {
     pub timeline: Timeline,
     /// The leader's history file.
     pub history: Vec<HistoryLine>,
+    /// Whether the copy was stopped then and its log ended at or before its control file's `end`.
+    pub ends_at_control: bool,
 }

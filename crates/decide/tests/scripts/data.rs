@@ -78,7 +78,13 @@ impl Data {
             end_timeline,
             can_rewind: self.can_rewind,
             standby_signal: self.standby_signal,
+            unfinished_rewind: self.minimum.is_some(),
         }
+    }
+
+    /// Whether a rewound copy received nothing since.
+    pub(crate) fn ends_at_control(&self) -> bool {
+        self.minimum.is_some_and(|(_, end)| self.end <= end)
     }
 
     /// Whether PostgreSQL would stream from `upstream` after this log.

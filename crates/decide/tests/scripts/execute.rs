@@ -86,6 +86,7 @@ impl World {
         match act {
             Act::Start { start_as, term } => {
                 note_term(host, *term);
+                host.compared = None;
                 host.process = Proc::NotReady(now);
                 if let Some(data) = &mut host.data {
                     data.standby_signal = *start_as != StartAs::Primary;
@@ -158,11 +159,13 @@ impl World {
         let theirs = from.data.clone()?;
         let host = self.hosts.get_mut(name)?;
         if let Act::Compare { .. } = act {
+            let stopped = host.data.as_ref().filter(|_| host.process == Proc::Stopped);
             host.compared = Some(Compared {
                 leader: source.name.clone(),
                 term: *term,
                 timeline: theirs.timeline,
                 history: theirs.history,
+                ends_at_control: stopped.is_some_and(Data::ends_at_control),
             });
             return Some(());
         }
@@ -175,7 +178,6 @@ impl World {
         host.data = Some(copy);
         host.compared = None;
         host.durable.in_progress = None;
-        host.durable.rewound = rewound;
         if let Act::Clone { .. } = act {
             host.durable.fresh_copy = true;
             host.durable.term = *term;
@@ -198,7 +200,6 @@ fn note_term(host: &mut Host, term: Option<Term>) {
     if let Some(term) = term {
         host.durable.term = term;
         host.durable.pledge = None;
-        host.durable.rewound = false;
     }
 }
 
@@ -211,7 +212,9 @@ fn on_host(host: &mut Host, act: &Act, now: Millis) -> Option<()> {
         Act::Start { start_as, term } => {
             note_term(host, *term);
             host.starts += 1;
+            host.compared = None;
             let data = host.data.as_mut()?;
+            data.minimum = None;
             let primary = *start_as == StartAs::Primary;
             if let StartAs::Standby(upstream) = start_as {
                 data.upstream = upstream.as_ref().map(|u| u.name.clone());
