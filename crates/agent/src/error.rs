@@ -18,6 +18,12 @@ pub enum AgentError {
         #[source]
         source: io::Error,
     },
+    /// There is neither a file nor a variable.
+    #[error(
+        "no configuration: name a file or a directory of files with -c/--config-file, or set \
+         PATRONI_SCOPE, PATRONI_NAME and the others"
+    )]
+    NoConfig,
     /// The node's file is wrong.
     #[error(transparent)]
     Config(#[from] config::ConfigError),

@@ -22,6 +22,7 @@ mod requests;
 mod setup;
 mod shell;
 mod signals;
+mod sources;
 mod state;
 mod watchdog;
 
@@ -31,6 +32,7 @@ use std::process::{Command, ExitCode};
 pub use error::AgentError;
 pub use heartbeat::SecretError;
 pub use setup::AgentOptions;
+pub use sources::gather;
 pub use state::StateError;
 
 use shell::{End, Shell};

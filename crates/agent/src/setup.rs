@@ -21,14 +21,15 @@ use crate::heartbeat::{self, Heartbeats, Ingredients, PeerSecret};
 use crate::journal::Journal;
 use crate::preflight;
 use crate::signals::Signals;
+use crate::sources;
 use crate::state::StateDir;
 use crate::watchdog::Watchdog;
 
 /// What the command line says.
 #[derive(Debug, Clone)]
 pub struct AgentOptions {
-    /// The node's file.
-    pub config_file: PathBuf,
+    /// The node's file, or a directory of files; `None` leaves the environment.
+    pub config_file: Option<PathBuf>,
     /// Warnings about the file are errors.
     pub strict: bool,
     /// The binary to run as guard and to re-execute as.
@@ -90,10 +91,8 @@ impl Reload {
 
 /// Reads and checks the node's file; says its warnings.
 pub(crate) fn read_file(options: &AgentOptions) -> Result<Static, AgentError> {
-    let path = &options.config_file;
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| AgentError::ReadFile { path: path.clone(), source })?;
-    let (settings, warnings) = Static::parse(&text, &path.to_string_lossy())?;
+    let sources = sources::gather(options.config_file.as_deref())?;
+    let (settings, warnings) = Static::read(&sources)?;
     for warning in &warnings {
         tracing::warn!("{warning}");
     }

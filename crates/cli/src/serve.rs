@@ -1,7 +1,6 @@
 //! The long-running commands: `pgherd agent` and `pgherd proxy`.
 
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -62,7 +61,7 @@ pub(crate) fn agent(args: AgentArgs, options: &CtlOptions) -> ExitCode {
     log_to_stderr("info");
     finish((|| {
         let options = agent::AgentOptions {
-            config_file: config_file(options)?,
+            config_file: options.config_file.clone(),
             strict: args.strict,
             exe: std::env::current_exe().context("cannot find our own binary")?,
         };
@@ -78,10 +77,8 @@ pub(crate) fn agent(args: AgentArgs, options: &CtlOptions) -> ExitCode {
 pub(crate) fn proxy(args: ProxyArgs, options: &CtlOptions) -> ExitCode {
     log_to_stderr("info");
     finish((|| {
-        let path = config_file(options)?;
-        let text = std::fs::read_to_string(&path)
-            .with_context(|| format!("cannot read {}", path.display()))?;
-        let (file, warnings) = Static::parse_proxy(&text, &path.to_string_lossy())?;
+        let sources = agent::gather(options.config_file.as_deref())?;
+        let (file, warnings) = Static::read_proxy(&sources)?;
         for warning in &warnings {
             tracing::warn!("{warning}");
         }
@@ -108,10 +105,6 @@ fn finish(result: anyhow::Result<ExitCode>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-fn config_file(options: &CtlOptions) -> anyhow::Result<PathBuf> {
-    options.config_file.clone().context("no configuration: name a file with -c/--config-file")
 }
 
 async fn run_proxy(file: ProxyFile) -> anyhow::Result<()> {

@@ -26,7 +26,7 @@ pub(crate) fn check(tree: &Node, table: &[Key], also_known: &[String]) -> Findin
         walk(tree, "", &Scope { table, also_known }, &mut found);
     } else {
         let text = "the document must be a mapping of keys to values";
-        found.ill_typed.push(Problem::new(tree.line, "", text));
+        found.ill_typed.push(Problem::new(tree.at, "", text));
     }
     found
 }
@@ -49,13 +49,13 @@ fn walk(node: &Node, prefix: &str, scope: &Scope<'_>, found: &mut Findings) {
             match entry.node.kind {
                 Kind::Map(_) | Kind::Null => walk(&entry.node, &below, scope, found),
                 Kind::Bool(_) | Kind::Number(..) | Kind::Text(_) | Kind::Seq(_) => {
-                    let problem = Problem::new(entry.line, path, "must be a mapping of keys");
+                    let problem = Problem::new(entry.at, path, "must be a mapping of keys");
                     found.ill_typed.push(problem);
                 }
             }
         } else {
             let hint = hint(&entry.key, prefix, scope.table);
-            found.unknown.push(Problem::new(entry.line, path, format!("unknown key; {hint}")));
+            found.unknown.push(Problem::new(entry.at, path, format!("unknown key; {hint}")));
         }
     }
 }
@@ -65,12 +65,12 @@ fn leaf(entry: &Entry, key: &Key, found: &mut Findings) {
         return;
     }
     if let Support::Refused(why) = key.support {
-        found.refused.push(Problem::new(entry.line, key.path, why));
+        found.refused.push(Problem::new(entry.at, key.path, why));
         return;
     }
     if key.support == Support::NotYet {
         let text = "known, but has no effect yet";
-        found.without_effect.push(Problem::new(entry.line, key.path, text));
+        found.without_effect.push(Problem::new(entry.at, key.path, text));
     }
     if key.holds == Type::Scalars {
         scalars(entry, key.path, found);
@@ -78,19 +78,19 @@ fn leaf(entry: &Entry, key: &Key, found: &mut Findings) {
         let secret = key.holds == Type::Secret;
         let found_text = if secret { String::new() } else { shown(&entry.node) };
         let text = format!("must be {}{found_text}", type_name(key.holds));
-        found.ill_typed.push(Problem::new(entry.line, key.path, text));
+        found.ill_typed.push(Problem::new(entry.at, key.path, text));
     }
 }
 
 fn scalars(entry: &Entry, path: &str, found: &mut Findings) {
     if !matches!(entry.node.kind, Kind::Map(_)) {
         let text = format!("must be {}", type_name(Type::Scalars));
-        found.ill_typed.push(Problem::new(entry.line, path, text));
+        found.ill_typed.push(Problem::new(entry.at, path, text));
     }
     for item in entry.node.entries() {
         if item.node.kind != Kind::Null && values::parameter(&item.node).is_none() {
             let path = format!("{path}.{}", item.key);
-            found.ill_typed.push(Problem::new(item.line, path, "must be a text or number"));
+            found.ill_typed.push(Problem::new(item.at, path, "must be a text or number"));
         }
     }
 }

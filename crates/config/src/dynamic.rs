@@ -239,7 +239,7 @@ impl Dynamic {
 fn inconsistent(tree: &Node, ours: &DynamicPgherd) -> Vec<Problem> {
     let mut errors = Vec::new();
     let mut error = |key: &str, text: String| {
-        errors.push(Problem::new(tree.line_of(key), key, text));
+        errors.push(Problem::new(tree.place_of(key), key, text));
     };
     let (silence, heartbeat) = (ours.failure_detection_timeout, ours.heartbeat_interval);
     if !(HEARTBEAT_INTERVAL_MIN..=HEARTBEAT_INTERVAL_MAX).contains(&heartbeat) {
@@ -403,7 +403,7 @@ fn adjust(dynamic: &mut Dynamic, warnings: &mut Vec<Warning>) {
     let mut raise = |key: &str, value: &mut Millis, least: Millis| {
         if *value < least {
             let text = format!("{value} is below the least value, {least} is used");
-            warnings.push(Problem::new(0, key, text));
+            warnings.push(Problem::unplaced(key, text));
             *value = least;
         }
     };
@@ -424,7 +424,7 @@ fn adjust(dynamic: &mut Dynamic, warnings: &mut Vec<Warning>) {
              retry_timeout {} are used",
             dynamic.loop_wait, dynamic.retry_timeout
         );
-        warnings.push(Problem::new(0, "retry_timeout", text));
+        warnings.push(Problem::unplaced("retry_timeout", text));
     }
     let longest = longest_margin(dynamic);
     let margin = &mut dynamic.pgherd.stop_margin;
@@ -433,7 +433,7 @@ fn adjust(dynamic: &mut Dynamic, warnings: &mut Vec<Warning>) {
             "{margin} leaves no time for a renewal (loop_wait + retry_timeout + 2 * stop_margin \
              must not exceed ttl); {longest} is used"
         );
-        warnings.push(Problem::new(0, "pgherd.stop_margin", text));
+        warnings.push(Problem::unplaced("pgherd.stop_margin", text));
         *margin = longest;
     }
 }

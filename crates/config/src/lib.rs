@@ -8,11 +8,13 @@
 
 mod check;
 mod dynamic;
+mod environment;
 mod keys;
 mod parameters;
 mod problem;
 mod recommended;
 mod sections;
+mod sources;
 mod static_file;
 mod text;
 mod tree;
@@ -30,5 +32,6 @@ pub use sections::{
     Authentication, BasicAuth, Bootstrap, Credentials, Etcd, PgherdSection, PostgresqlSection,
     ProgramOption, ProxySection, Restapi, Watchdog, WatchdogDriver, WatchdogMode,
 };
+pub use sources::Sources;
 pub use static_file::{ProxyFile, Static};
 pub use text::{HostPort, Secret};

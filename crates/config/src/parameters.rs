@@ -88,7 +88,7 @@ pub fn effective_parameters(
         if OURS.contains(&name.as_str()) {
             if name != "wal_keep_segments" {
                 let text = "belongs to the agent or to another key; ignored";
-                warnings.push(Problem::new(0, format!("postgresql.parameters.{name}"), text));
+                warnings.push(Problem::unplaced(format!("postgresql.parameters.{name}"), text));
             }
             continue;
         }
@@ -106,7 +106,7 @@ pub fn effective_parameters(
     {
         let text = "belongs to the agent in synchronous mode; ignored";
         let key = "postgresql.parameters.synchronous_standby_names";
-        warnings.push(Problem::new(0, key, text));
+        warnings.push(Problem::unplaced(key, text));
     }
     (merged, warnings)
 }
@@ -132,7 +132,7 @@ fn controlled_value(
         None => {
             let (name, default) = (parameter.name, parameter.default);
             let text = format!("{given:?} failed validation, defaulting to {default}");
-            let warning = Problem::new(0, format!("postgresql.parameters.{name}"), text);
+            let warning = Problem::unplaced(format!("postgresql.parameters.{name}"), text);
             (default.to_owned(), Some(warning))
         }
     }

@@ -1,12 +1,15 @@
 //! What is wrong with a configuration: one line each, with file, line and key where they are known.
 
+use crate::tree::Place;
+
 /// One thing that is wrong, or only odd, in a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// The file as the caller named it; empty for the dynamic configuration.
+    /// The file as the caller named it, or an environment variable; empty for the dynamic
+    /// configuration.
     pub file: String,
-    /// The line, from 1; 0 when there is none.
-    pub line: u64,
+    /// Which source it is in, and the line there, from 1; 0 when there is none.
+    pub(crate) at: Place,
     /// The key, dotted; empty for the document as a whole.
     pub key: String,
     /// What is wrong and what would be right.
@@ -17,8 +20,13 @@ pub struct Problem {
 pub type Warning = Problem;
 
 impl Problem {
-    pub(crate) fn new(line: u64, key: impl Into<String>, text: impl Into<String>) -> Problem {
-        Problem { file: String::new(), line, key: key.into(), text: text.into() }
+    pub(crate) fn new(at: Place, key: impl Into<String>, text: impl Into<String>) -> Problem {
+        Problem { file: String::new(), at, key: key.into(), text: text.into() }
+    }
+
+    /// Of something that stands in no text.
+    pub(crate) fn unplaced(key: impl Into<String>, text: impl Into<String>) -> Problem {
+        Problem::new(Place::default(), key, text)
     }
 }
 
@@ -26,8 +34,8 @@ impl std::fmt::Display for Problem {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if !self.file.is_empty() {
             write!(f, "{}:", self.file)?;
-            if self.line > 0 {
-                write!(f, "{}:", self.line)?;
+            if self.at.line > 0 {
+                write!(f, "{}:", self.at.line)?;
             }
             f.write_str(" ")?;
         }

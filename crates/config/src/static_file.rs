@@ -14,6 +14,7 @@ use crate::sections::{
     Authentication, BasicAuth, Bootstrap, Credentials, Etcd, PgherdSection, PostgresqlSection,
     ProxySection, Restapi, Watchdog, WatchdogDriver, WatchdogMode,
 };
+use crate::sources::{Sources, named};
 use crate::text::{HostPort, Secret};
 use crate::tree::{Kind, Node};
 use crate::values;
@@ -74,23 +75,20 @@ pub struct ProxyFile {
 }
 
 impl Static {
-    /// Reads a node's file. `file_name` only names it in problems.
+    /// Reads a node's configuration.
     ///
     /// # Errors
     /// Every problem at once, one line each.
-    pub fn parse(text: &str, file_name: &str) -> Result<(Static, Vec<Warning>), ConfigError> {
-        Reader::run(text, file_name, Reader::node)
+    pub fn read(sources: &Sources) -> Result<(Static, Vec<Warning>), ConfigError> {
+        Reader::run(sources, Reader::node)
     }
 
-    /// Reads a proxy's file; sections that only an agent needs may stand in it.
+    /// Reads a proxy's configuration; sections that only an agent needs may stand in it.
     ///
     /// # Errors
     /// Every problem at once, one line each.
-    pub fn parse_proxy(
-        text: &str,
-        file_name: &str,
-    ) -> Result<(ProxyFile, Vec<Warning>), ConfigError> {
-        Reader::run(text, file_name, Reader::proxy_file)
+    pub fn read_proxy(sources: &Sources) -> Result<(ProxyFile, Vec<Warning>), ConfigError> {
+        Reader::run(sources, Reader::proxy_file)
     }
 
     /// Where a node's agent keeps its state unless told otherwise: `<data_dir>.pgherd`.
@@ -110,18 +108,10 @@ struct Reader {
 
 impl Reader {
     fn run<T>(
-        text: &str,
-        file_name: &str,
+        sources: &Sources,
         build: impl FnOnce(&mut Reader) -> Option<T>,
     ) -> Result<(T, Vec<Warning>), ConfigError> {
-        let named = |mut problems: Vec<Problem>| {
-            problems.sort_by_key(|p| p.line);
-            for problem in &mut problems {
-                file_name.clone_into(&mut problem.file);
-            }
-            problems
-        };
-        let tree = Node::from_yaml(text).map_err(|p| ConfigError { problems: named(vec![p]) })?;
+        let (tree, names) = sources.read()?;
         let found = check(&tree, STATIC, &own_methods(&tree));
         let mut reader = Reader { tree, errors: found.refused, warnings: found.without_effect };
         reader.errors.extend(found.ill_typed);
@@ -131,11 +121,11 @@ impl Reader {
             list.push(problem);
         }
         match build(&mut reader) {
-            Some(value) if reader.errors.is_empty() => Ok((value, named(reader.warnings))),
+            Some(value) if reader.errors.is_empty() => Ok((value, named(reader.warnings, &names))),
             Some(_) | None => {
                 // An ill-typed required key is not also a missing one.
-                let mut problems = named(reader.errors);
-                problems.dedup_by(|b, a| a.line == b.line && a.key == b.key);
+                let mut problems = named(reader.errors, &names);
+                problems.dedup_by(|b, a| a.at == b.at && a.key == b.key);
                 Err(ConfigError { problems })
             }
         }
@@ -192,7 +182,7 @@ impl Reader {
     }
 
     fn error(&mut self, key: &str, text: impl Into<String>) {
-        self.errors.push(Problem::new(self.tree.line_of(key), key, text));
+        self.errors.push(Problem::new(self.tree.place_of(key), key, text));
     }
 
     fn text(&self, key: &str) -> Option<String> {
@@ -346,8 +336,8 @@ impl Reader {
                     "is one of off, automatic, required; {other:?} is taken for off, as Patroni \
                      does"
                 );
-                let line = self.tree.line_of("watchdog.mode");
-                self.warnings.push(Problem::new(line, "watchdog.mode", text));
+                let at = self.tree.place_of("watchdog.mode");
+                self.warnings.push(Problem::new(at, "watchdog.mode", text));
                 WatchdogMode::Off
             }
         };
@@ -409,8 +399,8 @@ impl Reader {
         let below = |problem: Problem| {
             let key = format!("bootstrap.dcs.{}", problem.key);
             let key = key.trim_end_matches('.').to_owned();
-            let line = self.tree.line_of(&key);
-            Problem { key, line, ..problem }
+            let at = self.tree.place_of(&key);
+            Problem { key, at, ..problem }
         };
         match dcs.as_ref().map(Dynamic::from_tree) {
             None => {}
@@ -469,7 +459,7 @@ impl Reader {
             let methods = self.tree.at(key).and_then(values::comma_list).unwrap_or_default();
             for method in methods.iter().filter(|m| *m != "basebackup") {
                 let text = format!("method {method} is not supported yet; basebackup is used");
-                self.warnings.push(Problem::new(self.tree.line_of(key), key, text));
+                self.warnings.push(Problem::new(self.tree.place_of(key), key, text));
             }
         }
     }

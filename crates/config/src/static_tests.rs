@@ -39,8 +39,16 @@ pgherd:
   stop_margin: 500ms
 "#;
 
+fn node(text: &str) -> Result<(Static, Vec<Warning>), ConfigError> {
+    Static::read(&Sources::default().with_file("node.yml", text))
+}
+
+fn proxy(text: &str, name: &str) -> Result<(ProxyFile, Vec<Warning>), ConfigError> {
+    Static::read_proxy(&Sources::default().with_file(name, text))
+}
+
 fn errors(text: &str) -> Vec<String> {
-    let error = Static::parse(text, "node.yml").expect_err("refused");
+    let error = node(text).expect_err("refused");
     error.to_string().lines().map(str::to_owned).collect()
 }
 
@@ -52,7 +60,7 @@ fn changed(from: &str, to: &str) -> String {
 
 #[test]
 fn a_good_file() {
-    let (file, warnings) = Static::parse(GOOD, "node.yml").expect("good");
+    let (file, warnings) = node(GOOD).expect("good");
     assert_eq!(warnings, []);
     assert_eq!((file.scope.as_str(), file.namespace.as_str()), ("demo", "/service/"));
     let endpoints: Vec<String> = file.etcd3.endpoints.iter().map(HostPort::to_string).collect();
@@ -92,11 +100,11 @@ fn unknown_keys_below_pgherd_are_errors_with_line_and_suggestion() {
 #[test]
 fn other_unknown_keys_are_warnings() {
     let text = changed("  data_dir:", "  datadir2: x\n  data_dir:");
-    let (_, warnings) = Static::parse(&text, "node.yml").expect("usable");
+    let (_, warnings) = node(&text).expect("usable");
     let line = "node.yml:25: postgresql.datadir2: unknown key; did you mean data_dir?";
     assert_eq!(warnings.iter().map(Problem::to_string).collect::<Vec<_>>(), [line]);
     let text = changed("name: node-1", "name: node-1\nttl: 5");
-    let (_, warnings) = Static::parse(&text, "node.yml").expect("usable");
+    let (_, warnings) = node(&text).expect("usable");
     assert_eq!(warnings.len(), 1);
 }
 
@@ -138,7 +146,7 @@ fn other_stores_and_tls_are_refused_with_the_way_over() {
 fn the_watchdog_is_patronis() {
     let read = |section: &str| {
         let text = changed("tags:\n", &format!("{section}\ntags:\n"));
-        let (file, warnings) = Static::parse(&text, "node.yml").expect("usable");
+        let (file, warnings) = node(&text).expect("usable");
         (file.watchdog, warnings.iter().map(Problem::to_string).collect::<Vec<_>>())
     };
     for (section, mode) in [
@@ -203,10 +211,85 @@ fn a_proxy_file() {
     let text = "scope: demo\netcd3: {host: 'localhost:2379'}\npgherd:\n  proxy:\n    \
                 name: p1\n    read_write: '*:5000'\n    read_only: '*:5001'\n    \
                 hold_timeout: 15\n";
-    let (file, warnings) = Static::parse_proxy(text, "proxy.yml").expect("good");
+    let (file, warnings) = proxy(text, "proxy.yml").expect("good");
     assert_eq!(warnings, []);
     assert_eq!(file.proxy.read_write.as_ref().map(|a| a.port), Some(5000));
     assert_eq!(file.proxy.hold_timeout, Some(Millis(15_000)));
-    let error = Static::parse_proxy("scope: a\netcd3: {host: h}\n", "p.yml").expect_err("refused");
+    let error = proxy("scope: a\netcd3: {host: h}\n", "p.yml").expect_err("refused");
     assert!(error.to_string().starts_with("p.yml:"), "{error}");
+}
+
+fn variables(list: &[(&str, &str)]) -> Sources {
+    let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+    Sources::environment(list.iter().map(owned))
+}
+
+#[test]
+fn the_environment_beats_the_file_and_names_itself() {
+    let environment = [
+        ("PATRONI_NAME", "node-7"),
+        ("PATRONI_ETCD3_HOSTS", "e1:1,e2:2"),
+        ("PATRONI_SUPERUSER_PASSWORD", "0123"),
+        ("PATRONI_RESTAPI_CONNECT_ADDRESS", ""),
+        ("PATRONI_LOGLEVEL", "DEBUG"),
+        ("PATH", "/bin"),
+    ];
+    let read = Static::read(&variables(&environment).with_file("node.yml", GOOD));
+    let (file, _) = read.expect("good");
+    assert_eq!(file.name.0, "node-7");
+    let endpoints: Vec<String> = file.etcd3.endpoints.iter().map(HostPort::to_string).collect();
+    assert_eq!(endpoints, ["e1:1", "e2:2"]);
+    let superuser = file.postgresql.authentication.superuser;
+    assert_eq!(superuser.password.expect("given").expose(), "0123");
+    assert_eq!(file.restapi.connect_address.to_string(), "10.0.0.5:8008", "empty is unset");
+    assert_eq!(file.log_level, "DEBUG");
+
+    let wrong = variables(&[("PATRONI_POSTGRESQL_LISTEN", "nowhere")]);
+    let error = Static::read(&wrong.with_file("node.yml", GOOD)).expect_err("refused");
+    let shown = error.to_string();
+    let expected = "PATRONI_POSTGRESQL_LISTEN: postgresql.listen: must be";
+    assert!(shown.starts_with(expected), "{shown}");
+    let wrong = variables(&[("PATRONI_CONSUL_HOST", "x")]).with_file("node.yml", GOOD);
+    let shown = Static::read(&wrong).expect_err("refused").to_string();
+    assert!(shown.starts_with("PATRONI_CONSUL_HOST: consul: this store is not supp"), "{shown}");
+}
+
+#[test]
+fn the_environment_is_enough() {
+    let environment = [
+        ("PATRONI_SCOPE", "demo"),
+        ("PATRONI_NAME", "a"),
+        ("PATRONI_ETCD3_HOST", "e1"),
+        ("PATRONI_RESTAPI_LISTEN", "10.0.0.1:8008"),
+        ("PATRONI_POSTGRESQL_LISTEN", "10.0.0.1:5432"),
+        ("PATRONI_POSTGRESQL_DATA_DIR", "/data"),
+        ("PATRONI_REPLICATION_USERNAME", "rep"),
+    ];
+    let (file, warnings) = Static::read(&variables(&environment)).expect("good");
+    assert_eq!((file.scope.as_str(), warnings.len()), ("demo", 0));
+    let whole = variables(&[("PATRONI_CONFIGURATION", GOOD), ("PATRONI_NAME", "b")]);
+    assert_eq!(Static::read(&whole).expect("good").0.name.0, "b");
+    let unread = whole.with_file("node.yml", "scope: x\n");
+    assert!(Static::read(&unread).is_err(), "with a file the variable does not count");
+    assert!(variables(&[("PATRONI_TAGS", "x"), ("HOME", "/")]).is_empty());
+}
+
+#[test]
+fn files_merge_in_their_order() {
+    let over = "name: node-2\netcd3: {hosts: [e9:9]}\ntags: {nofailover: null, dc: east}\n\
+                postgresql:\n  parameters: {work_mem: 1MB}\n  stat: 1\n";
+    let sources = Sources::default().with_file("10.yml", GOOD).with_file("20.yml", over);
+    let (file, warnings) = Static::read(&sources).expect("good");
+    assert_eq!(file.name.0, "node-2");
+    assert!(!file.tags.nofailover, "a null takes the key away");
+    assert_eq!(file.tags.other["dc"], "east");
+    assert_eq!(file.postgresql.parameters["work_mem"], "1MB");
+    assert_eq!(file.postgresql.parameters["max_connections"], "7");
+    assert_eq!(file.etcd3.endpoints.len(), 1);
+    let shown: Vec<String> = warnings.iter().map(Problem::to_string).collect();
+    assert!(shown[0].starts_with("20.yml:6: postgresql.stat: unknown key"), "{shown:?}");
+    let json = sources.to_json().expect("good");
+    assert_eq!(json.pointer("/restapi/authentication/password"), Some(&Value::from("0123")));
+    assert_eq!(json.pointer("/bootstrap/dcs/ttl"), Some(&Value::from("10")));
+    assert!(Sources::default().with_file("x", "- a\n").to_json().is_err());
 }

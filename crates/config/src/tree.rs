@@ -10,10 +10,17 @@ use serde_saphyr::Spanned;
 
 use crate::problem::Problem;
 
-/// A value and the line it stands on (0 without one).
+/// Where something stands: in which source, and on which line there (0 without one).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub(crate) struct Place {
+    pub(crate) source: usize,
+    pub(crate) line: u64,
+}
+
+/// A value and where it stands.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Node {
-    pub(crate) line: u64,
+    pub(crate) at: Place,
     pub(crate) kind: Kind,
 }
 
@@ -31,34 +38,38 @@ pub(crate) enum Kind {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Entry {
     pub(crate) key: String,
-    pub(crate) line: u64,
+    pub(crate) at: Place,
     pub(crate) node: Node,
 }
 
 impl Node {
     /// Parses one YAML document. Aliases, merges and depth are bounded by the parser's budget.
-    pub(crate) fn from_yaml(text: &str) -> Result<Node, Problem> {
+    pub(crate) fn from_yaml(text: &str, source: usize) -> Result<Node, Problem> {
         let options = serde_saphyr::options! {
             with_snippet: false,
             leading_zero_numbers_as_strings: true,
             underscored_numbers_as_strings: true,
         };
         serde_saphyr::from_str_with_options::<Spanned<Raw>>(text, options)
-            .map(|raw| Node::from_raw(raw, text))
+            .map(|raw| Node::from_raw(raw, text, source))
             .map_err(|error| {
                 let line = error.location().map_or(0, |l| l.line());
-                Problem::new(line, "", format!("not valid YAML: {}", error.without_snippet()))
+                Problem::new(
+                    Place { source, line },
+                    "",
+                    format!("not valid YAML: {}", error.without_snippet()),
+                )
             })
     }
 
-    fn from_raw(raw: Spanned<Raw>, source: &str) -> Node {
-        let line = raw.referenced.line();
+    fn from_raw(raw: Spanned<Raw>, text: &str, source: usize) -> Node {
+        let at = Place { source, line: raw.referenced.line() };
         let spelled = || {
             let span = raw.defined.span();
             let (from, len) = (span.byte_offset()?, span.byte_len()?);
             let from = usize::try_from(from).ok()?;
             let end = from.checked_add(usize::try_from(len).ok()?)?;
-            source.get(from..end).map(|t| t.trim().to_owned()).filter(|t| !t.is_empty())
+            text.get(from..end).map(|t| t.trim().to_owned()).filter(|t| !t.is_empty())
         };
         let kind = match raw.value {
             Raw::Null => Kind::Null,
@@ -73,18 +84,18 @@ impl Node {
             }
             Raw::Text(text) => Kind::Text(text),
             Raw::Seq(items) => {
-                Kind::Seq(items.into_iter().map(|n| Node::from_raw(n, source)).collect())
+                Kind::Seq(items.into_iter().map(|n| Node::from_raw(n, text, source)).collect())
             }
             Raw::Map(entries) => {
                 let entry = |(key, value): (Spanned<String>, Spanned<Raw>)| Entry {
                     key: key.value,
-                    line: key.referenced.line(),
-                    node: Node::from_raw(value, source),
+                    at: Place { source, line: key.referenced.line() },
+                    node: Node::from_raw(value, text, source),
                 };
                 Kind::Map(entries.into_iter().map(entry).collect())
             }
         };
-        Node { line, kind }
+        Node { at, kind }
     }
 
     /// A tree without lines.
@@ -98,13 +109,26 @@ impl Node {
             Value::Object(map) => {
                 let entry = |(key, value): (&String, &Value)| Entry {
                     key: key.clone(),
-                    line: 0,
+                    at: Place::default(),
                     node: Node::from_json(value),
                 };
                 Kind::Map(map.iter().map(entry).collect())
             }
         };
-        Node { line: 0, kind }
+        Node { at: Place::default(), kind }
+    }
+
+    /// The tree as JSON in which numbers are texts, spelled as they stand.
+    pub(crate) fn to_spelled_json(&self) -> Value {
+        match &self.kind {
+            Kind::Number(_, text) => Value::String(text.clone()),
+            Kind::Seq(items) => Value::Array(items.iter().map(Node::to_spelled_json).collect()),
+            Kind::Map(entries) => {
+                let pairs = entries.iter().map(|e| (e.key.clone(), e.node.to_spelled_json()));
+                Value::Object(pairs.collect::<Map<_, _>>())
+            }
+            Kind::Null | Kind::Bool(_) | Kind::Text(_) => self.to_json(),
+        }
     }
 
     /// The tree as JSON.
@@ -131,14 +155,55 @@ impl Node {
         (node.kind != Kind::Null).then_some(node)
     }
 
-    /// The line of a dotted path, or of its nearest ancestor that is there.
-    pub(crate) fn line_of(&self, path: &str) -> u64 {
-        let (mut node, mut line) = (self, self.line);
+    /// Where a dotted path stands, or its nearest ancestor that is there.
+    pub(crate) fn place_of(&self, path: &str) -> Place {
+        let (mut node, mut at) = (self, self.at);
         for part in path.split('.') {
             let Some(entry) = node.entries().iter().find(|e| e.key == part) else { break };
-            (node, line) = (&entry.node, entry.line);
+            (node, at) = (&entry.node, entry.at);
         }
-        line
+        at
+    }
+
+    /// Lays another tree over this one: mappings merge, a null takes its key away, anything else
+    /// replaces.
+    pub(crate) fn merge(&mut self, over: Node) {
+        let (Kind::Map(own), Kind::Map(_)) = (&mut self.kind, &over.kind) else {
+            *self = over;
+            return;
+        };
+        let Kind::Map(entries) = over.kind else { return };
+        for entry in entries {
+            let known = own.iter().position(|e| e.key == entry.key);
+            match known.and_then(|at| own.get_mut(at).map(|own| (at, own))) {
+                Some((at, _)) if entry.node.kind == Kind::Null => {
+                    own.remove(at);
+                }
+                Some((_, mine)) => {
+                    mine.at = entry.at;
+                    mine.node.merge(entry.node);
+                }
+                None => own.push(entry),
+            }
+        }
+    }
+
+    /// Puts a value at a dotted path; what stands in its way is replaced.
+    pub(crate) fn set(&mut self, path: &str, value: Node) {
+        let at = value.at;
+        if !matches!(self.kind, Kind::Map(_)) {
+            *self = Node { at, kind: Kind::Map(Vec::new()) };
+        }
+        let Kind::Map(entries) = &mut self.kind else { return };
+        let (key, below) = path.split_once('.').map_or((path, None), |(k, rest)| (k, Some(rest)));
+        let index = entries.iter().position(|e| e.key == key).unwrap_or(entries.len());
+        if index == entries.len() {
+            entries.push(Entry { key: key.to_owned(), at, node: Node { at, kind: Kind::Null } });
+        }
+        match below {
+            Some(below) => entries[index].node.set(below, value),
+            None => entries[index] = Entry { key: key.to_owned(), at, node: value },
+        }
     }
 
     /// The entries of a mapping; none for anything else.
@@ -231,8 +296,8 @@ mod tests {
     #[test]
     fn lines_and_spelling_are_kept() {
         let text = "a:\n  b: 010\n  c: yes\n  d: 1e5\n  e: y\nlist:\n- x\n- k: ~\n";
-        let tree = Node::from_yaml(text).expect("valid");
-        assert_eq!(tree.line_of("a.c"), 3);
+        let tree = Node::from_yaml(text, 0).expect("valid");
+        assert_eq!(tree.place_of("a.c").line, 3);
         assert_eq!(tree.at("a.b").map(|n| &n.kind), Some(&Kind::Text("010".to_owned())));
         assert_eq!(tree.at("a.c").map(|n| &n.kind), Some(&Kind::Bool(true)));
         assert!(matches!(&tree.at("a.d").expect("there").kind, Kind::Number(_, t) if t == "1e5"));
@@ -242,9 +307,9 @@ mod tests {
 
     #[test]
     fn broken_yaml_names_its_line() {
-        let error = Node::from_yaml("a: 1\nb: [\n").expect_err("broken");
-        assert!(error.line >= 2, "{error:?}");
-        let error = Node::from_yaml("a: 1\na: 2\n").expect_err("twice");
-        assert_eq!(error.line, 2, "{error:?}");
+        let error = Node::from_yaml("a: 1\nb: [\n", 0).expect_err("broken");
+        assert!(error.at.line >= 2, "{error:?}");
+        let error = Node::from_yaml("a: 1\na: 2\n", 0).expect_err("twice");
+        assert_eq!(error.at.line, 2, "{error:?}");
     }
 }

@@ -194,7 +194,7 @@ mod tests {
 
     #[test]
     fn program_options() {
-        let node = Node::from_yaml("- encoding: UTF8\n- data-checksums\n- --locale=C\n");
+        let node = Node::from_yaml("- encoding: UTF8\n- data-checksums\n- --locale=C\n", 0);
         let found = options(&node.expect("valid")).expect("options");
         let expected = [
             ("encoding".to_owned(), Some("UTF8".to_owned())),

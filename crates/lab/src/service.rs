@@ -179,7 +179,14 @@ impl Keeper {
 
     fn spawn(&self) -> io::Result<Child> {
         let log = open_log(&self.spec)?;
-        let child = Command::new(&self.spec.program)
+        let mut command = Command::new(&self.spec.program);
+        // Its file says everything; variables of our own environment would win over it.
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("PATRONI_") {
+                command.env_remove(name);
+            }
+        }
+        let child = command
             .args(&self.spec.arguments)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)

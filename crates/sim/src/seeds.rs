@@ -96,4 +96,15 @@ pub const REGRESSIONS: &[Regression] = &[
         failsafe: false,
         fenced: true,
     },
+    Regression {
+        name: "a primary whose host froze in its restart comes up after it was deposed: the check \
+               took it for a new one",
+        seed: 54_710,
+        members: 3,
+        mode: Mode::Quorum,
+        fence_only: false,
+        ailing: false,
+        failsafe: false,
+        fenced: true,
+    },
 ];

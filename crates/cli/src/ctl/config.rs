@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use config::Sources;
 use serde_json::Value;
 use types::Millis;
 
@@ -12,9 +13,6 @@ const DCS_URL_VARIABLE: &str = "DCS_URL";
 
 /// Below the home directory; silently optional.
 const DEFAULT_FILE: &str = ".config/patroni/patronictl.yaml";
-
-/// The largest configuration file that is read, in bytes.
-const FILE_MAX: u64 = 4 << 20;
 
 /// Patroni's default of `retry_timeout`; bounds every operation of a command.
 const RETRY_TIMEOUT: Millis = Millis::from_secs(10);
@@ -82,24 +80,25 @@ impl std::fmt::Debug for CtlConfig {
 }
 
 impl CtlOptions {
-    /// Reads the file, if one is named or stands at the default place, and applies `-d`.
+    /// Reads the file or directory, if one is named or stands at the default place, with the
+    /// environment over it, and applies `-d`.
     ///
     /// # Errors
-    /// The file cannot be read or is no YAML mapping; an address in it is malformed.
-    pub(crate) async fn load(&self) -> anyhow::Result<CtlConfig> {
+    /// A file cannot be read or is no YAML mapping; an address in it is malformed.
+    pub(crate) fn load(&self) -> anyhow::Result<CtlConfig> {
         let named = self.config_file.clone().or_else(|| variable(CONFIG_FILE_VARIABLE));
-        let mut config = match named {
+        let mut config = match &named {
             Some(path) => {
-                let text = read_file(&path).await.with_context(|| {
+                let sources = agent::gather(Some(path)).with_context(|| {
                     format!(
                         "Provided config file {} not existing or no read rights. \
                          Check the -c/--config-file parameter",
                         path.display()
                     )
                 })?;
-                CtlConfig::parse(&text).with_context(|| format!("in {}", path.display()))?
+                CtlConfig::of(&sources)?
             }
-            None => default_config().await?,
+            None => default_config()?,
         };
         let url =
             variable(DCS_URL_VARIABLE).and_then(|v: PathBuf| v.into_os_string().into_string().ok());
@@ -114,33 +113,23 @@ fn variable(name: &str) -> Option<PathBuf> {
     std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 
-async fn default_config() -> anyhow::Result<CtlConfig> {
-    let Some(home) = variable("HOME") else {
-        return Ok(CtlConfig::default());
-    };
-    let path = home.join(DEFAULT_FILE);
-    match read_file(&path).await {
-        Ok(text) => CtlConfig::parse(&text).with_context(|| format!("in {}", path.display())),
-        // It is optional, and a file of a home that is not ours is none.
-        Err(_) => Ok(CtlConfig::default()),
+fn default_config() -> anyhow::Result<CtlConfig> {
+    let path = variable("HOME").map(|home| home.join(DEFAULT_FILE));
+    // It is optional, and a file of a home that is not ours is none.
+    let sources = path.and_then(|path| agent::gather(Some(&path)).ok());
+    match sources.or_else(|| agent::gather(None).ok()) {
+        Some(sources) => CtlConfig::of(&sources),
+        None => Ok(CtlConfig::default()),
     }
-}
-
-async fn read_file(path: &Path) -> std::io::Result<String> {
-    if tokio::fs::metadata(path).await?.len() > FILE_MAX {
-        return Err(std::io::Error::other("larger than 4 MiB"));
-    }
-    tokio::fs::read_to_string(path).await
 }
 
 impl CtlConfig {
-    /// Reads the few keys that the commands need; the agent checks the rest.
+    /// Takes the few keys that the commands need; the agent checks the rest.
     ///
     /// # Errors
     /// What is wrong, in one line.
-    pub(crate) fn parse(text: &str) -> anyhow::Result<CtlConfig> {
-        let file: Value = serde_saphyr::from_str(text).context("this is not valid YAML")?;
-        anyhow::ensure!(file.is_object() || file.is_null(), "a mapping is expected");
+    pub(crate) fn of(sources: &Sources) -> anyhow::Result<CtlConfig> {
+        let file = sources.to_json()?;
         let text_at = |path: &str| file.pointer(path).and_then(plain_text);
         let pair = |section: &str| {
             let user = text_at(&format!("{section}/authentication/username"))?;
@@ -233,20 +222,20 @@ fn with_port(host: &str) -> String {
 }
 
 fn plain_text(value: &Value) -> Option<String> {
-    match value {
-        Value::String(text) => Some(text.clone()).filter(|t| !t.is_empty()),
-        Value::Number(number) => Some(number.to_string()),
-        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
-    }
+    value.as_str().filter(|text| !text.is_empty()).map(str::to_owned)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn parse(text: &str) -> anyhow::Result<CtlConfig> {
+        CtlConfig::of(&Sources::default().with_file("x.yml", text))
+    }
+
     #[test]
     fn a_node_file_is_enough() {
-        let config = CtlConfig::parse(
+        let config = parse(
             "scope: demo\nnamespace: /ns/\nname: a\netcd3:\n  hosts: [h1:1, 'h2:2', h3]\n\
              restapi:\n  authentication: {username: u, password: hush}\n\
              postgresql:\n  data_dir: /data/a/\nunknown: {}\n",
@@ -264,7 +253,7 @@ mod tests {
         let text = "ctl: {authentication: {username: c, password: 7}}\n\
                     restapi: {authentication: {username: r, password: x}}\n\
                     pgherd: {state_dir: /s}\netcd3: {host: h, port: 9}\n";
-        let config = CtlConfig::parse(text).expect("valid");
+        let config = parse(text).expect("valid");
         assert_eq!(config.auth(), Some(("c", "7")));
         assert_eq!(config.endpoints, ["h:9"]);
         assert_eq!(config.state_dir, Some(PathBuf::from("/s")));
@@ -274,8 +263,7 @@ mod tests {
 
     #[test]
     fn hosts_in_every_form() {
-        let check =
-            |text: &str| CtlConfig::parse(text).map(|c| c.endpoints).map_err(|e| e.to_string());
+        let check = |text: &str| parse(text).map(|c| c.endpoints).map_err(|e| e.to_string());
         assert_eq!(check("etcd3: {hosts: 'a:1, b'}"), Ok(vec!["a:1".into(), "b:2379".into()]));
         assert_eq!(check("etcd3: {host: '[::1]'}"), Ok(vec!["[::1]:2379".into()]));
         assert_eq!(check("etcd3: {url: 'http://h:1/'}"), Ok(vec!["h:1".into()]));

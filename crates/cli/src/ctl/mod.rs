@@ -58,7 +58,7 @@ pub(crate) async fn run(options: CtlOptions, command: CtlCommand) -> ExitCode {
 }
 
 async fn dispatch(options: &CtlOptions, command: CtlCommand) -> anyhow::Result<ExitCode> {
-    let config = options.load().await?;
+    let config = options.load()?;
     match command {
         CtlCommand::List(args) => list::list(args, &config).await,
         CtlCommand::Topology(args) => list::topology(args, &config).await,

@@ -183,6 +183,8 @@ fn proxy_config(layout: &Layout) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use config::Sources;
+
     use super::*;
 
     fn layout() -> Layout {
@@ -248,11 +250,15 @@ mod tests {
         let layout = layout();
         for node in &layout.nodes {
             let text = yaml::document(&node_config(&layout, node));
-            let (_, warnings) = config::Static::parse(&text, "node.yml").expect("it is valid");
+            let (_, warnings) =
+                config::Static::read(&Sources::default().with_file("node.yml", text))
+                    .expect("it is valid");
             assert!(warnings.is_empty(), "{warnings:?}");
         }
         let text = yaml::document(&proxy_config(&layout));
-        let (_, warnings) = config::Static::parse_proxy(&text, "proxy.yml").expect("it is valid");
+        let (_, warnings) =
+            config::Static::read_proxy(&Sources::default().with_file("proxy.yml", text))
+                .expect("it is valid");
         assert!(warnings.is_empty(), "{warnings:?}");
     }
 

@@ -213,6 +213,8 @@ fn write_private(path: &Path, value: &Value) -> Result<(), ClusterError> {
 
 #[cfg(test)]
 mod tests {
+    use config::Sources;
+
     use super::*;
     use crate::cluster::{Settings, SynchronousMode};
 
@@ -237,13 +239,17 @@ mod tests {
         let mut ports = std::collections::BTreeSet::new();
         for names in &files.members {
             let text = format!("{:#}", files.agent_config(names, &settings.dynamic()));
-            let (_, warnings) = config::Static::parse(&text, "node.yml").expect("it is valid");
+            let (_, warnings) =
+                config::Static::read(&Sources::default().with_file("node.yml", text))
+                    .expect("it is valid");
             assert!(warnings.is_empty(), "{warnings:?}");
             ports.insert(names.pg_port);
         }
         assert_eq!(ports.len(), 3, "the ledger knows a server by its port");
         let text = format!("{:#}", files.proxy_config());
-        let (_, warnings) = config::Static::parse_proxy(&text, "proxy.yml").expect("it is valid");
+        let (_, warnings) =
+            config::Static::read_proxy(&Sources::default().with_file("proxy.yml", text))
+                .expect("it is valid");
         assert!(warnings.is_empty(), "{warnings:?}");
         assert_eq!(files.etcd[2].client().to_string(), "10.77.0.3:2379");
     }

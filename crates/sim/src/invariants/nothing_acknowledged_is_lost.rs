@@ -10,7 +10,18 @@ impl World {
     pub(crate) fn checks_of_new_primary(&mut self, node: usize) {
         self.check_one_writer(node);
         self.check_timeline_number(node);
-        self.check_nothing_lost(node);
+        if !self.comes_up_deposed(node) {
+            self.check_nothing_lost(node);
+        }
+    }
+
+    /// After a fence a primary whose start was under way when its host froze may come up once more.
+    /// It lacks what the newer term acknowledged, and can acknowledge nothing itself, which is
+    /// judged with each acknowledgement.
+    fn comes_up_deposed(&self, node: usize) -> bool {
+        let term = self.hosts[node].postgres.as_ref().map(|instance| instance.term);
+        let newest = self.checks.newest.as_ref().map(|(newest, _)| *newest);
+        self.setup.fenced && newest > term
     }
 
     pub(crate) fn check_nothing_lost(&mut self, node: usize) {
