@@ -11,9 +11,9 @@ use crate::error::AgentError;
 /// The largest configuration file that is read, in bytes.
 const FILE_MAX: u64 = 4 << 20;
 
-/// The sources of a node's or proxy's configuration. A directory stands for its `*.yml` and `*.yaml`
-/// in the order of their names. A path where nothing is counts as none when the environment
-/// configures something.
+/// The sources of a node's or proxy's configuration. A directory stands for its `*.yml` and
+/// `*.yaml` in the order of their names. A path where nothing is counts as none when the
+/// environment configures something.
 ///
 /// # Errors
 /// What is there cannot be read, or nothing configures anything.

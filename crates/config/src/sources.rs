@@ -73,7 +73,9 @@ impl Sources {
                 Some(tree) => tree.merge(read),
             }
         }
-        let mut tree = tree.unwrap_or(Node { at: Place::default(), kind: Kind::Null });
+        // What is missing is missing in no source.
+        let nowhere = Place { source: usize::MAX, line: 0 };
+        let mut tree = tree.unwrap_or(Node { at: nowhere, kind: Kind::Map(Vec::new()) });
         let settings = environment::settings(&self.environment, names.len())
             .map_err(|problem| ConfigError { problems: vec![problem] })?;
         for setting in settings {

@@ -267,6 +267,8 @@ fn the_environment_is_enough() {
     ];
     let (file, warnings) = Static::read(&variables(&environment)).expect("good");
     assert_eq!((file.scope.as_str(), warnings.len()), ("demo", 0));
+    let error = Static::read(&variables(&environment[1..])).expect_err("refused");
+    assert_eq!(error.to_string(), "scope: is required");
     let whole = variables(&[("PATRONI_CONFIGURATION", GOOD), ("PATRONI_NAME", "b")]);
     assert_eq!(Static::read(&whole).expect("good").0.name.0, "b");
     let unread = whole.with_file("node.yml", "scope: x\n");
