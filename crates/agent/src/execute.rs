@@ -149,7 +149,7 @@ async fn on_postgres<I: Instance>(context: &Arc<Context<I>>, act: Act) -> Result
         Act::Compare { leader, term } => {
             let (timeline, history) = instance.leader_history(&leader).await?;
             // A server that runs says by itself where its log ends.
-            let ends_at_control = instance.log_ends_at_control().await.unwrap_or(false);
+            let ends_at_control = instance.log_ends_at_control().await;
             let leader = leader.name;
             let compared = Compared { leader, term, timeline, history, ends_at_control };
             context.set_compared(Some(compared));

@@ -148,10 +148,16 @@ impl Brain {
                 None => self.compare(now, leader),
                 Some(compared) => {
                     let end = (control.end_timeline, control.end);
-                    let certain = control.state.end_is_certain() || compared.ends_at_control;
+                    let certain =
+                        control.state.end_is_certain() || compared.ends_at_control == Some(true);
                     let behind = end.0 != compared.timeline;
                     if !certain && control.standby_signal && behind && !self.never_consistent {
-                        // A standby that crashed: in recovery it learns where its log ends.
+                        // A standby that crashed. If it ran when it was compared, its log was not
+                        // looked at; else it learns in recovery where that ends.
+                        if compared.ends_at_control.is_none() {
+                            self.compare(now, leader);
+                            return;
+                        }
                         let start_as = StartAs::Standby(None);
                         let act = Act::Start { start_as, term: None };
                         self.issue(now, act, leader_is(leader));

@@ -119,6 +119,13 @@ impl Service {
         }
     }
 
+    /// Waits until the process `pid` is no longer the running one, at most `limit`.
+    pub async fn wait_ended(&self, pid: u32, limit: Duration) {
+        let mut state = self.state.clone();
+        let ended = state.wait_for(|state| state.pid != Some(pid));
+        drop(tokio::time::timeout(limit, ended).await);
+    }
+
     /// Ends it for good: SIGTERM, and SIGKILL after `limit`. Returns when it is gone.
     pub async fn stop(&mut self, limit: Duration) {
         self.wish.send_replace(Wish::Stop { limit });

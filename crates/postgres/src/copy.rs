@@ -425,7 +425,6 @@ pub(crate) async fn rewind_from(
 /// file held before it was used again.
 pub(crate) async fn log_ends_at_control(instance: &LocalInstance) -> Result<bool, Error> {
     let config = instance.config();
-    instance.require_stopped("look at the end of the log").await?;
     let dir = config.data_dir.join("pg_wal");
     let control = instance.control().await?;
     let (end, timeline) = (control.min_recovery, control.min_recovery_timeline);

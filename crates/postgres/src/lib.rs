@@ -164,11 +164,8 @@ pub trait Instance: Send + Sync + 'static {
 
     /// Whether the log of a stopped standby ends at or before the minimum recovery end in its
     /// control file, as that of a rewound copy does that has received nothing since: found by
-    /// looking for a record there. `false` where that cannot be told.
-    ///
-    /// # Errors
-    /// If it runs, or its control file cannot be read.
-    fn log_ends_at_control(&self) -> impl Future<Output = Result<bool, Error>> + Send;
+    /// looking for a record there. `false` where that cannot be told, `None` where it runs.
+    fn log_ends_at_control(&self) -> impl Future<Output = Option<bool>> + Send;
 
     /// The lines of the own history file of `timeline`, each with its reason; fails on timeline 1,
     /// which has none.
@@ -304,8 +301,9 @@ impl Instance for LocalInstance {
         receive::leader_history(self, upstream).await
     }
 
-    async fn log_ends_at_control(&self) -> Result<bool, Error> {
-        copy::log_ends_at_control(self).await
+    async fn log_ends_at_control(&self) -> Option<bool> {
+        self.require_stopped("look at the end of the log").await.ok()?;
+        Some(copy::log_ends_at_control(self).await.unwrap_or(false))
     }
 
     async fn own_history(&self, timeline: Timeline) -> Result<Vec<(HistoryLine, String)>, Error> {

@@ -768,12 +768,12 @@ async fn a_rewound_copy_becomes_consistent_under_the_next_leader() {
         b.sql("set synchronous_commit = off; create table only_b ()").await;
         a.instance.rewind_from(&b.upstream()).await.unwrap();
         thaw(writer);
-        assert!(a.instance.log_ends_at_control().await.unwrap());
+        assert_eq!(a.instance.log_ends_at_control().await, Some(true));
         let started = a.instance.start(ALONE, LIMIT).await.unwrap();
         assert_eq!(started, Started::Recovering, "{}", a.log());
         stop(&a, StopMode::Kill).await;
         assert!(control(&a).await.unfinished_rewind);
-        assert!(a.instance.log_ends_at_control().await.unwrap());
+        assert_eq!(a.instance.log_ends_at_control().await, Some(true));
 
         b.sql("create table b_wrote_it ()").await;
         caught_up(&c, &b).await;
@@ -783,10 +783,11 @@ async fn a_rewound_copy_becomes_consistent_under_the_next_leader() {
         assert_eq!(streaming(&a).await.timeline, Timeline(3));
         caught_up(&a, &c).await;
         assert!(!control(&a).await.unfinished_rewind);
+        assert_eq!(a.instance.log_ends_at_control().await, None);
         c.sql("create table more ()").await;
         caught_up(&a, &c).await;
         stop(&a, StopMode::Kill).await;
-        assert!(!a.instance.log_ends_at_control().await.unwrap(), "it received more since");
+        assert_eq!(a.instance.log_ends_at_control().await, Some(false), "it received more since");
         a.start(follows(&c)).await;
         assert!(exists(&a, "only_b").await && !exists(&a, "only_a").await);
     }

@@ -266,7 +266,7 @@ impl World {
             term,
             timeline: data.log.timeline(),
             history: data.log.history.clone(),
-            ends_at_control: stopped.is_some_and(|mine| {
+            ends_at_control: stopped.map(|mine| {
                 mine.state == ControlState::InArchiveRecovery && mine.log.end() <= mine.minimum
             }),
         };

@@ -97,6 +97,16 @@ pub const REGRESSIONS: &[Regression] = &[
         fenced: true,
     },
     Regression {
+        name: "a rewound copy was compared with its next leader while it was being started",
+        seed: 14_116,
+        members: 3,
+        mode: Mode::Quorum,
+        fence_only: true,
+        ailing: false,
+        failsafe: false,
+        fenced: false,
+    },
+    Regression {
         name: "a primary whose host froze in its restart comes up after it was deposed: the check \
                took it for a new one",
         seed: 54_710,

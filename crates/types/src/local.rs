@@ -394,6 +394,7 @@ pub struct Compared {
     pub timeline: Timeline,
     /// The leader's history file.
     pub history: Vec<HistoryLine>,
-    /// Whether the copy was stopped then and its log ended at or before its control file's `end`.
-    pub ends_at_control: bool,
+    /// Whether the copy's log ended at or before its control file's `end`; `None` if it was not
+    /// stopped then.
+    pub ends_at_control: Option<bool>,
 }

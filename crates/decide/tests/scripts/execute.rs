@@ -165,7 +165,7 @@ impl World {
                 term: *term,
                 timeline: theirs.timeline,
                 history: theirs.history,
-                ends_at_control: stopped.is_some_and(Data::ends_at_control),
+                ends_at_control: stopped.map(Data::ends_at_control),
             });
             return Some(());
         }

@@ -373,6 +373,7 @@ impl<'a> Drill<'a> {
             if let Err(error) = process::signal(pid, Signal::KILL) {
                 tracing::warn!(%error, "cannot kill a member of etcd");
             }
+            service.wait_ended(pid, ETCD_AWAY).await;
             let back_at = Instant::now() + ETCD_AWAY;
             return Some(async move {
                 tokio::time::sleep_until(back_at).await;

@@ -67,7 +67,8 @@ impl Drill<'_> {
 
     pub(super) async fn etcd_outage(&self) -> anyhow::Result<Injected> {
         let pids: Vec<u32> = self.herd.etcd.iter().filter_map(Service::pid).collect();
-        ensure!(pids.len() == self.herd.etcd.len(), "a member of etcd is not there");
+        // One may be away on purpose (--drill-kill-etcd).
+        ensure!(!pids.is_empty(), "no member of etcd runs");
         let at = self.epoch.elapsed();
         let stopped = signal_all(&pids, Signal::STOP);
         tokio::time::sleep(ETCD_OUTAGE).await;
