@@ -298,6 +298,15 @@ impl ClusterStore {
         self.write_as_leader("deleting /sync", session, leader, Some(expected), then).await
     }
 
+    /// Deletes every key of the cluster.
+    ///
+    /// # Errors
+    /// Every class.
+    pub async fn remove(&self) -> Result<Write, Error> {
+        let then = vec![Op::DeletePrefix(self.prefix().to_owned())];
+        self.write("removing the cluster", Vec::new(), then).await
+    }
+
     /// Writes `history`, as the leader.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! What goes wrong, and when: drawn from the seed before the run begins.
 
+use decide::Act;
 use types::FailoverRequest;
 
 use crate::postgres::Disk;
@@ -317,7 +318,12 @@ impl World {
         let view = self.store.see();
         let in_set = view.sync.as_ref().and_then(|s| s.value.leader.as_ref()) == Some(name);
         let last = view.term.as_ref().is_none_or(|t| t.value.leader == *name);
-        !in_set && !last && view.leader_name() != Some(name)
+        // A win that is under way makes it that when it arrives.
+        let agent = self.hosts[node].agent.as_ref();
+        let wins = agent.is_some_and(|agent| {
+            agent.doing.values().any(|doing| matches!(doing.act, Act::TakeLeadership(_)))
+        });
+        !in_set && !last && !wins && view.leader_name() != Some(name)
     }
 
     fn strike(&mut self, index: usize, kind: Kind, node: usize) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::lowered::lowered_text;
 use super::store::Store;
 use super::table::{Format, Layout, members_text};
-use super::{CtlConfig, say, timestamp};
+use super::{CtlConfig, called_as_patronictl, say, timestamp};
 
 /// What `-W` means.
 const WATCH: Duration = Duration::from_secs(2);
@@ -59,12 +59,6 @@ impl WatchArgs {
         let seconds = self.seconds.map(Duration::from_secs_f64);
         seconds.or(self.every_two_seconds.then_some(WATCH))
     }
-}
-
-/// Scripts that call patronictl get patronictl's output, and nothing besides.
-fn called_as_patronictl() -> bool {
-    let name = std::env::args_os().next().map(std::path::PathBuf::from);
-    name.is_some_and(|path| path.file_stem().is_some_and(|stem| stem == "patronictl"))
 }
 
 fn positive(text: &str) -> Result<f64, String> {

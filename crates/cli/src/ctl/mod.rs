@@ -3,11 +3,15 @@
 #![allow(clippy::print_stdout)] // This is what these commands are for.
 
 mod config;
+mod dynamic;
 mod events;
+mod inspect;
 mod list;
 mod lowered;
+mod output;
 mod pause;
 mod prompt;
+mod remove;
 mod store;
 mod switchover;
 pub(crate) mod table;
@@ -16,10 +20,13 @@ use std::io::Write;
 use std::process::ExitCode;
 
 pub(crate) use config::{CtlConfig, CtlOptions};
+pub(crate) use dynamic::{EditConfigArgs, ShowConfigArgs};
 pub(crate) use events::EventsArgs;
+pub(crate) use inspect::{DsnArgs, HistoryArgs, VersionArgs};
 pub(crate) use list::{ListArgs, TopologyArgs};
 pub(crate) use pause::PauseArgs;
 use prompt::Aborted;
+pub(crate) use remove::RemoveArgs;
 pub(crate) use switchover::{FailoverArgs, SwitchoverArgs};
 
 /// Every operator's command.
@@ -37,6 +44,18 @@ pub(crate) enum CtlCommand {
     Pause(PauseArgs),
     /// Resume automatic management
     Resume(PauseArgs),
+    /// Show the dynamic configuration
+    ShowConfig(ShowConfigArgs),
+    /// Edit the dynamic configuration
+    EditConfig(EditConfigArgs),
+    /// Show the history of failovers and switchovers
+    History(HistoryArgs),
+    /// Print how to connect to a member
+    Dsn(DsnArgs),
+    /// Print the version of this program, and of a cluster's members
+    Version(VersionArgs),
+    /// Remove a cluster from the DCS
+    Remove(RemoveArgs),
     /// Show what an agent did, and why
     Events(EventsArgs),
 }
@@ -66,6 +85,12 @@ async fn dispatch(options: &CtlOptions, command: CtlCommand) -> anyhow::Result<E
         CtlCommand::Failover(args) => switchover::failover(args, &config).await,
         CtlCommand::Pause(args) => pause::set(args, &config, true).await,
         CtlCommand::Resume(args) => pause::set(args, &config, false).await,
+        CtlCommand::ShowConfig(args) => dynamic::show(args, &config).await,
+        CtlCommand::EditConfig(args) => dynamic::edit(args, &config).await,
+        CtlCommand::History(args) => inspect::history(args, &config).await,
+        CtlCommand::Dsn(args) => inspect::dsn(args, &config).await,
+        CtlCommand::Version(args) => inspect::version(args, &config).await,
+        CtlCommand::Remove(args) => remove::remove(args, &config).await,
         CtlCommand::Events(args) => events::run(args, &config).await,
     }
 }
@@ -81,4 +106,10 @@ fn say(text: &str) -> std::io::Result<()> {
 fn timestamp(decimals: usize) -> String {
     let text = format!("{:.decimals$}", jiff::Timestamp::now());
     text.replace('T', " ").trim_end_matches('Z').to_owned()
+}
+
+/// Scripts that call patronictl get patronictl's output, and nothing besides.
+fn called_as_patronictl() -> bool {
+    let name = std::env::args_os().next().map(std::path::PathBuf::from);
+    name.is_some_and(|path| path.file_stem().is_some_and(|stem| stem == "patronictl"))
 }

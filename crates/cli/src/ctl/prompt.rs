@@ -26,6 +26,17 @@ pub(super) async fn ask(text: &str, default: &str) -> anyhow::Result<String> {
     Ok(if answer.is_empty() { default.to_owned() } else { answer })
 }
 
+/// Asks `text: ` until something is answered.
+pub(super) async fn demand(text: &str) -> anyhow::Result<String> {
+    loop {
+        say(&format!("{text}: "))?;
+        let answer = line().await?;
+        if !answer.is_empty() {
+            return Ok(answer);
+        }
+    }
+}
+
 /// Asks `text [y/N]: ` until the answer is one of both.
 pub(super) async fn confirm(text: &str) -> anyhow::Result<bool> {
     loop {

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use anyhow::Context;
-use types::{ClusterView, FailoverRequest, keys};
+use dcs::Write;
+use serde_json::Value;
+use types::{ClusterView, FailoverRequest, Revision, keys};
 
 use super::CtlConfig;
 
@@ -38,5 +40,22 @@ impl Store {
         let request = serde_json::to_value(request)?;
         let written = self.store.write_failover(&request).await;
         written.map(|_| ()).context("cannot write the failover key to etcd")
+    }
+
+    /// Changes the dynamic configuration, if it is still the one that was read.
+    pub(super) async fn change_config(&self, read: Revision, config: &Value) -> anyhow::Result<()> {
+        match self.store.patch_config(Some(read), config).await {
+            Ok(Write::Written { .. }) => Ok(()),
+            Ok(Write::Conflict) => {
+                anyhow::bail!("Config modification aborted due to concurrent changes")
+            }
+            Err(error) => Err(error).context("cannot write the configuration to etcd"),
+        }
+    }
+
+    /// Deletes everything.
+    pub(super) async fn remove(&self) -> anyhow::Result<()> {
+        let removed = self.store.remove().await;
+        removed.map(|_| ()).context("cannot remove the cluster from etcd")
     }
 }

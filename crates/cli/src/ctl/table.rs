@@ -8,6 +8,8 @@ use api::{Settings, json::spaced};
 use serde_json::{Map, Value, json};
 use types::{ClusterView, MemberName, Tags};
 
+use super::output::yaml;
+
 const MIB: u64 = 1 << 20;
 
 /// The port that is left out of the Host column while nobody uses another.
@@ -22,6 +24,9 @@ pub(crate) enum Format {
     Json,
     /// Tab-separated, with a header line.
     Tsv,
+    /// A list of mappings.
+    #[value(alias = "yml")]
+    Yaml,
 }
 
 /// How the members are drawn.
@@ -48,6 +53,10 @@ pub(crate) fn members_text(view: &ClusterView, scope: &str, layout: Layout) -> S
         Format::Json => {
             let rows = rows.iter().map(|row| row.to_json(&columns));
             spaced(&Value::Array(rows.collect())) + "\n"
+        }
+        Format::Yaml => {
+            let rows = rows.iter().map(|row| row.to_json(&columns));
+            yaml(&Value::Array(rows.collect()))
         }
         Format::Tsv => {
             let line = |cells: Vec<String>| cells.join("\t") + "\n";
