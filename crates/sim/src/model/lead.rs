@@ -120,7 +120,8 @@ impl Election {
     fn write_sync(&self, state: &mut State, me: Id, sync: Set, late: bool) {
         let Some(lead) = &mut state.member_mut(me).lead else { return };
         lead.writing = true;
-        let request = Request::WriteSync { by: me, key: lead.key, expected: lead.sync_rev, sync };
+        let (key, expected) = (lead.key, lead.sync_rev);
+        let request = Request::WriteSync { by: me, key, expected, sync, awaited: true };
         let sent = self.send(state, request, late);
         if let Some(lead) = state.member_mut(me).lead.as_mut().filter(|_| !sent) {
             lead.writing = false;

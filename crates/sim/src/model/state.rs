@@ -122,13 +122,41 @@ impl Store {
 /// A transaction on its way to the store: its conditions and what it writes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Request {
-    Open { fence: FenceKey },
-    Pledge { by: Id, pledge: Pledged, fence: Rev },
-    Void { fence: Rev },
-    Take { by: Id, take: Take },
-    WriteSync { by: Id, key: Rev, expected: Rev, sync: Set },
-    Release { by: Id, key: Rev },
-    Retake { by: Id, fence: Rev, expected: Rev, term_rev: Rev, term: TermKey, sync: Set },
+    Open {
+        fence: FenceKey,
+    },
+    Pledge {
+        by: Id,
+        pledge: Pledged,
+        fence: Rev,
+    },
+    Void {
+        fence: Rev,
+    },
+    Take {
+        by: Id,
+        take: Take,
+    },
+    /// `awaited` while the leader's agent waits for the answer to this very request.
+    WriteSync {
+        by: Id,
+        key: Rev,
+        expected: Rev,
+        sync: Set,
+        awaited: bool,
+    },
+    Release {
+        by: Id,
+        key: Rev,
+    },
+    Retake {
+        by: Id,
+        fence: Rev,
+        expected: Rev,
+        term_rev: Rev,
+        term: TermKey,
+        sync: Set,
+    },
 }
 
 /// The winner's transaction.

@@ -149,6 +149,14 @@ impl Election {
         if state.requests.contains(&request) {
             return true;
         }
+        if let Request::WriteSync { by: sender, .. } = request {
+            // The answer to one that it gave up on is nothing to it.
+            for other in &mut state.requests {
+                if let Request::WriteSync { by, awaited, .. } = other {
+                    *awaited &= *by != sender;
+                }
+            }
+        }
         if !late {
             self.deliver(state, request);
             return true;

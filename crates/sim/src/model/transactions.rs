@@ -14,7 +14,7 @@ impl Election {
         if self.holds(state, request) {
             self.write(&mut state.store, request);
         }
-        if let Request::WriteSync { by, .. } = request {
+        if let Request::WriteSync { by, awaited: true, .. } = request {
             answer(state, by);
         }
     }
