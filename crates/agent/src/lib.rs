@@ -31,7 +31,7 @@ use std::process::{Command, ExitCode};
 
 pub use error::AgentError;
 pub use heartbeat::SecretError;
-pub use setup::AgentOptions;
+pub use setup::{AgentOptions, validate};
 pub use sources::gather;
 pub use state::StateError;
 

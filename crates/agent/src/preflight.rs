@@ -26,13 +26,14 @@ pub(crate) struct Host {
     stopped: bool,
 }
 
-/// What does not depend on the DCS: state directory, data directory, port, space.
+/// What does not depend on the DCS: state directory, data directory, port (if asked for), space.
 ///
 /// # Errors
 /// The first thing that keeps this agent from running its PostgreSQL.
 pub(crate) async fn check_host<I: Instance>(
     settings: &Static,
     instance: &I,
+    port: bool,
 ) -> Result<Host, AgentError> {
     let section = &settings.postgresql;
     let observed = instance.observe().await;
@@ -43,7 +44,9 @@ pub(crate) async fn check_host<I: Instance>(
     if !stopped {
         return Ok(Host { data_dir: observed.data_dir, stopped });
     }
-    check_port(&section.listen)?;
+    if port {
+        check_port(&section.listen)?;
+    }
     let needed = match &observed.data_dir {
         DataDir::Empty => DATA_BYTES_MIN,
         DataDir::Present(_) => STATE_BYTES_MIN,

@@ -9,7 +9,7 @@ use api::{Access, ApiRequest, ApiState, Snapshot};
 use config::{Dynamic, Static};
 use dcs::{Client, ClientConfig, ClusterStore, Follower, Session};
 use decide::{Brain, Node};
-use postgres::{InstanceConfig, LocalInstance, OsUser};
+use postgres::{Instance, InstanceConfig, LocalInstance, OsUser};
 use tokio::sync::{mpsc, watch};
 use types::{ClusterView, Member, Millis, keys};
 
@@ -40,7 +40,7 @@ pub struct AgentOptions {
 const TWIN_LIMIT: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// The running parts of an agent, for the loop to take.
-pub(crate) struct Parts<I: postgres::Instance> {
+pub(crate) struct Parts<I: Instance> {
     pub(crate) brain: Brain,
     pub(crate) context: Arc<Context<I>>,
     pub(crate) journal: Journal,
@@ -102,20 +102,57 @@ pub(crate) fn read_file(options: &AgentOptions) -> Result<Static, AgentError> {
     Ok(settings)
 }
 
-/// Starts every part. Nothing of the cluster changes before the loop runs.
-pub(crate) async fn start(options: AgentOptions) -> Result<Parts<LocalInstance>, AgentError> {
-    let settings = Arc::new(read_file(&options)?);
+/// Everything that an agent may be refused for, looked at. Nothing was changed.
+struct Checked {
+    settings: Arc<Static>,
+    peer_secret: PeerSecret,
+    instance: LocalInstance,
+    client: Client,
+    view: Arc<ClusterView>,
+    store: ClusterStore,
+    listener: Option<tokio::net::TcpListener>,
+    dynamic: Dynamic,
+}
+
+/// `ports`: the agent's own ports must be free, and no agent of this name may answer.
+async fn check(options: &AgentOptions, ports: bool) -> Result<Checked, AgentError> {
+    let settings = Arc::new(read_file(options)?);
     let peer_secret = PeerSecret::read(&settings)?;
     let (dynamic, _) = Dynamic::from_json(&settings.bootstrap.dcs)
         .map_err(|errors| AgentError::InitialConfig { detail: errors.join("; ") })?;
     let instance = LocalInstance::new(instance_config(&settings, &dynamic)?)?;
-    let host = preflight::check_host(&settings, &instance).await?;
+    let host = preflight::check_host(&settings, &instance, ports).await?;
     let (client, view, store) = reach_dcs(&settings, &dynamic).await?;
-    refuse_twin(&settings, &view).await?;
-    let listener = bind(&settings).await?;
+    let mut listener = None;
+    if ports {
+        refuse_twin(&settings, &view).await?;
+        listener = Some(bind(&settings).await?);
+    }
     let in_force = view.config.as_ref().and_then(|c| Dynamic::from_json(&c.value).ok());
     let dynamic = in_force.map_or(dynamic, |(dynamic, _)| dynamic).merged(&settings);
     preflight::check_cluster(&settings, &host, &view, &dynamic)?;
+    Ok(Checked { settings, peer_secret, instance, client, view, store, listener, dynamic })
+}
+
+/// Whether an agent with these options would start. Changes nothing; with `ports` not even taken
+/// ports are accepted, as they are where it runs already.
+///
+/// # Errors
+/// What an agent would be refused for.
+pub async fn validate(options: &AgentOptions, ports: bool) -> Result<(), AgentError> {
+    let checked = check(options, ports).await?;
+    checked.instance.close().await;
+    Ok(())
+}
+
+/// Starts every part. Nothing of the cluster changes before the loop runs.
+pub(crate) async fn start(options: AgentOptions) -> Result<Parts<LocalInstance>, AgentError> {
+    let Checked { settings, peer_secret, instance, client, view, store, listener, dynamic } =
+        check(&options, true).await?;
+    let listener = match listener {
+        Some(listener) => listener,
+        None => bind(&settings).await?,
+    };
 
     // From here on things change; the guard comes last, so that no failure leaves one behind.
     let session = Session::new(client, dynamic.ttl);

@@ -3,6 +3,7 @@
 
 mod ctl;
 mod demo;
+mod patroni;
 mod serve;
 
 use std::process::ExitCode;
@@ -39,6 +40,9 @@ fn main() -> ExitCode {
         Some(first) if first == "guard" => return guard::run(arguments),
         Some(first) if first == "probe" => return postgres::run_disk_helper(arguments),
         Some(_) | None => {}
+    }
+    if ctl::called_as() == Some("patroni".into()) {
+        return patroni::run();
     }
     let cli = Cli::parse();
     match cli.command {

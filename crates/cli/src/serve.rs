@@ -15,11 +15,28 @@ use types::{Millis, keys};
 use crate::ctl::CtlOptions;
 
 /// `pgherd agent`.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 pub(crate) struct AgentArgs {
     /// Treat warnings about the file as errors
     #[arg(long)]
-    strict: bool,
+    pub(crate) strict: bool,
+    /// Say whether the agent would start, and end; nothing is changed
+    #[command(flatten)]
+    pub(crate) validate: ValidateArgs,
+}
+
+/// Looking at a configuration instead of running it.
+#[derive(Debug, Default, clap::Args)]
+pub(crate) struct ValidateArgs {
+    /// Check the configuration, the host and the DCS, and end
+    #[arg(long)]
+    pub(crate) validate_config: bool,
+    /// Accept that the ports are taken: the agent may be running
+    #[arg(short, long, requires = "validate_config")]
+    pub(crate) ignore_listen_port: bool,
+    /// Print the configuration, files and environment merged, if it is valid
+    #[arg(short, long, requires = "validate_config")]
+    pub(crate) print: bool,
 }
 
 /// `pgherd proxy`.
@@ -58,7 +75,7 @@ fn log_to_stderr(default_level: &str) {
 
 /// Runs an agent to its end.
 pub(crate) fn agent(args: AgentArgs, options: &CtlOptions) -> ExitCode {
-    log_to_stderr("info");
+    log_to_stderr(if args.validate.validate_config { "warn" } else { "info" });
     finish((|| {
         let options = agent::AgentOptions {
             config_file: options.config_file.clone(),
@@ -66,6 +83,15 @@ pub(crate) fn agent(args: AgentArgs, options: &CtlOptions) -> ExitCode {
             exe: std::env::current_exe().context("cannot find our own binary")?,
         };
         let runtime = runtime()?;
+        if args.validate.validate_config {
+            let checked = agent::validate(&options, !args.validate.ignore_listen_port);
+            runtime.block_on(checked)?;
+            if args.validate.print {
+                let sources = agent::gather(options.config_file.as_deref())?;
+                crate::ctl::print_yaml(&sources.to_json()?)?;
+            }
+            return Ok(ExitCode::SUCCESS);
+        }
         let ended = runtime.block_on(agent::run(options));
         // What still waits for a disk that hangs is left to itself.
         runtime.shutdown_timeout(SHUTDOWN_LIMIT);

@@ -471,3 +471,36 @@ fn a_command_says_what_it_cannot_reach() {
     refused("no etcd", &site, &["-c", &file, "list"], &["127.0.0.1:9", "could be reached"]);
     refused("no file", &site, &["-c", &missing, "agent"], &["{dir}/no.yml", "No such file"]);
 }
+
+#[test]
+fn a_configuration_is_looked_at_without_running_it() {
+    let (etcd, template) = (Etcd::start(), template());
+    let site = Site::new(etcd.port, &template.path().join("data"));
+    let file = site.dir().join("node.yml");
+    fs::write(&file, &site.yaml).unwrap();
+    let file = file.display().to_string();
+    // Called as Patroni's program it has that one's command line.
+    let patroni = site.dir().join("patroni");
+    std::os::unix::fs::symlink(pgherd(), &patroni).unwrap();
+    let before = common::listing(site.dir());
+    let said = |program: &Path, arguments: &[&str]| {
+        let mut command = Command::new(program);
+        command.args(arguments).env_remove("RUST_LOG").current_dir(site.dir());
+        let output = common::run(command, LIMIT);
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.success(), text(&output.stdout), text(&output.stderr))
+    };
+    let nothing = (true, String::new(), String::new());
+    assert_eq!(said(pgherd(), &["agent", "-c", &file, "--validate-config"]), nothing);
+    assert_eq!(said(&patroni, &["--validate-config", &file]), nothing);
+    let held = [hold_port(site.rest), hold_port(site.pg)];
+    let (ok, _, error) = said(&patroni, &["--validate-config", &file]);
+    assert!(!ok && error.starts_with("Error: ") && error.contains("in use"), "{error}");
+    let (ok, printed, error) = said(&patroni, &["--validate-config", "-i", "-p", &file]);
+    assert!(ok && error.is_empty() && printed.contains("\nname: node1\n"), "{printed}{error}");
+    drop(held);
+    let (_, version, _) = said(&patroni, &["--version"]);
+    assert!(version.starts_with("patroni 4."), "{version}");
+    assert_eq!(before, common::listing(site.dir()), "something changed on disk");
+    assert_eq!(common::processes_of(site.dir()), Vec::<String>::new(), "left running");
+}

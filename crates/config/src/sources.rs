@@ -47,11 +47,22 @@ impl Sources {
     ///
     /// # Errors
     /// The first text that is not YAML or not a mapping.
+    pub fn to_spelled_json(&self) -> Result<serde_json::Value, ConfigError> {
+        self.mapping().map(|tree| tree.to_spelled_json())
+    }
+
+    /// Everything merged, as JSON.
+    ///
+    /// # Errors
+    /// The first text that is not YAML or not a mapping.
     pub fn to_json(&self) -> Result<serde_json::Value, ConfigError> {
+        self.mapping().map(|tree| tree.to_json())
+    }
+
+    fn mapping(&self) -> Result<Node, ConfigError> {
         let (tree, names) = self.read()?;
-        let mapping = matches!(tree.kind, Kind::Map(_) | Kind::Null);
-        if mapping {
-            return Ok(tree.to_spelled_json());
+        if matches!(tree.kind, Kind::Map(_) | Kind::Null) {
+            return Ok(tree);
         }
         let problem = Problem::new(tree.at, "", "the document must be a mapping of keys to values");
         Err(ConfigError { problems: named(vec![problem], &names) })

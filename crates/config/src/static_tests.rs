@@ -290,7 +290,7 @@ fn files_merge_in_their_order() {
     assert_eq!(file.etcd3.endpoints.len(), 1);
     let shown: Vec<String> = warnings.iter().map(Problem::to_string).collect();
     assert!(shown[0].starts_with("20.yml:6: postgresql.stat: unknown key"), "{shown:?}");
-    let json = sources.to_json().expect("good");
+    let json = sources.to_spelled_json().expect("good");
     assert_eq!(json.pointer("/restapi/authentication/password"), Some(&Value::from("0123")));
     assert_eq!(json.pointer("/bootstrap/dcs/ttl"), Some(&Value::from("10")));
     assert!(Sources::default().with_file("x", "- a\n").to_json().is_err());

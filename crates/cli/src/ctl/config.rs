@@ -129,7 +129,7 @@ impl CtlConfig {
     /// # Errors
     /// What is wrong, in one line.
     pub(crate) fn of(sources: &Sources) -> anyhow::Result<CtlConfig> {
-        let file = sources.to_json()?;
+        let file = sources.to_spelled_json()?;
         let text_at = |path: &str| file.pointer(path).and_then(plain_text);
         let pair = |section: &str| {
             let user = text_at(&format!("{section}/authentication/username"))?;

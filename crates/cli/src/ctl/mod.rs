@@ -108,8 +108,18 @@ fn timestamp(decimals: usize) -> String {
     text.replace('T', " ").trim_end_matches('Z').to_owned()
 }
 
+/// Prints a value as YAML.
+pub(crate) fn print_yaml(value: &serde_json::Value) -> std::io::Result<()> {
+    say(&output::yaml(value))
+}
+
+/// The name that this program was called by.
+pub(crate) fn called_as() -> Option<std::ffi::OsString> {
+    let path = std::env::args_os().next().map(std::path::PathBuf::from)?;
+    path.file_stem().map(std::ffi::OsStr::to_owned)
+}
+
 /// Scripts that call patronictl get patronictl's output, and nothing besides.
 fn called_as_patronictl() -> bool {
-    let name = std::env::args_os().next().map(std::path::PathBuf::from);
-    name.is_some_and(|path| path.file_stem().is_some_and(|stem| stem == "patronictl"))
+    called_as().is_some_and(|name| name == "patronictl")
 }
