@@ -11,6 +11,9 @@ use types::{ClusterView, FailoverRequest, MemberName};
 use crate::context::Context;
 use crate::execute::with_sources;
 
+/// How often a configuration is put in the place of one that changes under our hands.
+const REPLACE_TRIES: u32 = 5;
+
 /// One line for the journal.
 pub(crate) fn summary(request: &ApiRequest) -> Value {
     json!({ "command": format!("{:?}", request.command) })
@@ -28,9 +31,11 @@ pub(crate) async fn serve<I: Instance>(
             write_failover(&context, &wanted, leader).await
         }
         Command::PatchConfig(patch) => patch_config(&context, &patch).await,
+        Command::ReplaceConfig(document) => replace_config(&context, &document).await,
         Command::CancelSwitchover => cancel(&context, view.as_deref()).await,
-        // The loop answers this one itself: a promise is the brain's.
+        // The loop answers these itself: a promise is the brain's, the settings are the loop's.
         Command::Failsafe(_) => crate::failsafe::reply_of(None),
+        Command::Reload => reply(503, "the agent does not reload"),
     };
     // The client may have left; the change is made all the same.
     drop(request.reply.send(reply));
@@ -86,6 +91,26 @@ async fn patch_config<I: Instance>(context: &Context<I>, patch: &Value) -> ApiRe
         Ok(Write::Conflict) => reply(409, "the configuration was changed by somebody else"),
         Err(error) => reply(503, with_sources(&error)),
     }
+}
+
+/// Whatever was written meanwhile is replaced as well; so a conflict is only tried again.
+async fn replace_config<I: Instance>(context: &Context<I>, document: &Value) -> ApiReply {
+    if let Err(errors) = config::Dynamic::from_json(document) {
+        return reply(400, errors.join("; "));
+    }
+    for _ in 0..REPLACE_TRIES {
+        let view = match context.store.read().await {
+            Ok(view) => view,
+            Err(error) => return reply(502, with_sources(&error)),
+        };
+        let present = view.config.as_ref().map(|config| config.mod_revision);
+        match context.store.patch_config(present, document).await {
+            Ok(Write::Written { .. }) => return reply(200, api::json::spaced(document)),
+            Ok(Write::Conflict) => {}
+            Err(error) => return reply(502, with_sources(&error)),
+        }
+    }
+    reply(502, "the configuration is being changed by others all the time")
 }
 
 async fn cancel<I: Instance>(context: &Context<I>, view: Option<&ClusterView>) -> ApiReply {

@@ -172,7 +172,7 @@ impl<I: Instance> Shell<I> {
                     self.see(view);
                 }
             }
-            Some(request) = inputs.requests.recv() => self.serve(request),
+            Some(request) = inputs.requests.recv() => self.serve(request).await,
             Some(heard) = inputs.heard.recv() => self.heard(heard),
             signal = inputs.signals.next() => match signal {
                 Signal::Terminate => {
@@ -414,7 +414,7 @@ impl<I: Instance> Shell<I> {
         }
     }
 
-    fn serve(&mut self, request: ApiRequest) {
+    async fn serve(&mut self, request: ApiRequest) {
         if let Command::Failsafe(post) = &request.command {
             let reply = self.answer_leader(post);
             // A leader that has left is not told, and cannot count on it.
@@ -423,6 +423,12 @@ impl<I: Instance> Shell<I> {
         }
         let summary = requests::summary(&request);
         self.journal.note("request", summary);
+        if request.command == Command::Reload {
+            let text = "reload scheduled".to_owned();
+            drop(request.reply.send(ApiReply { status: 202, text, written: None }));
+            self.reload_file().await;
+            return;
+        }
         let context = Arc::clone(&self.context);
         let view = self.viewed.clone();
         tokio::spawn(requests::serve(context, view, request));

@@ -57,7 +57,9 @@ pub(crate) async fn dispatch(State(state): State<ApiState>, request: Request<Bod
     let method = parts.method.as_str();
     let known = matches!(
         (method, segment.as_str()),
-        ("POST" | "DELETE", "switchover") | ("POST", "failover" | "failsafe") | ("PATCH", "config")
+        ("POST" | "DELETE", "switchover")
+            | ("POST", "failover" | "failsafe" | "reload")
+            | ("PATCH" | "PUT", "config")
     );
     if !known {
         return error_page(501, &format!("Unsupported method ({method:?})").replace('"', "'"));
@@ -71,6 +73,12 @@ pub(crate) async fn dispatch(State(state): State<ApiState>, request: Request<Bod
             Ok(patch) => patch_config(&state, patch).await,
             Err(response) => *response,
         },
+        ("PUT", _) => match read_object(body).await {
+            Ok(config) => reply_answer(ask(&state, Command::ReplaceConfig(config)).await),
+            Err(response) => *response,
+        },
+        // Whatever body comes with it says nothing.
+        (_, "reload") => reply_answer(ask(&state, Command::Reload).await),
         (_, "failsafe") => match read_object(body).await {
             Ok(body) => failsafe(&state, &body).await,
             Err(response) => *response,

@@ -58,6 +58,11 @@ pub enum Command {
     /// Merge this into the `config` key by compare-and-set ([`json::merge_patch`]); the answer is
     /// 200 with the new document, 503 without one, 409 after a conflict.
     PatchConfig(Value),
+    /// Put this in the `config` key's place: 200 with the document, 400 if no member would accept
+    /// it, 502 if it cannot be written.
+    ReplaceConfig(Value),
+    /// Read the node's file again: 202, before it is done.
+    Reload,
     /// Clear a scheduled switchover: 200, or 409 after a conflict.
     CancelSwitchover,
     /// A leader that cannot reach the DCS asks us to wait for it. 200 `Accepted` is a promise: it

@@ -116,6 +116,8 @@ async fn paths_and_methods() {
         ("DELETE", "/failover", 501),
         ("DELETE", "/switchover", 404),
         ("POST", "/switchover", 400),
+        ("PUT", "/config", 400),
+        ("PUT", "/reload", 501),
     ];
     for (method, path, status) in cases {
         let (got, _, _) = send(server.port, method, path, "", "").await;
@@ -213,6 +215,24 @@ async fn the_agent_may_refuse() {
     drop(server.requests);
     let (status, _, text) = send(port, "PATCH", "/config", "", body).await;
     assert_eq!((status, text.as_str()), (503, "the agent is shutting down"));
+}
+
+#[tokio::test]
+async fn the_agent_is_asked_to_reload_and_to_replace() {
+    let mut server = start(samples::leader(), Access::default()).await;
+    let port = server.port;
+    for (method, path, body, command) in [
+        ("POST", "/reload", "", Command::Reload),
+        ("PUT", "/config", r#"{"ttl":20}"#, Command::ReplaceConfig(json!({"ttl": 20}))),
+    ] {
+        let client = tokio::spawn(async move { send(port, method, path, "", body).await });
+        let request = server.requests.recv().await.expect("the request arrives");
+        assert_eq!(request.command, command);
+        let reply = ApiReply { status: 202, text: "said".into(), written: None };
+        request.reply.send(reply).expect("the handler waits");
+        let (status, _, text) = client.await.expect("no panic");
+        assert_eq!((status, text.as_str()), (202, "said"));
+    }
 }
 
 #[tokio::test]

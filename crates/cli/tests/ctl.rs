@@ -201,3 +201,24 @@ fn a_cluster_is_removed_by_who_knows_it() {
     assert_eq!(site.said(&["dsn"]).0, 1);
     assert_eq!(site.said(&["show-config"]).1, "");
 }
+
+#[test]
+fn members_are_selected_and_confirmed() {
+    let site = Site::new();
+    let (code, said, _) = site.said(&["reload", "demo", "node-2", "--force"]);
+    assert_eq!(code, 0, "what a member refuses is no failure of the command");
+    assert!(said.starts_with("Failed: reload for member node-2, (cannot connect"), "{said}");
+    for (arguments, error) in [
+        (vec!["node-9"], "node-9 is not a member of cluster"),
+        (vec!["node-1", "-r", "replica"], "No replica among provided members"),
+    ] {
+        let arguments = [vec!["reload", "demo", "--force"], arguments].concat();
+        assert_eq!(site.said(&arguments).2, format!("Error: {error}\n"));
+    }
+    let none = site.said(&["reload", "none", "--force"]).2;
+    assert_eq!(none, "Error: none cluster doesn't have any members\n");
+    let (code, said, error) = site.told(&["reload", "demo"], "n\n");
+    assert_eq!((code, error.as_str()), (1, "Error: Aborted reload\n"));
+    let question = "Are you sure you want to reload members node-1, node-2? [y/N]: ";
+    assert!(said.starts_with("+ Cluster: demo (7711") && said.ends_with(question), "{said}");
+}

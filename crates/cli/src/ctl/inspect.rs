@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use anyhow::Context;
 use api::client;
-use api::cluster::{ClusterRole, MemberInfo, members};
+use api::cluster::{MemberInfo, members};
 use serde_json::{Value, json};
 
 use super::output::Output;
+use super::select::Role;
 use super::store::Store;
 use super::table::Format;
 use super::{CtlConfig, called_as_patronictl, say};
@@ -50,37 +51,6 @@ pub(crate) struct VersionArgs {
     /// Names of members; all by default
     #[arg(value_name = "MEMBER_NAMES")]
     pub(crate) members: Vec<String>,
-}
-
-/// `--role`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Role {
-    /// Whoever leads.
-    Leader,
-    /// The leader of a cluster that is no standby of another.
-    Primary,
-    /// The leader of a standby cluster.
-    StandbyLeader,
-    /// Everybody else.
-    Replica,
-    /// The same.
-    Standby,
-    /// Everybody.
-    Any,
-}
-
-impl Role {
-    fn fits(self, member: &MemberInfo<'_>) -> bool {
-        match self {
-            Role::Leader => matches!(member.role, ClusterRole::Leader | ClusterRole::StandbyLeader),
-            Role::Primary => member.role == ClusterRole::Leader,
-            Role::StandbyLeader => member.role == ClusterRole::StandbyLeader,
-            Role::Replica | Role::Standby => {
-                !matches!(member.role, ClusterRole::Leader | ClusterRole::StandbyLeader)
-            }
-            Role::Any => true,
-        }
-    }
 }
 
 pub(super) async fn history(args: HistoryArgs, config: &CtlConfig) -> anyhow::Result<ExitCode> {

@@ -11,7 +11,9 @@ mod lowered;
 mod output;
 mod pause;
 mod prompt;
+mod reload;
 mod remove;
+mod select;
 mod store;
 mod switchover;
 pub(crate) mod table;
@@ -26,6 +28,7 @@ pub(crate) use inspect::{DsnArgs, HistoryArgs, VersionArgs};
 pub(crate) use list::{ListArgs, TopologyArgs};
 pub(crate) use pause::PauseArgs;
 use prompt::Aborted;
+pub(crate) use reload::ReloadArgs;
 pub(crate) use remove::RemoveArgs;
 pub(crate) use switchover::{FailoverArgs, SwitchoverArgs};
 
@@ -54,6 +57,8 @@ pub(crate) enum CtlCommand {
     Dsn(DsnArgs),
     /// Print the version of this program, and of a cluster's members
     Version(VersionArgs),
+    /// Let members read their files again
+    Reload(ReloadArgs),
     /// Remove a cluster from the DCS
     Remove(RemoveArgs),
     /// Show what an agent did, and why
@@ -90,6 +95,7 @@ async fn dispatch(options: &CtlOptions, command: CtlCommand) -> anyhow::Result<E
         CtlCommand::History(args) => inspect::history(args, &config).await,
         CtlCommand::Dsn(args) => inspect::dsn(args, &config).await,
         CtlCommand::Version(args) => inspect::version(args, &config).await,
+        CtlCommand::Reload(args) => reload::reload(args, &config).await,
         CtlCommand::Remove(args) => remove::remove(args, &config).await,
         CtlCommand::Events(args) => events::run(args, &config).await,
     }
