@@ -175,6 +175,9 @@ fn what_a_cluster_says_of_itself() {
     assert_eq!(site.said(&["dsn", "-m", "node-2"]).1, "host=10.0.0.2 port=5433\n");
     let none = "Error: Can not find a suitable member\n";
     assert_eq!(site.said(&["dsn", "-m", "node-9"]), (1, String::new(), none.to_owned()));
+    let (code, _, error) = site.said(&["-c", "/none.yml", "dsn"]);
+    assert_eq!(code, 1);
+    assert!(error.starts_with("Error: Provided config file /none.yml not existing"), "{error}");
     let both = site.said(&["dsn", "-m", "node-2", "-r", "any"]);
     assert_eq!(both.2, "Error: --role and --member are mutually exclusive options\n");
 

@@ -118,10 +118,14 @@ impl Endpoints {
         }
     }
 
-    /// As [`Self::answered`].
-    pub(crate) fn node_answered(&self, node: &Arc<Node>) {
-        if let Some(index) = self.index_of(node) {
-            self.answered(index);
+    /// The watch on this endpoint heard from it, so it is tried first; unless a call to it failed
+    /// lately: a member that cannot reach its raft leader still answers for itself.
+    pub(crate) fn heard(&self, node: &Arc<Node>) {
+        let Some(index) = self.index_of(node) else { return };
+        let mut seen = self.seen();
+        let failed = seen.failed.get(index).copied().flatten();
+        if failed.is_none_or(|at| at.elapsed() >= SUSPECT_FOR) {
+            seen.preferred = index;
         }
     }
 
@@ -221,6 +225,12 @@ mod tests {
         assert!(!endpoints.first_answered_within(Duration::from_secs(60)));
         endpoints.failed(0);
         assert_eq!(endpoints.order(), [1, 2, 0]);
+        endpoints.heard(&endpoints.nodes[0]);
+        assert_eq!(endpoints.order(), [1, 2, 0], "a call to it failed");
+        endpoints.heard(&endpoints.nodes[1]);
+        endpoints.answered(2);
+        endpoints.heard(&endpoints.nodes[1]);
+        assert_eq!(endpoints.order(), [1, 2, 0], "the watch has the last word");
     }
 
     #[test]

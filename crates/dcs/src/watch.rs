@@ -87,7 +87,7 @@ impl Watch {
             };
             self.heard = Instant::now();
             // So calls go first where it is known that somebody answers.
-            self.caller.endpoints.node_answered(&self.node);
+            self.caller.endpoints.heard(&self.node);
             if message.compact_revision > 0 {
                 return Err(WatchEnd::Compacted(message.compact_revision));
             }

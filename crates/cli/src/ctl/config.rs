@@ -89,13 +89,16 @@ impl CtlOptions {
         let named = self.config_file.clone().or_else(|| variable(CONFIG_FILE_VARIABLE));
         let mut config = match &named {
             Some(path) => {
-                let sources = agent::gather(Some(path)).with_context(|| {
-                    format!(
-                        "Provided config file {} not existing or no read rights. \
+                // Whoever names a file means it: the environment alone is not enough.
+                let there = std::fs::metadata(path).map_err(anyhow::Error::from);
+                let sources =
+                    there.and_then(|_| Ok(agent::gather(Some(path))?)).with_context(|| {
+                        format!(
+                            "Provided config file {} not existing or no read rights. \
                          Check the -c/--config-file parameter",
-                        path.display()
-                    )
-                })?;
+                            path.display()
+                        )
+                    })?;
                 CtlConfig::of(&sources)?
             }
             None => default_config()?,
