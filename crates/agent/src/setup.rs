@@ -289,6 +289,18 @@ fn rest_credentials(settings: &Static) -> Option<(String, String)> {
     Some((auth.username.clone(), auth.password.expose().to_owned()))
 }
 
+/// Whether requests that change something need no password although they may come from other hosts:
+/// as Patroni serves a file that says nothing else.
+fn is_open(settings: &Static) -> bool {
+    let listen = &settings.restapi.listen;
+    let loopback = |host: &str| {
+        host == "localhost"
+            || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+    };
+    let local = !listen.is_wildcard() && listen.hosts().iter().all(|host| loopback(host));
+    !local && settings.restapi.authentication.is_none() && !settings.pgherd.declared
+}
+
 fn serve_api(
     settings: &Static,
     listener: tokio::net::TcpListener,
@@ -302,10 +314,15 @@ fn serve_api(
         password: auth.password.expose().to_owned(),
     });
     let loopback = listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
-    let access = Access {
-        refuse_without_authentication: !loopback && authentication.is_none(),
-        authentication,
-    };
+    if is_open(settings) {
+        tracing::warn!(
+            listen = %settings.restapi.listen,
+            "anybody who reaches the REST interface can change this cluster; set \
+             restapi.authentication"
+        );
+    }
+    let closed = !loopback && authentication.is_none() && settings.pgherd.declared;
+    let access = Access { refuse_without_authentication: closed, authentication };
     let access = Arc::new(access);
     let peers = Arc::new(reception);
     let state = ApiState { snapshots, requests, now: clock::now, nudge, access, peers };
@@ -338,6 +355,7 @@ fn node_of(settings: &Static) -> Node {
             version: api::PATRONI_VERSION.to_owned(),
             pgherd: Some(api::PGHERD_VERSION.to_owned()),
             tags: settings.tags.clone(),
+            open_rest: is_open(settings),
             ..Member::default()
         },
         may_bootstrap: !settings.bootstrap.dcs.is_null(),

@@ -161,6 +161,9 @@ impl Watchdog {
 /// `pgherd` of a node's file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PgherdSection {
+    /// The file has this section, so it was written for us: what a file of Patroni's opens stays
+    /// closed.
+    pub declared: bool,
     /// The agent's durable state.
     pub state_dir: PathBuf,
     /// Whom PostgreSQL runs as if the agent is root.

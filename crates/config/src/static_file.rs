@@ -497,6 +497,7 @@ impl Reader {
         }
         let margin = self.tree.at("pgherd.stop_margin").and_then(values::duration);
         Some(PgherdSection {
+            declared: self.tree.at("pgherd").is_some(),
             state_dir,
             os_user: self.text("pgherd.os_user").unwrap_or_else(|| "postgres".to_owned()),
             peers_secret_file,

@@ -73,7 +73,7 @@ fn a_good_file() {
     let replication = postgresql.authentication.replication.password.as_ref().expect("given");
     assert_eq!(replication.expose(), "1e5");
     assert_eq!(file.pgherd.state_dir, PathBuf::from("/data/pg.pgherd"));
-    assert!(file.tags.nofailover);
+    assert!(file.tags.nofailover && file.pgherd.declared);
     assert_eq!(file.tags.failover_priority, Some(0));
     assert_eq!(file.tags.other["dc"], "west");
     assert_eq!(file.bootstrap.initdb.len(), 2);
@@ -267,6 +267,7 @@ fn the_environment_is_enough() {
     ];
     let (file, warnings) = Static::read(&variables(&environment)).expect("good");
     assert_eq!((file.scope.as_str(), warnings.len()), ("demo", 0));
+    assert!(!file.pgherd.declared, "a file for Patroni alone");
     let error = Static::read(&variables(&environment[1..])).expect_err("refused");
     assert_eq!(error.to_string(), "scope: is required");
     let whole = variables(&[("PATRONI_CONFIGURATION", GOOD), ("PATRONI_NAME", "b")]);

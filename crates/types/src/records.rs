@@ -174,6 +174,9 @@ pub struct Member {
     /// Where `synchronous_commit` is set below `on`, on the primary (ours).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lowered: Vec<String>,
+    /// Anybody who reaches the member's REST interface may change the cluster (ours).
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub open_rest: bool,
 }
 
 fn unknown() -> String {

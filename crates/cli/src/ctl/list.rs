@@ -4,9 +4,9 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::lowered::lowered_text;
 use super::store::Store;
 use super::table::{Format, Layout, members_text};
+use super::warnings::{lowered_text, open_rest_text};
 use super::{CtlConfig, called_as_patronictl, say, timestamp};
 
 /// What `-W` means.
@@ -104,6 +104,7 @@ async fn show(
             if layout.format == Format::Pretty && !called_as_patronictl() {
                 text.push_str(&api::in_force(&view).text());
                 text.push_str(&lowered_text(&view));
+                text.push_str(&open_rest_text(&view));
             }
         }
         let Some(interval) = watch.interval() else {

@@ -7,7 +7,6 @@ mod dynamic;
 mod events;
 mod inspect;
 mod list;
-mod lowered;
 mod output;
 mod pause;
 mod prompt;
@@ -17,6 +16,7 @@ mod select;
 mod store;
 mod switchover;
 pub(crate) mod table;
+mod warnings;
 
 use std::io::Write;
 use std::process::ExitCode;
