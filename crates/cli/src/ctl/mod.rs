@@ -5,6 +5,7 @@
 mod config;
 mod dynamic;
 mod events;
+mod haproxy;
 mod inspect;
 mod list;
 mod output;
@@ -24,6 +25,7 @@ use std::process::ExitCode;
 pub(crate) use config::{CtlConfig, CtlOptions};
 pub(crate) use dynamic::{EditConfigArgs, ShowConfigArgs};
 pub(crate) use events::EventsArgs;
+pub(crate) use haproxy::HaproxyArgs;
 pub(crate) use inspect::{DsnArgs, HistoryArgs, VersionArgs};
 pub(crate) use list::{ListArgs, TopologyArgs};
 pub(crate) use pause::PauseArgs;
@@ -61,6 +63,8 @@ pub(crate) enum CtlCommand {
     Reload(ReloadArgs),
     /// Remove a cluster from the DCS
     Remove(RemoveArgs),
+    /// Print a configuration of HAProxy for a cluster
+    HaproxyConfig(HaproxyArgs),
     /// Show what an agent did, and why
     Events(EventsArgs),
 }
@@ -97,6 +101,7 @@ async fn dispatch(options: &CtlOptions, command: CtlCommand) -> anyhow::Result<E
         CtlCommand::Version(args) => inspect::version(args, &config).await,
         CtlCommand::Reload(args) => reload::reload(args, &config).await,
         CtlCommand::Remove(args) => remove::remove(args, &config).await,
+        CtlCommand::HaproxyConfig(args) => haproxy::print(args, &config).await,
         CtlCommand::Events(args) => events::run(args, &config).await,
     }
 }
