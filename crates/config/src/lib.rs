@@ -1,9 +1,10 @@
 //! Configuration: the static file of a node or proxy (Patroni's format and our `pgherd:` section),
 //! and the dynamic configuration of a cluster (Patroni's `config` key).
 //!
-//! Pure: text and JSON come in, values or complete lists of problems go out. Files, environment and
-//! the decision whether warnings count (`--strict`) are the caller's. One table of known keys
-//! ([`reference()`] prints it) drives both the checks and the documentation.
+//! Pure: texts, variables and JSON come in, values or complete lists of problems go out. Reading
+//! them and the decision whether warnings count (`--strict`) are the caller's. One table of known
+//! keys ([`reference()`] prints it) drives both the checks and the documentation; another one maps
+//! Patroni's variables to keys.
 #![forbid(unsafe_code)]
 
 mod check;
