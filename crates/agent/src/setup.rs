@@ -134,8 +134,8 @@ async fn check(options: &AgentOptions, ports: bool) -> Result<Checked, AgentErro
     Ok(Checked { settings, peer_secret, instance, client, view, store, listener, dynamic })
 }
 
-/// Whether an agent with these options would start. Changes nothing; with `ports` not even taken
-/// ports are accepted, as they are where it runs already.
+/// Whether an agent with these options would start. Changes nothing. Without `ports` it does not
+/// matter that the ports are taken, as they are where the agent runs already.
 ///
 /// # Errors
 /// What an agent would be refused for.
