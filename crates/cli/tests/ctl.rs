@@ -171,6 +171,7 @@ fn what_a_cluster_says_of_itself() {
     assert!(site.said(&["history", "-f", "json"]).1.contains(json));
 
     assert_eq!(site.said(&["dsn"]).1, "host=10.0.0.1 port=5432\n");
+    assert_eq!(site.said(&["-k", "dsn"]).1, "host=10.0.0.1 port=5432\n");
     assert_eq!(site.said(&["dsn", "-r", "replica"]).1, "host=10.0.0.2 port=5433\n");
     assert_eq!(site.said(&["dsn", "-m", "node-2"]).1, "host=10.0.0.2 port=5433\n");
     let none = "Error: Can not find a suitable member\n";

@@ -30,6 +30,9 @@ pub(crate) struct CtlOptions {
     /// HOST:PORT[,HOST:PORT…][/NAMESPACE], instead of the file's
     #[arg(short = 'd', long, visible_alias = "dcs", value_name = "URL")]
     pub(crate) dcs_url: Option<String>,
+    /// Accepted, without effect: no certificates are checked, since TLS is not supported yet
+    #[arg(short = 'k', long)]
+    pub(crate) insecure: bool,
 }
 
 /// Where the cluster's DCS is, and how to be let in.
