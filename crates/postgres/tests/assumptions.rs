@@ -784,9 +784,16 @@ async fn a_rewound_copy_becomes_consistent_under_the_next_leader() {
         caught_up(&a, &c).await;
         assert!(!control(&a).await.unfinished_rewind);
         assert_eq!(a.instance.log_ends_at_control().await, None);
+        // A restart point after more was replayed puts the minimum recovery end past a checkpoint.
+        c.instance.checkpoint().await.unwrap();
         c.sql("create table more ()").await;
         caught_up(&a, &c).await;
+        a.sql("checkpoint").await;
+        c.sql("create table yet_more ()").await;
+        caught_up(&a, &c).await;
         stop(&a, StopMode::Kill).await;
+        let seen = control(&a).await;
+        assert!(seen.end > seen.checkpoint, "{seen:?}");
         assert_eq!(a.instance.log_ends_at_control().await, Some(false), "it received more since");
         a.start(follows(&c)).await;
         assert!(exists(&a, "only_b").await && !exists(&a, "only_a").await);

@@ -85,22 +85,8 @@ fn word(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::test_view::view;
     use super::*;
-    use types::{KeyValue, Revision};
-
-    fn view(members: &[(&str, &str)]) -> ClusterView {
-        let keys: Vec<KeyValue> = members
-            .iter()
-            .map(|(name, value)| KeyValue {
-                key: format!("members/{name}"),
-                value: value.as_bytes().to_vec(),
-                create_revision: Revision(1),
-                mod_revision: Revision(1),
-                lease: 0,
-            })
-            .collect();
-        ClusterView::from_keys(Revision(1), &keys)
-    }
 
     #[test]
     fn every_member_stands_in_both_parts() {
@@ -112,14 +98,14 @@ mod tests {
         };
         let two = view(&[
             (
-                "a b",
+                "members/a b",
                 r#"{"conn_url":"postgres://10.0.0.1:5432/x","api_url":"http://10.0.0.1:8008/p"}"#,
             ),
             (
-                "c",
+                "members/c",
                 r#"{"conn_url":"postgres://10.0.0.2:5433/x","api_url":"http://10.1.0.2:8009/p"}"#,
             ),
-            ("d", "{}"),
+            ("members/d", "{}"),
         ]);
         let text = file(&args, "my cluster", &two).expect("two members");
         let servers = "    server a_b 10.0.0.1:5432 check port 8008\n    \
@@ -133,6 +119,6 @@ mod tests {
              default-server inter 1s fall 2 rise 1\n{servers}"
         );
         assert_eq!(text, expected);
-        assert_eq!(file(&args, "x", &view(&[("d", "{}")])), None);
+        assert_eq!(file(&args, "x", &view(&[("members/d", "{}")])), None);
     }
 }

@@ -17,6 +17,8 @@ mod select;
 mod store;
 mod switchover;
 pub(crate) mod table;
+#[cfg(test)]
+mod test_view;
 mod warnings;
 
 use std::io::Write;

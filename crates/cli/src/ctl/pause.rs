@@ -103,25 +103,17 @@ fn not_yet(before: &ClusterView, now: &ClusterView, paused: bool) -> Vec<String>
 
 #[cfg(test)]
 mod tests {
+    use super::super::test_view;
     use super::*;
-    use types::{KeyValue, Revision};
 
     fn view(members: &[(&str, bool)]) -> ClusterView {
-        let mut keys = vec![("leader".to_owned(), "b".to_owned())];
-        for (name, pause) in members {
-            keys.push((format!("members/{name}"), format!("{{\"pause\":{pause}}}")));
-        }
-        let keys: Vec<KeyValue> = keys
-            .into_iter()
-            .map(|(key, value)| KeyValue {
-                key,
-                value: value.into_bytes(),
-                create_revision: Revision(1),
-                mod_revision: Revision(1),
-                lease: 0,
-            })
-            .collect();
-        ClusterView::from_keys(Revision(1), &keys)
+        let owned = |(name, pause): &(&str, bool)| {
+            (format!("members/{name}"), format!("{{\"pause\":{pause}}}"))
+        };
+        let members: Vec<(String, String)> = members.iter().map(owned).collect();
+        let mut keys = vec![("leader", "b")];
+        keys.extend(members.iter().map(|(key, value)| (key.as_str(), value.as_str())));
+        test_view::view(&keys)
     }
 
     #[test]

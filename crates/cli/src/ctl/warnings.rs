@@ -34,33 +34,19 @@ pub(crate) fn lowered_text(view: &ClusterView) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::test_view::view;
     use super::*;
-    use types::{KeyValue, Revision};
 
     fn line(leader: &str, lowered: &str) -> String {
-        let keys = [("leader", leader.to_owned()), ("members/a", format!("{{{lowered}}}"))];
-        let keys = keys.map(|(key, value)| KeyValue {
-            key: key.to_owned(),
-            value: value.into_bytes(),
-            create_revision: Revision(1),
-            mod_revision: Revision(1),
-            lease: 0,
-        });
-        lowered_text(&ClusterView::from_keys(Revision(1), &keys))
+        lowered_text(&view(&[("leader", leader), ("members/a", &format!("{{{lowered}}}"))]))
     }
 
     #[test]
     fn who_is_open_is_told() {
-        let keys = [("a", r#"{"open_rest":true}"#), ("b", "{}")].map(|(name, value)| KeyValue {
-            key: format!("members/{name}"),
-            value: value.as_bytes().to_vec(),
-            create_revision: Revision(1),
-            mod_revision: Revision(1),
-            lease: 0,
-        });
-        let told = open_rest_text(&ClusterView::from_keys(Revision(1), &keys));
+        let keys = [("members/a", r#"{"open_rest":true}"#), ("members/b", "{}")];
+        let told = open_rest_text(&view(&keys));
         assert!(told.starts_with(" Anybody who reaches the REST interface of a can"), "{told}");
-        assert_eq!(open_rest_text(&ClusterView::from_keys(Revision(1), &keys[1..])), "");
+        assert_eq!(open_rest_text(&view(&keys[1..])), "");
     }
 
     #[test]
