@@ -135,27 +135,29 @@ pub fn postmaster_of(data_dir: &Path) -> Option<u32> {
     (is_alive(pid) && working_directory(pid)? == directory).then_some(pid)
 }
 
-/// Whether one of `pids` holds the loopback TCP connection whose own port is `port`.
+/// Whether one of `pids` holds a loopback TCP connection whose own port is `port`.
 #[must_use]
 pub fn hold_port(pids: &BTreeSet<u32>, port: u16) -> bool {
     let table = fs::read_to_string("/proc/net/tcp").unwrap_or_default();
-    let Some(inode) = socket_inode(&table, port) else { return false };
-    let socket = PathBuf::from(format!("socket:[{inode}]"));
+    let sockets: BTreeSet<PathBuf> = socket_inodes(&table, port)
+        .map(|inode| PathBuf::from(format!("socket:[{inode}]")))
+        .collect();
     pids.iter().any(|pid| {
         let files = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-        files.filter_map(|file| fs::read_link(file.path()).ok()).any(|target| target == socket)
+        files.filter_map(|file| fs::read_link(file.path()).ok()).any(|to| sockets.contains(&to))
     })
 }
 
-/// The inode of the connection from 127.0.0.1:`port`, from the text of `/proc/net/tcp`. Listening
-/// sockets do not count.
-fn socket_inode(table: &str, port: u16) -> Option<u64> {
+/// The inodes of the connections from 127.0.0.1:`port`, from the text of `/proc/net/tcp`: several
+/// may share a port when they go to different ones. Listening sockets do not count, and one that
+/// is closed and only waits (its inode is 0) is nobody's.
+fn socket_inodes(table: &str, port: u16) -> impl Iterator<Item = u64> + '_ {
     const LISTENING: &str = "0A";
     let own = format!("0100007F:{port:04X}");
-    table.lines().skip(1).find_map(|line| {
+    table.lines().skip(1).filter_map(move |line| {
         let fields: Vec<&str> = line.split_ascii_whitespace().collect();
         let found = fields.get(1) == Some(&own.as_str()) && fields.get(3) != Some(&LISTENING);
-        found.then(|| fields.get(9)?.parse().ok())?
+        found.then(|| fields.get(9)?.parse().ok())?.filter(|inode| *inode != 0)
     })
 }
 
@@ -224,6 +226,20 @@ mod tests {
         assert!(hold_port(&BTreeSet::from([std::process::id()]), port));
         assert!(!hold_port(&BTreeSet::from([1]), port));
         drop(client);
+    }
+
+    #[test]
+    fn a_port_that_a_closed_connection_shares_is_traced_all_the_same() {
+        let table = "\
+  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 0100007F:C001 0100007F:1538 06 00000000:00000000 03:00000F4B 00000000     0        0 0 3 0
+   1: 0100007F:C001 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 11 1 0
+   2: 0100007F:C001 0100007F:1539 01 00000000:00000000 00:00000000 00000000     0        0 12 1 0
+   3: 0100007F:C002 0100007F:1539 01 00000000:00000000 00:00000000 00000000     0        0 13 1 0
+   4: 0100007F:C001 0100007F:153A 01 00000000:00000000 00:00000000 00000000     0        0 14 1 0
+";
+        assert_eq!(socket_inodes(table, 0xC001).collect::<Vec<_>>(), [12, 14]);
+        assert_eq!(socket_inodes(table, 0xC003).count(), 0);
     }
 
     #[test]
