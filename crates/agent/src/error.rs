@@ -104,8 +104,8 @@ pub enum AgentError {
     },
     /// A member of this name runs already.
     #[error(
-        "there is already a node named {name} running, its REST interface answers at {address}; \
-         give this one another name"
+        "Can't start; there is already a node named '{name}' running: its REST interface answers \
+         at {address}; give this one another name"
     )]
     Twin {
         /// The name.

@@ -19,6 +19,7 @@ mod phases;
 mod preflight;
 mod recorded;
 mod requests;
+mod said;
 mod setup;
 mod shell;
 mod signals;
@@ -36,6 +37,9 @@ pub use sources::gather;
 pub use state::StateError;
 
 use shell::{End, Shell};
+
+/// The target of the log's last line: why the agent ends.
+pub const FATAL: &str = "fatal";
 
 /// Runs an agent until a signal ends it.
 ///

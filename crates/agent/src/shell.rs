@@ -21,6 +21,7 @@ use crate::heartbeat::Heartbeats;
 use crate::journal::Journal;
 use crate::phases::{Mark, Phases};
 use crate::requests;
+use crate::said::{self, Said, Scene};
 use crate::setup::{Parts, Reload};
 use crate::signals::{Signal, Signals};
 
@@ -52,6 +53,8 @@ struct Running {
     issued: Millis,
     abort: AbortHandle,
     mark: Option<Mark>,
+    /// What the log says when it has taken effect.
+    said: Option<Said>,
 }
 
 /// Where news comes from.
@@ -87,6 +90,8 @@ pub(crate) struct Shell<I: Instance> {
     worried: bool,
     /// Whom we hold for lost.
     suspects: Option<Suspicion>,
+    /// What the log has said of each round.
+    rounds: said::Rounds,
     /// SIGUSR2 came.
     reexecute: bool,
     exit: Option<End>,
@@ -133,6 +138,7 @@ impl<I: Instance> Shell<I> {
             heartbeats: parts.heartbeats,
             worried: false,
             suspects: None,
+            rounds: said::Rounds::default(),
             reexecute: false,
             exit: None,
         };
@@ -278,6 +284,9 @@ impl<I: Instance> Shell<I> {
             let lane = running.lane;
             tracing::warn!(id = ended.id.0, ?lane, outcome = ?ended.outcome, detail, "action");
         }
+        if let (Some(said), Outcome::Done) = (running.said, ended.outcome) {
+            write_line(&said);
+        }
         let line = running.mark.and_then(|m| self.phases.end(clock::now(), m, ended.outcome));
         if let Some(line) = line {
             self.journal.note(line.event, line.detail);
@@ -307,13 +316,28 @@ impl<I: Instance> Shell<I> {
         self.note_failsafe();
         self.note_suspicion();
         self.look_often_when_worried();
+        self.say_round();
         self.publish();
+    }
+
+    /// Says on the log how things stand here.
+    fn say_round(&mut self) {
+        let (Some(view), Some(local)) = (&self.viewed, &self.local) else {
+            return;
+        };
+        let (me, dynamic) = (&self.context.name, self.brain.dynamic());
+        let scene = Scene { me, tags: self.brain.tags(), dynamic, view, local };
+        let lines = scene.lines();
+        let loop_wait = dynamic.loop_wait;
+        for line in self.rounds.due(clock::now(), lines, loop_wait) {
+            tracing::info!("{line}");
+        }
     }
 
     fn start(&mut self, action: Action) {
         self.journal.begin(&action);
         let lane = action.act.lane();
-        tell(&action);
+        tell(&action, self.viewed.as_deref());
         if let Act::Exit { code } = action.act {
             self.exit = Some(End::Exit(code));
         }
@@ -325,7 +349,7 @@ impl<I: Instance> Shell<I> {
             self.hurry();
         }
         self.phases.begin(clock::now(), &action.act);
-        let (id, mark) = (action.id, Mark::of(&action.act));
+        let (id, mark, said) = (action.id, Mark::of(&action.act), said::done(&action.act));
         let news = self.news.clone();
         let context = Arc::clone(&self.context);
         let task = tokio::spawn(async move {
@@ -334,7 +358,7 @@ impl<I: Instance> Shell<I> {
             drop(news.send(News::Ended(Box::new(ended))).await);
         });
         let issued = clock::now();
-        self.running.insert(id, Running { lane, issued, abort: task.abort_handle(), mark });
+        self.running.insert(id, Running { lane, issued, abort: task.abort_handle(), mark, said });
     }
 
     /// A stop takes over from whatever runs on the data directory.
@@ -492,34 +516,45 @@ impl<I: Instance> Shell<I> {
 }
 
 /// Says on the log what an operator wants to see happen; the journal has all of it.
-fn tell(action: &Action) {
-    match (&action.act, &action.why) {
-        (
-            Act::TouchMember { .. }
+fn tell(action: &Action, view: Option<&ClusterView>) {
+    let routine = matches!(
+        action.act,
+        Act::TouchMember { .. }
             | Act::Renew { .. }
             | Act::ArmGuard { .. }
             | Act::StandDownGuard
             | Act::AskFailsafe { .. }
             | Act::Knock { .. }
-            | Act::SyncSlots { .. },
-            _,
-        ) => {}
-        (act, why) => {
-            let act = serde_json::to_string(act).unwrap_or_default();
-            let urgent = matches!(
-                why,
-                Reason::LeaseRunsOut { .. }
-                    | Reason::PrimaryWithoutLeaderKey
-                    | Reason::PostgresDown { .. }
-                    | Reason::WrongCluster { .. }
-                    | Reason::StartTimedOut
-            );
-            if urgent {
-                tracing::warn!(id = action.id.0, %act, %why, "acting");
-            } else {
-                tracing::info!(id = action.id.0, %act, %why, "acting");
-            }
+            | Act::SyncSlots { .. }
+    );
+    if routine {
+        return;
+    }
+    let (id, why) = (action.id.0, &action.why);
+    let act = serde_json::to_string(&action.act).unwrap_or_default();
+    let urgent = matches!(
+        why,
+        Reason::LeaseRunsOut { .. }
+            | Reason::PrimaryWithoutLeaderKey
+            | Reason::PostgresDown { .. }
+            | Reason::WrongCluster { .. }
+            | Reason::StartTimedOut
+    );
+    match said::beginning(&action.act, why, view) {
+        Some(line) => {
+            write_line(&line);
+            tracing::debug!(id, %act, %why, "acting");
         }
+        None if urgent => tracing::warn!(id, %act, %why, "acting"),
+        None => tracing::info!(id, %act, %why, "acting"),
+    }
+}
+
+fn write_line(said: &Said) {
+    if said.warning {
+        tracing::warn!("{}", said.text);
+    } else {
+        tracing::info!("{}", said.text);
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod ctl;
 mod demo;
+mod log;
 mod patroni;
 mod serve;
 

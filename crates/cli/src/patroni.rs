@@ -33,5 +33,5 @@ pub(crate) fn run() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let options = CtlOptions { config_file: called.config_file, ..CtlOptions::default() };
-    serve::agent(AgentArgs { strict: false, validate: called.validate }, &options)
+    serve::agent(AgentArgs { strict: false, validate: called.validate, as_patroni: true }, &options)
 }

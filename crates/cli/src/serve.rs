@@ -4,12 +4,11 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::process::ExitCode;
 
 use anyhow::Context;
-use config::{HostPort, ProxyFile, Static};
+use config::{HostPort, Log, LogLevel, ProxyFile, Static};
 use dcs::{Client, ClientConfig, ClusterStore};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 use types::{Millis, keys};
 
 use crate::ctl::CtlOptions;
@@ -23,6 +22,9 @@ pub(crate) struct AgentArgs {
     /// Say whether the agent would start, and end; nothing is changed
     #[command(flatten)]
     pub(crate) validate: ValidateArgs,
+    /// The program is called as `patroni`: why it ends stands in its log.
+    #[arg(skip)]
+    pub(crate) as_patroni: bool,
 }
 
 /// Looking at a configuration instead of running it.
@@ -62,21 +64,16 @@ pub(crate) fn runtime() -> anyhow::Result<Runtime> {
     Builder::new_current_thread().enable_all().build().context("cannot start the runtime")
 }
 
-fn log_to_stderr(default_level: &str) {
-    let filter =
-        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default_level));
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .with_target(false)
-        .with_env_filter(filter)
-        .init();
-}
-
 /// Runs an agent to its end.
 pub(crate) fn agent(args: AgentArgs, options: &CtlOptions) -> ExitCode {
-    log_to_stderr(if args.validate.validate_config { "warn" } else { "info" });
-    finish((|| {
+    let ended = (|| {
+        let sources = agent::gather(options.config_file.as_deref())?;
+        // A file that is refused is refused below, with all that is wrong.
+        let mut log = Static::read(&sources).map(|(read, _)| read.log).unwrap_or_default();
+        if args.validate.validate_config {
+            log = Log { level: LogLevel::Warning, ..Log::default() };
+        }
+        crate::log::start(log)?;
         let options = agent::AgentOptions {
             config_file: options.config_file.clone(),
             strict: args.strict,
@@ -87,7 +84,6 @@ pub(crate) fn agent(args: AgentArgs, options: &CtlOptions) -> ExitCode {
             let checked = agent::validate(&options, !args.validate.ignore_listen_port);
             runtime.block_on(checked)?;
             if args.validate.print {
-                let sources = agent::gather(options.config_file.as_deref())?;
                 crate::ctl::print_yaml(&sources.to_json()?)?;
             }
             return Ok(ExitCode::SUCCESS);
@@ -96,15 +92,21 @@ pub(crate) fn agent(args: AgentArgs, options: &CtlOptions) -> ExitCode {
         // What still waits for a disk that hangs is left to itself.
         runtime.shutdown_timeout(SHUTDOWN_LIMIT);
         Ok(ended?)
-    })())
+    })();
+    let runs_as_patroni = args.as_patroni && !args.validate.validate_config;
+    if let (Err(error), true) = (&ended, runs_as_patroni) {
+        crate::log::fatal(error);
+        return ExitCode::FAILURE;
+    }
+    finish(ended)
 }
 
 /// Runs a proxy to its end.
 pub(crate) fn proxy(args: ProxyArgs, options: &CtlOptions) -> ExitCode {
-    log_to_stderr("info");
     finish((|| {
         let sources = agent::gather(options.config_file.as_deref())?;
         let (file, warnings) = Static::read_proxy(&sources)?;
+        crate::log::start(file.log.clone())?;
         for warning in &warnings {
             tracing::warn!("{warning}");
         }

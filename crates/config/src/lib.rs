@@ -11,6 +11,7 @@ mod check;
 mod dynamic;
 mod environment;
 mod keys;
+mod log;
 mod parameters;
 mod problem;
 mod recommended;
@@ -26,6 +27,7 @@ pub use dynamic::{
     HEARTBEAT_INTERVAL_MIN, SynchronousMode,
 };
 pub use keys::reference;
+pub use log::{Log, LogLevel, LogPiece, LogShape};
 pub use parameters::{CONTROLLED, effective_parameters};
 pub use problem::{ConfigError, Problem, Warning};
 pub use recommended::{recommended_dynamic, recommended_with_ttl};

@@ -9,6 +9,7 @@ use types::{MemberName, Millis, Tags};
 use crate::check::check;
 use crate::dynamic::{Dynamic, is_ours, parameters};
 use crate::keys::STATIC;
+use crate::log::Log;
 use crate::problem::{ConfigError, Problem, Warning};
 use crate::sections::{
     Authentication, BasicAuth, Bootstrap, Credentials, Etcd, PgherdSection, PostgresqlSection,
@@ -43,8 +44,8 @@ pub struct Static {
     pub restapi: Restapi,
     /// What commands log in with, if not with restapi's user.
     pub ctl_authentication: Option<BasicAuth>,
-    /// Least severe level that is logged, as written (`INFO`).
-    pub log_level: String,
+    /// What the log looks like and where it goes.
+    pub log: Log,
     /// Member tags.
     pub tags: Tags,
     /// How a new cluster begins.
@@ -70,8 +71,8 @@ pub struct ProxyFile {
     pub proxy: ProxySection,
     /// Where the proxy answers HTTP, if it does.
     pub restapi: Option<Restapi>,
-    /// Least severe level that is logged, as written (`INFO`).
-    pub log_level: String,
+    /// What the log looks like and where it goes.
+    pub log: Log,
 }
 
 impl Static {
@@ -151,7 +152,7 @@ impl Reader {
             etcd3: etcd3?,
             restapi: restapi?,
             ctl_authentication,
-            log_level: self.log_level(),
+            log: self.log(),
             tags,
             bootstrap,
             postgresql: postgresql?,
@@ -177,7 +178,7 @@ impl Reader {
             etcd3: etcd3?,
             proxy: proxy?,
             restapi,
-            log_level: self.log_level(),
+            log: self.log(),
         })
     }
 
@@ -222,8 +223,12 @@ impl Reader {
         self.text("namespace").unwrap_or_else(|| NAMESPACE_DEFAULT.to_owned())
     }
 
-    fn log_level(&self) -> String {
-        self.text("log.level").unwrap_or_else(|| "INFO".to_owned())
+    fn log(&mut self) -> Log {
+        let (log, wrong) = Log::read(&self.tree);
+        for (key, text) in wrong {
+            self.warnings.push(Problem::new(self.tree.place_of(key), key, text));
+        }
+        log
     }
 
     fn etcd(&mut self) -> Option<Etcd> {

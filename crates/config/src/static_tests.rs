@@ -242,7 +242,7 @@ fn the_environment_beats_the_file_and_names_itself() {
     let superuser = file.postgresql.authentication.superuser;
     assert_eq!(superuser.password.expect("given").expose(), "0123");
     assert_eq!(file.restapi.connect_address.to_string(), "10.0.0.5:8008", "empty is unset");
-    assert_eq!(file.log_level, "DEBUG");
+    assert_eq!(file.log.level, crate::log::LogLevel::Debug);
 
     let wrong = variables(&[("PATRONI_POSTGRESQL_LISTEN", "nowhere")]);
     let error = Static::read(&wrong.with_file("node.yml", GOOD)).expect_err("refused");

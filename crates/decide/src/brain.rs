@@ -181,6 +181,12 @@ impl Brain {
         &self.dynamic
     }
 
+    /// This member's tags.
+    #[must_use]
+    pub fn tags(&self) -> &Tags {
+        &self.node.tags
+    }
+
     /// The member key's value as of the last step.
     #[must_use]
     pub fn member(&self) -> Option<&Member> {
