@@ -93,6 +93,7 @@ pub(crate) async fn execute<I: Instance>(context: Arc<Context<I>>, action: Actio
         | Act::Start { .. }
         | Act::Stop { .. }
         | Act::StopForHandOver { .. }
+        | Act::ArchiveShutdownCheckpoint
         | Act::EndOrphans
         | Act::Follow { .. }
         | Act::StopReceiving { .. }
@@ -167,6 +168,7 @@ async fn on_postgres<I: Instance>(context: &Arc<Context<I>>, act: Act) -> Result
         Act::StopForHandOver { candidate, limit } => {
             stop_for_hand_over(context, candidate, limit).await?;
         }
+        Act::ArchiveShutdownCheckpoint => instance.archive_shutdown_checkpoint().await?,
         Act::EndOrphans => instance.end_orphans().await?,
         Act::Follow { upstream, term } => {
             follow_term(context, term).await?;

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use config::{Dynamic, HostPort, Static};
 use postgres::Instance;
-use types::{ClusterView, DataDir, Process};
+use types::{ClusterView, DataDir, Process, keys};
 
 use crate::error::AgentError;
 use crate::state::StateDir;
@@ -39,7 +39,8 @@ pub(crate) async fn check_host<I: Instance>(
     let observed = instance.observe().await;
     let identifier = identifier(&observed.data_dir);
     let state_dir = &settings.pgherd.state_dir;
-    let durable = StateDir::check(state_dir, &settings.name, identifier)?;
+    let cluster = keys::prefix(&settings.namespace, &settings.scope);
+    let durable = StateDir::check(state_dir, (&settings.name, &cluster), identifier)?;
     let stopped = observed.process == Process::Stopped;
     if !stopped {
         return Ok(Host { data_dir: observed.data_dir, stopped });

@@ -146,7 +146,7 @@ mod tests {
     }
 
     fn recorded(dir: &std::path::Path) -> Recorded {
-        Recorded::new(StateDir::open(&dir.join("s"), &"a".into()).expect("fresh"))
+        Recorded::new(StateDir::open(&dir.join("s"), &"a".into(), "/s/c/").expect("fresh"))
     }
 
     /// A disk that hangs: whoever writes does not come to its end until this is dropped.

@@ -73,6 +73,7 @@ pub(crate) fn done(act: &Act) -> Option<Said> {
         Act::TakeLeadership(winner) if winner.clear_failover => {
             info("Cleaning up failover key after acquiring leader lock...")
         }
+        Act::TakeLeadership(_) => info("acquired session lock as a leader"),
         Act::Promote { .. } => info("promoted self to leader by acquiring session lock"),
         Act::RetakeLeadership(_) => info("acquired session lock as a leader"),
         Act::ReleaseLeader { .. } => info("Leader key released"),
@@ -114,6 +115,7 @@ impl Scene<'_> {
     /// The result line.
     fn result(&self) -> Option<String> {
         let me = self.me;
+        let standby = if self.dynamic.standby_cluster.is_some() { "standby " } else { "" };
         let running = match &self.local.process {
             Process::Running(running) => Some(&running.role),
             _ => None,
@@ -123,8 +125,11 @@ impl Scene<'_> {
                 Some(format!("no action. I am ({me}), the leader with the lock"))
             }
             (Some(leader), Some(Role::Standby(_))) if leader != me => Some(format!(
-                "no action. I am ({me}), a secondary, and following a leader ({leader})"
+                "no action. I am ({me}), a secondary, and following a {standby}leader ({leader})"
             )),
+            (Some(_), Some(Role::Standby(_))) if !standby.is_empty() => {
+                Some(format!("no action. I am ({me}), the standby leader with the lock"))
+            }
             (Some(leader), Some(Role::Primary(_))) => Some(if self.dynamic.pause {
                 "continue to run as primary without lock".to_owned()
             } else {

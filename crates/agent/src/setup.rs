@@ -9,9 +9,9 @@ use api::{Access, ApiRequest, ApiState, Snapshot};
 use config::{Dynamic, Static};
 use dcs::{Client, ClientConfig, ClusterStore, Follower, Session};
 use decide::{Brain, Node};
-use postgres::{Instance, InstanceConfig, LocalInstance, OsUser};
+use postgres::{Instance, InstanceConfig, LocalInstance, OsUser, Remote};
 use tokio::sync::{mpsc, watch};
-use types::{ClusterView, Member, Millis, keys};
+use types::{ClusterView, Member, MemberName, Millis, keys};
 
 use crate::clock;
 use crate::context::{Context, ContextParts, Limits};
@@ -156,7 +156,8 @@ pub(crate) async fn start(options: AgentOptions) -> Result<Parts<LocalInstance>,
 
     // From here on things change; the guard comes last, so that no failure leaves one behind.
     let session = Session::new(client, dynamic.ttl);
-    let mut state = StateDir::open(&settings.pgherd.state_dir, &settings.name)?;
+    let cluster = keys::prefix(&settings.namespace, &settings.scope);
+    let mut state = StateDir::open(&settings.pgherd.state_dir, &settings.name, &cluster)?;
     let asked = clock::now();
     let lease = take_lease(&session, &view, &settings, &mut state, dynamic.ttl).await?;
     let journal = Journal::open(state.path())
@@ -408,7 +409,22 @@ fn instance_config(settings: &Static, dynamic: &Dynamic) -> Result<InstanceConfi
         helper: PathBuf::from("/proc/self/exe"),
         trial_interval: dynamic.loop_wait,
         use_slots: dynamic.postgresql.use_slots,
+        remote: dynamic.standby_cluster.as_ref().map(remote_of),
     })
+}
+
+/// What of a standby cluster's section PostgreSQL's configuration needs.
+fn remote_of(section: &config::StandbyCluster) -> Remote {
+    let slot = section.primary_slot_name.as_ref();
+    let recovery = [
+        ("restore_command", &section.restore_command),
+        ("archive_cleanup_command", &section.archive_cleanup_command),
+    ];
+    Remote {
+        slot: slot.map(|name| types::slot_name(&MemberName::from(name.as_str()))),
+        recovery: recovery.into_iter().filter_map(|(n, v)| Some((n, v.clone()?))).collect(),
+        apply_delay: section.recovery_min_apply_delay.clone(),
+    }
 }
 
 /// The user that PostgreSQL runs as; only root can choose.

@@ -90,6 +90,9 @@ pub enum StateError {
 struct StateFile {
     version: u32,
     member: MemberName,
+    /// The cluster's prefix in the DCS; empty in what an earlier version wrote.
+    #[serde(default)]
+    cluster: String,
     /// Decimal; empty until a data directory is there.
     #[serde(default)]
     system_identifier: String,
@@ -108,6 +111,17 @@ const FILE: &str = "state.json";
 const LOCK: &str = "agent.lock";
 
 impl StateFile {
+    /// Terms and pledges are of one cluster's DCS. A member that an operator moves to another one
+    /// begins there as a copy of unknown past; what was begun with the data directory stays begun.
+    fn belong_to(&mut self, cluster: &str) {
+        if !self.cluster.is_empty() && self.cluster != cluster {
+            let in_progress = self.durable.in_progress;
+            self.durable = Durable { in_progress, fresh_copy: true, ..Durable::default() };
+            self.lease = 0;
+        }
+        cluster.clone_into(&mut self.cluster);
+    }
+
     /// Refuses a state that names another cluster.
     fn is_of(&self, dir: &Path, system_identifier: &str) -> Result<(), StateError> {
         if self.system_identifier == system_identifier {
@@ -130,8 +144,12 @@ pub(crate) struct StateDir {
 }
 
 impl StateDir {
-    /// Opens (or creates) the directory for `member`.
-    pub(crate) fn open(dir: &Path, member: &MemberName) -> Result<StateDir, StateError> {
+    /// Opens (or creates) the directory for `member` of the cluster with this prefix in the DCS.
+    pub(crate) fn open(
+        dir: &Path,
+        member: &MemberName,
+        cluster: &str,
+    ) -> Result<StateDir, StateError> {
         let failed = |source| StateError::Open { path: dir.to_owned(), source };
         fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
         let lock = OpenOptions::new()
@@ -143,14 +161,16 @@ impl StateDir {
             .map_err(failed)?;
         lock_for(&lock, dir)?;
         let state = read(&dir.join(FILE), member)?;
-        Ok(StateDir { dir: dir.to_owned(), state, _lock: lock })
+        let mut opened = StateDir { dir: dir.to_owned(), state, _lock: lock };
+        opened.change(|state| state.belong_to(cluster))?;
+        Ok(opened)
     }
 
     /// Whether [`StateDir::open`] and [`StateDir::bind`] would succeed, and what is recorded
     /// (`None` when there is no directory yet). Changes nothing.
     pub(crate) fn check(
         dir: &Path,
-        member: &MemberName,
+        (member, cluster): (&MemberName, &str),
         system_identifier: Option<&str>,
     ) -> Result<Option<Durable>, StateError> {
         let failed = |source| StateError::Open { path: dir.to_owned(), source };
@@ -173,7 +193,8 @@ impl StateDir {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(source) => return Err(failed(source)),
         }
-        let state = read(&dir.join(FILE), member)?;
+        let mut state = read(&dir.join(FILE), member)?;
+        state.belong_to(cluster);
         match system_identifier {
             Some(found) if !state.system_identifier.is_empty() => state.is_of(dir, found)?,
             Some(_) | None => {}
@@ -258,6 +279,7 @@ fn read(path: &Path, member: &MemberName) -> Result<StateFile, StateError> {
             return Ok(StateFile {
                 version: VERSION,
                 member: member.clone(),
+                cluster: String::new(),
                 system_identifier: String::new(),
                 own_initdb: false,
                 lease: 0,
@@ -302,25 +324,39 @@ mod tests {
         let dir = tempfile::tempdir().expect("temp dir");
         let path = dir.path().join("s");
         let a = MemberName::from("a");
-        let mut state = StateDir::open(&path, &a).expect("fresh");
+        let mut state = StateDir::open(&path, &a, "/s/c/").expect("fresh");
         state.update(|d| d.term = Term(3)).expect("written");
         state.bind("7000000000000000001").expect("first");
         assert!(state.durable().fresh_copy, "nothing is known of this copy's past");
-        assert!(matches!(StateDir::open(&path, &a), Err(StateError::Locked { .. })));
+        assert!(matches!(StateDir::open(&path, &a, "/s/c/"), Err(StateError::Locked { .. })));
         drop(state);
-        let mut state = StateDir::open(&path, &a).expect("again");
+        let mut state = StateDir::open(&path, &a, "/s/c/").expect("again");
         assert_eq!(state.durable().term, Term(3));
         assert!(matches!(state.bind("7000000000000000002"), Err(StateError::Foreign { .. })));
         drop(state);
-        let other = StateDir::open(&path, &"b".into());
+        let other = StateDir::open(&path, &"b".into(), "/s/c/");
         assert!(matches!(other, Err(StateError::Foreign { .. })));
+    }
+
+    #[test]
+    fn a_member_that_moves_to_another_cluster_leaves_terms_and_pledges_behind() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let (path, a) = (dir.path().join("s"), MemberName::from("a"));
+        let mut state = StateDir::open(&path, &a, "/s/old/").expect("fresh");
+        let begun = Some(types::InProgress::Rewind);
+        state.update(|d| (d.term, d.in_progress) = (Term(3), begun)).expect("written");
+        drop(state);
+        let state = StateDir::open(&path, &a, "/s/new/").expect("moved");
+        let durable = state.durable();
+        assert_eq!((durable.term, durable.in_progress), (Term(0), begun));
+        assert!(durable.fresh_copy, "nothing is known of its past there");
     }
 
     #[test]
     fn a_damaged_file_is_refused() {
         let dir = tempfile::tempdir().expect("temp dir");
         fs::write(dir.path().join(FILE), "{").expect("written");
-        let opened = StateDir::open(dir.path(), &"a".into());
+        let opened = StateDir::open(dir.path(), &"a".into(), "/s/c/");
         assert!(matches!(opened, Err(StateError::Damaged { .. })));
     }
 }

@@ -12,6 +12,7 @@ use types::Millis;
 use crate::check::{Findings, check, word};
 use crate::keys::DYNAMIC;
 use crate::problem::{Problem, Warning};
+use crate::standby_cluster::StandbyCluster;
 use crate::static_file::Static;
 use crate::tree::{Kind, Node};
 use crate::values;
@@ -82,6 +83,8 @@ pub struct Dynamic {
     pub synchronous_node_count: usize,
     /// How long the slot of an absent member is kept.
     pub member_slots_ttl: Millis,
+    /// Whom the whole cluster follows, if it is a standby cluster.
+    pub standby_cluster: Option<StandbyCluster>,
     /// Settings of PostgreSQL that all members share.
     pub postgresql: DynamicPostgresql,
     /// Our own settings.
@@ -148,6 +151,7 @@ impl Default for Dynamic {
             synchronous_mode_strict: false,
             synchronous_node_count: 1,
             member_slots_ttl: Millis(1_800_000),
+            standby_cluster: None,
             postgresql: DynamicPostgresql::default(),
             pgherd: DynamicPgherd::default(),
         }
@@ -313,6 +317,7 @@ fn read(tree: &Node) -> Dynamic {
             .count("synchronous_node_count", default.synchronous_node_count)
             .max(count_min),
         member_slots_ttl: get.duration("member_slots_ttl", default.member_slots_ttl),
+        standby_cluster: StandbyCluster::read(tree),
         postgresql: read_postgresql(&get),
         pgherd: read_pgherd(&get),
     }
@@ -516,7 +521,6 @@ mod tests {
                 json!({"pgherd": {"heartbeat_interval": 2.1, "failure_detection_timeout": 9}}),
                 "pgherd.heartbeat_interval: must be 0.050 s",
             ),
-            (json!({"standby_cluster": {"host": "x"}}), "standby_cluster: "),
             (json!([]), "the document"),
         ] {
             let errors = Dynamic::from_json(&document).expect_err("refused");

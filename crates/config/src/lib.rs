@@ -17,6 +17,7 @@ mod problem;
 mod recommended;
 mod sections;
 mod sources;
+mod standby_cluster;
 mod static_file;
 mod text;
 mod tree;
@@ -36,5 +37,6 @@ pub use sections::{
     ProgramOption, ProxySection, Restapi, Watchdog, WatchdogDriver, WatchdogMode,
 };
 pub use sources::Sources;
+pub use standby_cluster::StandbyCluster;
 pub use static_file::{ProxyFile, Static};
 pub use text::{HostPort, Secret};

@@ -316,6 +316,9 @@ pub enum Act {
         /// It is given up after this.
         limit: Millis,
     },
+    /// PostgreSQL was a primary and stopped in order: hand the segment with its shutdown checkpoint
+    /// to `archive_command`, where one is in use.
+    ArchiveShutdownCheckpoint,
     /// The postmaster is gone: kill every process that is left of the instance.
     EndOrphans,
     /// Stream from `upstream` (or from nobody). Persists the term and drops the pledge first.
@@ -404,6 +407,7 @@ impl Act {
             | Act::Start { .. }
             | Act::Stop { .. }
             | Act::StopForHandOver { .. }
+            | Act::ArchiveShutdownCheckpoint
             | Act::EndOrphans
             | Act::Follow { .. }
             | Act::StopReceiving { .. }

@@ -307,6 +307,8 @@ impl Brain {
             | Act::ForgetFreshCopy
             | Act::Exit { .. } => {}
             Act::Initdb => self.leader.initdb_failed = !done,
+            // An archive that does not take it is said, and no reason to stay down.
+            Act::ArchiveShutdownCheckpoint => self.leader.archived_last = true,
             Act::PublishHistory { .. }
             | Act::WriteSync { .. }
             | Act::Start { .. }
@@ -621,9 +623,10 @@ impl Brain {
         z ^ (z >> 31)
     }
 
-    /// Whether the cluster shall replicate synchronously.
+    /// Whether the cluster shall replicate synchronously; a standby cluster never does.
     pub(crate) fn synchronous(&self) -> bool {
         self.dynamic.synchronous_mode != SynchronousMode::Off
+            && self.dynamic.standby_cluster.is_none()
     }
 }
 

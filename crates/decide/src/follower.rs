@@ -19,16 +19,24 @@ const CONSISTENCY_MIN: Millis = Millis(90_000);
 const REWIND_ATTEMPTS: u32 = 2;
 
 /// The leader, as somebody to follow.
-struct Leader {
+pub(crate) struct Leader {
     name: MemberName,
     term: Term,
-    address: Upstream,
+    pub(crate) address: Upstream,
     /// It runs as primary, published or not: it can be compared with and copied.
     writable: bool,
     /// What it held when it won its term, if that is recorded.
     won_at: Option<Position>,
     /// Its checkpoint after the promotion is done, so that pg_rewind may use it.
     checkpointed: bool,
+}
+
+impl Leader {
+    /// The node outside that the leader of a standby cluster follows.
+    pub(crate) fn remote(address: Upstream, term: Term) -> Leader {
+        let name = address.name.clone();
+        Leader { name, term, address, writable: true, won_at: None, checkpointed: true }
+    }
 }
 
 impl Brain {
@@ -57,7 +65,7 @@ impl Brain {
             term,
             address,
             // A key from before its present term says nothing about this one (I4).
-            writable: matches!(member.role.as_str(), "primary" | "promoted" | "master")
+            writable: self.is_source(member)
                 && member.state == "running"
                 && (term == Term(0) || member.term == Some(term)),
             won_at: view
@@ -108,7 +116,7 @@ impl Brain {
             && !self.is_bound(view, local)
     }
 
-    fn rejoin_stopped(
+    pub(crate) fn rejoin_stopped(
         &mut self,
         now: Millis,
         view: &ClusterView,
@@ -164,7 +172,7 @@ impl Brain {
                         return;
                     }
                     match compare_with_leader(end, certain, compared.timeline, &compared.history) {
-                        Rejoin::Follow => self.start_under(now, leader),
+                        Rejoin::Follow => self.start_under(now, view, leader),
                         Rejoin::Rewind => {
                             let why = diverged(control.end_timeline, compared.timeline);
                             self.rewind(now, control, leader, why);
@@ -175,7 +183,7 @@ impl Brain {
         }
     }
 
-    fn rejoin_standby(
+    pub(crate) fn rejoin_standby(
         &mut self,
         now: Millis,
         view: &ClusterView,
@@ -207,7 +215,9 @@ impl Brain {
         if streams && local.durable.fresh_copy && self.is_voter_of(view, leader) {
             self.issue(now, Act::ForgetFreshCopy, Reason::VoterAgain);
         }
-        if streams || !leader.writable || upstream.is_none() {
+        // Who streams from nobody may restore from an archive; that it does not get on is not seen.
+        let nobody = upstream.as_ref().is_none_or(Upstream::is_archive);
+        if streams || !leader.writable || nobody {
             self.followed_at = None;
             return;
         }
@@ -282,6 +292,10 @@ impl Brain {
         end: (Timeline, Lsn),
         leader: &Leader,
     ) -> Option<Rejoin> {
+        if leader.address.is_archive() {
+            // There is nobody to ask.
+            return Some(Rejoin::Follow);
+        }
         match compared_with(local, leader) {
             None => {
                 self.compare(now, leader);
@@ -312,10 +326,20 @@ impl Brain {
         })
     }
 
+    /// Whether a leader's key says that it can be followed: it is a primary, or leads a standby
+    /// cluster.
+    fn is_source(&self, member: &types::Member) -> bool {
+        matches!(member.role.as_str(), "primary" | "promoted" | "master")
+            || (self.dynamic.standby_cluster.is_some() && member.role == "standby_leader")
+    }
+
     /// Whom our tags let us stream from.
     fn upstream(&self, view: &ClusterView, leader: &Leader) -> Option<Upstream> {
+        if leader.address.is_remote() {
+            return Some(leader.address.clone());
+        }
         if self.node.tags.nostream {
-            return None;
+            return Some(Upstream::archive());
         }
         let cascade = self.node.tags.replicatefrom.as_ref().filter(|from| {
             **from != self.node.name && view.member(from).is_some_and(|m| m.state == "running")
@@ -326,8 +350,8 @@ impl Brain {
         }
     }
 
-    fn start_under(&mut self, now: Millis, leader: &Leader) {
-        let start_as = StartAs::Standby(Some(leader.address.clone()));
+    pub(crate) fn start_under(&mut self, now: Millis, view: &ClusterView, leader: &Leader) {
+        let start_as = StartAs::Standby(self.upstream(view, leader));
         let act = Act::Start { start_as, term: Some(leader.term) };
         self.issue(now, act, leader_is(leader));
     }

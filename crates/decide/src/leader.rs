@@ -8,8 +8,9 @@ use types::{
 };
 
 use crate::action::{Act, Lane, Outcome, StartAs, SyncRule};
-use crate::brain::{Brain, Leadership, control_of};
+use crate::brain::{Brain, Leadership};
 use crate::claim::UnderWay;
+use crate::hand_over::HandOver;
 use crate::reason::Reason;
 use crate::strangers::streaming_members;
 use crate::sync_set::{self, SyncPicture, SyncStep};
@@ -58,18 +59,10 @@ pub(crate) struct LeaderMemory {
     pub(crate) told_to_promote: bool,
     /// When we were first seen to lead.
     pub(crate) led_since: Option<Millis>,
-}
-
-/// A stop for a planned hand-over; clients wait meanwhile.
-const PLANNED_STOP: Millis = Millis(15_000);
-
-/// A hand-over under way.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct HandOver {
-    pub(crate) candidate: Option<MemberName>,
-    pub(crate) checkpointed: bool,
-    pub(crate) stopping: bool,
-    pub(crate) why: Reason,
+    /// The primary was stopped here to follow a node outside.
+    pub(crate) demoted_here: bool,
+    /// What it wrote last was handed to the archive.
+    pub(crate) archived_last: bool,
 }
 
 impl Brain {
@@ -159,6 +152,9 @@ impl Brain {
         let status = match &local.process {
             Process::Running(running) => match &running.role {
                 Role::Primary(primary) => Some(self.status(view, local, primary)),
+                Role::Standby(standby) if self.dynamic.standby_cluster.is_some() => {
+                    Some(self.standby_status(view, local, standby))
+                }
                 Role::Standby(_) => None,
             },
             _ => None,
@@ -175,6 +171,13 @@ impl Brain {
             return;
         }
         self.ask_for_newer_term(now, view);
+        if let Some(section) = self.dynamic.standby_cluster.clone() {
+            self.renew_if_due(now, &mine, status);
+            if !self.answer_fence(now, view, local, key) {
+                self.lead_standby_cluster(now, view, local, (key, term), &section);
+            }
+            return;
+        }
         if self.gives_way(now, view, local, (key, term)) {
             return;
         }
@@ -292,8 +295,12 @@ impl Brain {
             self.release(now, key, status, Reason::PostgresDown { candidates });
             return;
         }
-        if self.start_timed_out(now, view) {
-            self.release(now, key, None, Reason::StartTimedOut);
+        // A limit of nothing asks for another leader at once, if one can be had.
+        let crashed = control.state != ControlState::ShutDown;
+        let at_once = crashed && self.dynamic.primary_start_timeout == Millis::ZERO;
+        if (at_once && self.can_fail_over(view)) || self.start_timed_out(now, view) {
+            let status = view.status.as_ref().map(|s| s.value.clone());
+            self.release(now, key, status, Reason::StartTimedOut);
             return;
         }
         let start_as =
@@ -309,7 +316,7 @@ impl Brain {
     }
 
     /// Our PostgreSQL comes up, or does not answer.
-    fn lead_starting(
+    pub(crate) fn lead_starting(
         &mut self,
         now: Millis,
         view: &ClusterView,
@@ -327,13 +334,20 @@ impl Brain {
     }
 
     fn start_timed_out(&self, now: Millis, view: &ClusterView) -> bool {
-        let others = view.members.iter().any(|(name, member)| {
+        let limit = self.dynamic.primary_start_timeout;
+        limit > Millis::ZERO
+            && self.can_fail_over(view)
+            && self.leader.starting_since.is_some_and(|since| now.since(since) > limit)
+    }
+
+    /// Whether another member could lead.
+    fn can_fail_over(&self, view: &ClusterView) -> bool {
+        view.members.iter().any(|(name, member)| {
             *name != self.node.name
                 && member.value.tags.may_lead()
+                && member.value.role != "uninitialized"
                 && self.may_be_chosen(view, name)
-        });
-        let limit = self.dynamic.primary_start_timeout;
-        others && self.leader.starting_since.is_some_and(|since| now.since(since) > limit)
+        })
     }
 
     /// With an active `/sync` only its voters can be elected (I2).
@@ -357,6 +371,11 @@ impl Brain {
         };
         // While it is promoted its files show the new timeline before it is out of recovery.
         if matches!(self.lanes.running(Lane::Data), Some(Act::Promote { .. })) {
+            return;
+        }
+        // It has gone on since it won: another election says who is newest, and for which timeline.
+        if Brain::follows_remote(standby) {
+            self.release(now, key, None, Reason::CannotLead);
             return;
         }
         // A copy that replaced the one that won must not lead in its place: it has not its pledge.
@@ -442,6 +461,10 @@ impl Brain {
         }
         if !confirmed {
             return;
+        }
+        if local.durable.fresh_copy {
+            // Whatever its past: what is acknowledged is in this copy now.
+            self.issue(now, Act::ForgetFreshCopy, Reason::VoterAgain);
         }
         let published = self.leader.history_of == Some(primary.timeline);
         if primary.timeline > Timeline(1) && !published {
@@ -604,7 +627,17 @@ impl Brain {
         local: &LocalPostgres,
         primary: &Primary,
     ) -> Status {
-        let mut status = Status { optime: primary.flush, ..Status::default() };
+        self.status_at(view, local, primary.flush)
+    }
+
+    /// The same at a position.
+    pub(crate) fn status_at(
+        &mut self,
+        view: &ClusterView,
+        local: &LocalPostgres,
+        optime: Lsn,
+    ) -> Status {
+        let mut status = Status { optime, ..Status::default() };
         if let Process::Running(running) = &local.process {
             for slot in &running.server.slots {
                 if let Some(restart) = slot.restart {
@@ -612,7 +645,7 @@ impl Brain {
                 }
             }
         }
-        status.slots.insert(slot_name(&self.node.name), primary.flush);
+        status.slots.insert(slot_name(&self.node.name), optime);
         status.retain_slots = self.retained_slots(local.at, view);
         status
     }
@@ -630,57 +663,6 @@ impl Brain {
             self.leader.releasing = Some(key);
             self.claim.clear();
             self.forget_agreement();
-        }
-    }
-
-    /// Stops for a successor, then gives the leader key away. Also the end of a leader's agent.
-    pub(crate) fn hand_over_and_release(
-        &mut self,
-        now: Millis,
-        view: &ClusterView,
-        local: &LocalPostgres,
-        (key, term): (Revision, Term),
-        candidate: Option<MemberName>,
-        why: Reason,
-    ) {
-        if local.process == Process::Stopped {
-            let clean = control_of(local).filter(|c| c.state == ControlState::ShutDown);
-            let optime = clean.map(|c| Status {
-                optime: c.checkpoint,
-                ..view.status.as_ref().map(|s| s.value.clone()).unwrap_or_default()
-            });
-            if self.lanes.running(Lane::Data).is_none() {
-                self.release(now, key, optime, why);
-            }
-            return;
-        }
-        let candidate = candidate.or_else(|| self.best_candidate(view, local));
-        let hand_over = self.leader.handing_over.get_or_insert_with(|| HandOver {
-            candidate: candidate.clone(),
-            checkpointed: false,
-            stopping: false,
-            why: why.clone(),
-        });
-        let (checkpointed, stopping) = (hand_over.checkpointed, hand_over.stopping);
-        // A new primary that was never published has nothing worth a checkpoint first.
-        let running = matches!(local.process, Process::Running(_));
-        let unwell = matches!(why, Reason::Unwell { .. });
-        if running && !checkpointed && !unwell && self.leader.confirmed == Some(term) {
-            self.issue(now, Act::Checkpoint, Reason::CheckpointBeforeStop);
-        } else if !stopping {
-            let limit = match why {
-                Reason::Unwell { .. } => self.dynamic.retry_timeout,
-                _ => PLANNED_STOP,
-            };
-            let act = Act::StopForHandOver { candidate, limit };
-            if self.issue_if_free(now, act, why)
-                && let Some(hand_over) = &mut self.leader.handing_over
-            {
-                hand_over.stopping = true;
-            }
-        } else if self.lanes.running(Lane::Data).is_none() {
-            // The orderly stop did not end: what is acknowledged is with the standbys already.
-            self.stop_now(now, local, why);
         }
     }
 }

@@ -92,6 +92,10 @@ impl Brain {
                 member.checkpoint_after_promote = (!primary.checkpoint_done).then_some(false);
             }
             Role::Standby(standby) => {
+                let leads = matches!(leadership, Leadership::Mine { .. });
+                if leads && self.dynamic.standby_cluster.is_some() {
+                    "standby_leader".clone_into(&mut member.role);
+                }
                 member.xlog_location = Some(standby.received.max(standby.replayed));
                 member.receive_lsn = Some(standby.received);
                 member.replay_lsn = Some(standby.replayed);

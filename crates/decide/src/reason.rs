@@ -187,6 +187,8 @@ pub enum Reason {
         /// Ours.
         ours: String,
     },
+    /// The whole cluster follows a node outside.
+    StandbyCluster,
     /// The agent was asked to end.
     ShuttingDown,
 }

@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use types::{
-    ClusterView, ControlState, DataDir, LocalPostgres, MemberName, Millis, Process, Revision, Role,
-    SyncState, Term, TermRecord, Timeline,
+    ClusterView, Control, ControlState, DataDir, LocalPostgres, MemberName, Millis, Process,
+    Revision, Role, SyncState, Term, TermRecord, Timeline,
 };
 
 use crate::action::{Act, StartAs};
@@ -52,11 +52,12 @@ impl Brain {
             DataDir::Present(_) if local.durable.in_progress.is_some() => {}
             DataDir::Present(control) => {
                 if self.bootstrap_is_ours(view) {
-                    self.finish_bootstrap(now, control.system_identifier.clone());
+                    self.finish_bootstrap(now, control);
                     return;
                 }
-                // Our own bootstrap was interrupted after initdb: this copy has never led.
-                let unborn = local.durable.term == Term(0) && !local.durable.fresh_copy;
+                // Our own bootstrap was interrupted after initdb, or this is an installation that
+                // becomes a cluster: this copy has never led here, and nobody has.
+                let unborn = local.durable.term == Term(0);
                 if unborn && !control.standby_signal {
                     match &view.initialize {
                         None => return self.bootstrap(now, view),
@@ -85,6 +86,10 @@ impl Brain {
                 // Another member gets its turn first.
                 self.bootstrap_after = now.plus(self.dynamic.ttl);
                 self.issue(now, Act::CancelInitialize, Reason::BootstrapFailed);
+            } else if let Some(section) = &self.dynamic.standby_cluster {
+                let source = section.remote.clone();
+                let act = Act::Clone { source, term: Term(1), replace: false };
+                self.issue(now, act, Reason::WonBootstrap);
             } else {
                 self.issue(now, Act::Initdb, Reason::WonBootstrap);
             }
@@ -104,11 +109,12 @@ impl Brain {
             .is_some_and(|key| key.value.is_empty() && key.lease != 0 && key.lease == own)
     }
 
-    fn finish_bootstrap(&mut self, now: Millis, system_identifier: String) {
+    fn finish_bootstrap(&mut self, now: Millis, control: &Control) {
+        let system_identifier = control.system_identifier.clone();
         let term = TermRecord {
             term: Term(1),
             leader: self.node.name.clone(),
-            timeline: Timeline(1),
+            timeline: control.timeline,
             position: None,
         };
         let sync = self.synchronous().then(|| SyncState {

@@ -92,11 +92,16 @@ impl ConfState {
                 Some(_) | None => {}
             }
         }
-        // The setting decides; the mark only adds the member's name.
-        if let (Some(upstream), Some(mark)) = (&mut state.upstream, mark)
-            && (&upstream.host, upstream.port) == (&mark.host, mark.port)
-        {
-            upstream.name = mark.name;
+        // The setting decides; the mark only adds the member's name, or says that an archive is
+        // followed, for which there is no setting.
+        match (&mut state.upstream, mark) {
+            (Some(upstream), Some(mark))
+                if (&upstream.host, upstream.port) == (&mark.host, mark.port) =>
+            {
+                upstream.name = mark.name;
+            }
+            (None, Some(mark)) if mark.is_archive() => state.upstream = Some(mark),
+            (Some(_) | None, _) => {}
         }
         state
     }
@@ -178,9 +183,14 @@ fn recovery_settings(config: &InstanceConfig, state: &ConfState) -> BTreeMap<&'s
     let (mut conninfo, mut slot) = (String::new(), String::new());
     match &state.upstream {
         Some(upstream) => {
-            conninfo = primary_conninfo(config, upstream);
-            if config.use_slots {
-                slot = slot_name(&config.member);
+            let remote = config.remote.clone().unwrap_or_default();
+            all.extend(remote.recovery);
+            if !upstream.is_archive() {
+                conninfo = primary_conninfo(config, upstream);
+                slot = slot_at(config, upstream);
+            }
+            if upstream.is_remote() {
+                all.extend(remote.apply_delay.map(|d| ("recovery_min_apply_delay", d)));
             }
         }
         // An archive can feed WAL of a fenced primary as well as a stream can.
@@ -191,11 +201,25 @@ fn recovery_settings(config: &InstanceConfig, state: &ConfState) -> BTreeMap<&'s
     all
 }
 
+/// The slot by which this member streams; empty for none.
+fn slot_at(config: &InstanceConfig, upstream: &Upstream) -> String {
+    if upstream.is_remote() {
+        config.remote.as_ref().and_then(|remote| remote.slot.clone()).unwrap_or_default()
+    } else if config.use_slots {
+        slot_name(&config.member)
+    } else {
+        String::new()
+    }
+}
+
 /// The connection string of the WAL receiver; the password is in the password file.
 pub(crate) fn primary_conninfo(config: &InstanceConfig, upstream: &Upstream) -> String {
     let mut text = remote_conninfo(config, upstream, &config.replication);
     pair(&mut text, "application_name", config.member.as_str());
     pair(&mut text, "connect_timeout", &CONNECT_TIMEOUT_SECS.to_string());
+    if upstream.host.contains(',') {
+        pair(&mut text, "target_session_attrs", "read-write");
+    }
     for (name, value) in [
         ("keepalives", 1),
         ("keepalives_idle", 5),
@@ -436,6 +460,7 @@ pub(crate) mod tests_support {
             basebackup: Vec::new(),
             use_unix_socket: true,
             use_slots: true,
+            remote: None,
             helper: "/nonexistent/helper".into(),
             trial_interval: types::Millis(1000),
         }

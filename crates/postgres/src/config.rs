@@ -52,6 +52,17 @@ pub struct OsUser {
 /// An option of a PostgreSQL program: `--name` or `--name=value`.
 pub type ProgramOption = (String, Option<String>);
 
+/// How log is taken from the node that a whole standby cluster follows.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Remote {
+    /// The slot there; streaming without one where it is `None`.
+    pub slot: Option<String>,
+    /// `restore_command` and `archive_cleanup_command` of every member.
+    pub recovery: BTreeMap<&'static str, String>,
+    /// `recovery_min_apply_delay` of the member that follows the node itself.
+    pub apply_delay: Option<String>,
+}
+
 /// Everything a local instance needs to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InstanceConfig {
@@ -97,6 +108,8 @@ pub struct InstanceConfig {
     pub use_unix_socket: bool,
     /// Whether standbys stream by slots, each by its own.
     pub use_slots: bool,
+    /// How a standby cluster takes log from outside; `None` in any other.
+    pub remote: Option<Remote>,
     /// The program that is run as `HELPER probe --data-dir DIR`, by PostgreSQL's user: it calls
     /// `run_disk_helper`.
     pub helper: PathBuf,

@@ -7,6 +7,7 @@
 //! It keeps I3 (a copy is replaced only by a complete one, and then set aside), I6 (passwords stand
 //! in a password file of mode 0600 and nowhere else) and I7 (the server survives the agent).
 
+mod archive;
 mod command;
 mod conf;
 mod config;
@@ -33,7 +34,7 @@ use std::path::PathBuf;
 
 use types::{HistoryLine, Lsn, MemberName, Millis, Timeline, Upstream};
 
-pub use config::{Credentials, InstanceConfig, OsUser, ProgramOption, Secret};
+pub use config::{Credentials, InstanceConfig, OsUser, ProgramOption, Remote, Secret};
 pub use copy::CopyProgress;
 pub use disk_helper::run_disk_helper;
 pub use error::{Error, SetupError};
@@ -184,6 +185,11 @@ pub trait Instance: Send + Sync + 'static {
     /// before an agent has got past everything that it may be refused for.
     fn begin_trials(&self) {}
 
+    /// Hands the segment that holds the shutdown checkpoint of a stopped primary to
+    /// `archive_command`, if it archives at all: PostgreSQL itself does not, as that segment is not
+    /// full.
+    fn archive_shutdown_checkpoint(&self) -> impl Future<Output = Result<(), Error>> + Send;
+
     /// Ends what runs here beside PostgreSQL: trials and helper processes. Within a second. No
     /// observation may follow.
     fn close(&self) -> impl Future<Output = ()> + Send {
@@ -304,6 +310,11 @@ impl Instance for LocalInstance {
     async fn log_ends_at_control(&self) -> Option<bool> {
         self.require_stopped("look at the end of the log").await.ok()?;
         Some(copy::log_ends_at_control(self).await.unwrap_or(false))
+    }
+
+    async fn archive_shutdown_checkpoint(&self) -> Result<(), Error> {
+        self.require_stopped("archive the shutdown checkpoint").await?;
+        archive::shutdown_checkpoint(self).await
     }
 
     async fn own_history(&self, timeline: Timeline) -> Result<Vec<(HistoryLine, String)>, Error> {

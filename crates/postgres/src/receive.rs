@@ -126,26 +126,35 @@ async fn rest(instance: &LocalInstance) -> Result<Lsn, Error> {
     }
 }
 
+/// Whether a server is in recovery, and the timeline that a primary writes on, in hexadecimal.
+const OF_A_PRIMARY: &str = "SELECT pg_is_in_recovery(), CASE WHEN NOT pg_is_in_recovery() \
+    THEN substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) END";
+/// A server in recovery does not say which timeline it is on, but its log is named for it. The
+/// function is one that the role for pg_rewind may use.
+const OF_A_STANDBY: &str = "SELECT max(substr(name, 1, 8)) \
+    FROM pg_ls_dir('pg_wal', true, false) AS name WHERE name ~ '^[0-9A-F]{24}$'";
+
 pub(crate) async fn leader_history(
     instance: &LocalInstance,
     upstream: &Upstream,
 ) -> Result<(Timeline, Vec<HistoryLine>), Error> {
-    let client = sql::connect_upstream(&instance.config(), upstream).await?;
-    let statement = "SELECT pg_is_in_recovery(), CASE WHEN NOT pg_is_in_recovery() \
-        THEN substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) END";
-    let row = sql::one_row(&client, "read the leader's timeline", statement).await?;
+    let config = instance.config();
+    let client = sql::connect_upstream(&config, upstream).await?;
+    let what = "read the leader's timeline";
+    let mut row = sql::one_row(&client, what, OF_A_PRIMARY).await?;
     if row.first().map(String::as_str) != Some("f") {
-        return Err(Error::refused(format!(
-            "{} is in recovery: it is no leader to compare with",
-            upstream.name
-        )));
+        // Only the leader of a standby cluster is in recovery.
+        if config.remote.is_none() {
+            return Err(Error::refused(format!(
+                "{} is in recovery: it is no leader to compare with",
+                upstream.name
+            )));
+        }
+        row = sql::one_row(&client, what, OF_A_STANDBY).await?;
     }
-    let digits = row.get(1).map_or("", String::as_str);
+    let digits = row.last().map_or("", String::as_str);
     let Ok(timeline) = u32::from_str_radix(digits, 16) else {
-        return Err(Error::Sql {
-            what: "read the leader's timeline",
-            message: format!("{digits:?} came back"),
-        });
+        return Err(Error::Sql { what, message: format!("{digits:?} came back") });
     };
     if timeline <= 1 {
         return Ok((Timeline(timeline), Vec::new()));

@@ -97,6 +97,7 @@ impl World {
             Act::SetSync { sync } => self.set_sync(step, sync),
             Act::ConfirmWrite => self.prove(step),
             Act::Checkpoint => self.checkpoint(step),
+            Act::ArchiveShutdownCheckpoint => Next::Done,
             // A hint that no safety rests on: here nobody gives it.
             Act::AskTerms { .. } => Next::Done,
             // Nobody in the simulation calls itself like another.

@@ -346,6 +346,35 @@ pub struct Upstream {
     pub port: u16,
 }
 
+/// The name of an upstream outside of the cluster; no member's key can hold it.
+const REMOTE: &str = "/remote";
+
+impl Upstream {
+    /// A node outside of the cluster, which a standby cluster follows.
+    #[must_use]
+    pub fn remote(host: &str, port: u16) -> Upstream {
+        Upstream { name: REMOTE.into(), host: host.to_owned(), port }
+    }
+
+    /// Nobody to stream from, but an archive to restore from.
+    #[must_use]
+    pub fn archive() -> Upstream {
+        Upstream::remote("", 0)
+    }
+
+    /// Whether it is outside of the cluster.
+    #[must_use]
+    pub fn is_remote(&self) -> bool {
+        self.name.as_str() == REMOTE
+    }
+
+    /// Whether it is an archive alone.
+    #[must_use]
+    pub fn is_archive(&self) -> bool {
+        self.host.is_empty()
+    }
+}
+
 /// What the agent has written into its state directory.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Durable {

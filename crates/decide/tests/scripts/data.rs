@@ -246,5 +246,9 @@ impl World {
 
 /// The address that a member's key in the scripts has.
 pub(crate) fn upstream(name: MemberName) -> Upstream {
+    let archive = Upstream::archive();
+    if name == archive.name {
+        return archive;
+    }
     Upstream { host: format!("host-{name}"), port: 5432, name }
 }

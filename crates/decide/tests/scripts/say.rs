@@ -69,6 +69,7 @@ pub(crate) fn act(act: &Act) -> String {
         Act::StopForHandOver { candidate: None, .. } => {
             "stops PostgreSQL, handing over to nobody".to_owned()
         }
+        Act::ArchiveShutdownCheckpoint => "archives its shutdown checkpoint".to_owned(),
         Act::EndOrphans => "kills what is left of PostgreSQL".to_owned(),
         Act::Follow { upstream: Some(upstream), .. } => format!("streams from {}", upstream.name),
         Act::Follow { upstream: None, .. } => "streams from nobody".to_owned(),

@@ -465,6 +465,7 @@ fn config(
         basebackup: vec![("no-sync".to_owned(), None)],
         use_unix_socket: true,
         use_slots: true,
+        remote: None,
         helper: helper(base),
         trial_interval: Millis(1000),
     }
