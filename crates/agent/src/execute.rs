@@ -1,8 +1,10 @@
 //! Carries out one action and says how it ended. What the brain may rely on is written at
 //! [`decide::Act`]; each function here keeps that order.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use decide::foreign::ForeignAnswer;
 use decide::{Act, Action, ActionId, Outcome, StartAs, StopMode, SyncRule};
 use postgres::Instance;
 use types::{
@@ -25,6 +27,8 @@ pub(crate) struct Ended {
     pub(crate) granted: Option<Millis>,
     /// The newest term that another member knows of, if they were asked.
     pub(crate) term_seen: Option<Term>,
+    /// What members that do not pledge said they hold, if they were asked.
+    pub(crate) positions: Option<BTreeMap<MemberName, Option<ForeignAnswer>>>,
     /// What came back, for journal and log.
     pub(crate) detail: Option<String>,
 }
@@ -71,20 +75,10 @@ pub(crate) async fn execute<I: Instance>(context: Arc<Context<I>>, action: Actio
             let outcome = if detail.is_none() { Outcome::Done } else { Outcome::Failed };
             Ended { local, ..finished(id, outcome, detail) }
         }
-        Act::AskFailsafe { members, term, ttl, limit } => {
-            let asked = failsafe::ask(&context, &members, term, ttl, limit).await;
-            let outcome = if asked.is_ok() { Outcome::Done } else { Outcome::Failed };
-            finished(id, outcome, asked.err())
-        }
-        Act::AskTerms { members, limit } => {
-            let term_seen = peer::newest_term(&members, limit).await;
-            Ended { term_seen, ..finished(id, Outcome::Done, None) }
-        }
-        Act::Knock { leader, limit } => {
-            let answered = peer::postgres_answers(&leader.host, leader.port, limit).await;
-            let outcome = if answered.is_ok() { Outcome::Done } else { Outcome::Failed };
-            finished(id, outcome, answered.err())
-        }
+        act @ (Act::AskFailsafe { .. }
+        | Act::AskTerms { .. }
+        | Act::AskPositions { .. }
+        | Act::Knock { .. }) => on_members(&context, id, act).await,
         Act::Exit { .. } => finished(id, Outcome::Done, None),
         act @ (Act::Initdb
         | Act::Clone { .. }
@@ -114,9 +108,43 @@ pub(crate) async fn execute<I: Instance>(context: Arc<Context<I>>, action: Actio
     }
 }
 
+/// Questions to other members.
+async fn on_members<I: Instance>(context: &Arc<Context<I>>, id: ActionId, act: Act) -> Ended {
+    match act {
+        Act::AskFailsafe { members, term, ttl, limit } => {
+            let asked = failsafe::ask(context, &members, term, ttl, limit).await;
+            let outcome = if asked.is_ok() { Outcome::Done } else { Outcome::Failed };
+            finished(id, outcome, asked.err())
+        }
+        Act::AskTerms { members, limit } => {
+            let term_seen = peer::newest_term(&members, limit).await;
+            Ended { term_seen, ..finished(id, Outcome::Done, None) }
+        }
+        Act::AskPositions { members, limit } => {
+            let positions = Some(peer::positions(&members, limit).await);
+            Ended { positions, ..finished(id, Outcome::Done, None) }
+        }
+        Act::Knock { leader, limit } => {
+            let answered = peer::postgres_answers(&leader.host, leader.port, limit).await;
+            let outcome = if answered.is_ok() { Outcome::Done } else { Outcome::Failed };
+            finished(id, outcome, answered.err())
+        }
+        other => finished(id, Outcome::Failed, Some(format!("{other:?} asks no member"))),
+    }
+}
+
 /// An end without pictures.
 pub(crate) fn finished(id: ActionId, outcome: Outcome, detail: Option<String>) -> Ended {
-    Ended { id, outcome, view: None, local: None, granted: None, term_seen: None, detail }
+    Ended {
+        id,
+        outcome,
+        view: None,
+        local: None,
+        granted: None,
+        term_seen: None,
+        positions: None,
+        detail,
+    }
 }
 
 fn guard_ended(id: ActionId, result: std::io::Result<()>) -> Ended {

@@ -78,10 +78,10 @@ async fn write<I: Instance>(context: &Context<I>, act: Act) -> Result<Write, Err
         Act::RetakeLeadership(retake) => {
             let winner = dcs::Winner {
                 name: &context.name,
-                expect_leader: None,
+                expect_leader: retake.leader,
                 sync_mod: retake.sync_revision,
                 fence_mod: retake.fence,
-                term_mod: Some(retake.term_revision),
+                term_mod: retake.term_revision,
                 pledges: Vec::new(),
                 term: &retake.term,
                 sync: retake.sync.as_ref(),

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use decide::foreign::ForeignAnswer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use types::{Lsn, Member, MemberName, Millis, Term};
+use types::{Lsn, Member, MemberName, Millis, Term, Timeline};
 
 /// A question to a peer is given up after this; it is asked again at once by whoever needs it.
 const LIMIT: Duration = Duration::from_millis(500);
@@ -19,9 +20,9 @@ pub(crate) async fn has_received(host: &str, port: u16, end: Lsn) -> bool {
     let Ok((_, body)) = answer else {
         return false;
     };
-    // An older version answers as to a health check, without this field.
-    let answer: Option<serde_json::Value> = serde_json::from_slice(&body).ok();
-    let received = answer.as_ref().and_then(|a| a.get("received")?.as_u64());
+    let answer: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+    // Patroni answers as to a health check, at once, with what its PostgreSQL has received.
+    let received = answer["received"].as_u64().or(answer["xlog"]["received_location"].as_u64());
     received.is_some_and(|received| Lsn(received) >= end)
 }
 
@@ -48,6 +49,44 @@ pub(crate) async fn newest_term(
         newest = newest.max(answer.ok().flatten());
     }
     newest
+}
+
+/// What each of these members, asked all at once, says of its PostgreSQL; `None` for one that gives
+/// no answer, or none that says so.
+pub(crate) async fn positions(
+    members: &BTreeMap<MemberName, String>,
+    limit: Millis,
+) -> BTreeMap<MemberName, Option<ForeignAnswer>> {
+    let mut answers = JoinSet::new();
+    for (name, url) in members {
+        let member = Member { api_url: url.clone(), ..Member::default() };
+        let name = name.clone();
+        answers.spawn(async move {
+            let answer = match member.api_address() {
+                Some((host, port)) => position(&host, port, limit.as_duration()).await,
+                None => None,
+            };
+            (name, answer)
+        });
+    }
+    let mut found: BTreeMap<_, _> = members.keys().map(|name| (name.clone(), None)).collect();
+    while let Some(answer) = answers.join_next().await {
+        found.extend(answer);
+    }
+    found
+}
+
+async fn position(host: &str, port: u16, limit: Duration) -> Option<ForeignAnswer> {
+    let answer = api::client::request("GET", host, port, "/patroni", None, None, limit).await;
+    let status: serde_json::Value = serde_json::from_slice(&answer.ok()?.1).ok()?;
+    let xlog = &status["xlog"];
+    let at = |field: &str| xlog[field].as_u64().map(Lsn);
+    if at("location").is_some() || matches!(status["role"].as_str(), Some("primary" | "master")) {
+        return Some(ForeignAnswer::Primary);
+    }
+    let lsn = at("received_location").max(at("replayed_location"))?;
+    let timeline = status["timeline"].as_u64().and_then(|number| u32::try_from(number).ok());
+    Some(ForeignAnswer::Standby { timeline: Timeline(timeline.unwrap_or(0)), lsn })
 }
 
 /// A lost first packet is sent again by the kernel only after a second, which is too late: a second

@@ -294,6 +294,9 @@ impl<I: Instance> Shell<I> {
         if let Some(term) = ended.term_seen {
             self.step(Event::TermSeen { term });
         }
+        if let Some(answers) = ended.positions {
+            self.step(Event::Positions { answers });
+        }
         if let Some(ttl) = ended.granted {
             self.step(Event::Lease { ttl });
         }

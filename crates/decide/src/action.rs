@@ -123,16 +123,18 @@ pub struct Winner {
     pub clear_failover: bool,
 }
 
-/// How a primary that ran on without a leader key takes it again: what is compared (besides that
-/// there is no leader key) and what is written, all in one.
+/// How a primary that ran on takes the leader key again, which is gone or was left under its name
+/// by a Patroni node: what is compared and what is written, all in one.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct Retake {
+    /// The leader key's modification revision; `None` if it must be gone.
+    pub leader: Option<Revision>,
     /// The fence's modification revision; `None` if none was open.
     pub fence: Option<Revision>,
     /// `/sync`'s modification revision; `None` if the key was absent.
     pub sync_revision: Option<Revision>,
-    /// `pgherd/term`'s modification revision: that of our own last term.
-    pub term_revision: Revision,
+    /// `pgherd/term`'s modification revision; `None` if the key was absent.
+    pub term_revision: Option<Revision>,
     /// The next term, on the same timeline.
     pub term: TermRecord,
     /// `/sync` as it was, under a new revision.
@@ -296,6 +298,14 @@ pub enum Act {
         /// How long one may take.
         limit: Millis,
     },
+    /// Ask each of these members, which do not pledge, what its PostgreSQL is and holds; told as
+    /// [`Event::Positions`](crate::Event::Positions) before the end.
+    AskPositions {
+        /// Whom, with the `api_url` of each.
+        members: BTreeMap<MemberName, String>,
+        /// How long one may take.
+        limit: Millis,
+    },
     /// Start PostgreSQL. For a term that is not `None`, persist it (and drop the pledge) first.
     Start {
         /// As what.
@@ -412,7 +422,7 @@ impl Act {
             | Act::Follow { .. }
             | Act::StopReceiving { .. }
             | Act::Promote { .. } => Lane::Data,
-            Act::Compare { .. } | Act::AskTerms { .. } => Lane::Compare,
+            Act::Compare { .. } | Act::AskTerms { .. } | Act::AskPositions { .. } => Lane::Compare,
             Act::Knock { .. } => Lane::Knock,
             Act::SetSync { .. } => Lane::Sync,
             Act::ConfirmWrite => Lane::Confirm,

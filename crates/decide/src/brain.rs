@@ -85,6 +85,8 @@ pub struct Brain {
     /// The newest term that another member told us of.
     pub(crate) term_seen: Term,
     pub(crate) asked_terms_at: Option<Millis>,
+    /// What members that do not pledge said in this election.
+    pub(crate) asked: crate::foreign::Asked,
     /// The leadership that was won here last.
     pub(crate) won: Option<crate::health::Won>,
     pub(crate) shutting_down: bool,
@@ -132,6 +134,7 @@ impl Brain {
             gave_way: None,
             term_seen: Term(0),
             asked_terms_at: None,
+            asked: crate::foreign::Asked::default(),
             won: None,
             shutting_down: false,
             nonce: seed,
@@ -227,6 +230,7 @@ impl Brain {
                 }
             }
             Event::TermSeen { term } => self.note_term(term),
+            Event::Positions { answers } => self.note_foreign(answers),
             Event::FailsafeClaim(claim) => self.absorb_failsafe_claim(now, &claim),
             Event::Shutdown => self.shutting_down = true,
         }
@@ -247,6 +251,7 @@ impl Brain {
         if matches!(self.leadership(), Some(Leadership::Other { .. })) {
             // Somebody else leads: that was what giving way was for.
             self.gave_way = None;
+            self.forget_foreign();
         }
         if !matches!(self.leadership(), Some(Leadership::Mine { .. })) {
             self.claim.clear();
@@ -300,6 +305,7 @@ impl Brain {
             | Act::ClearFailover { .. }
             | Act::Compare { .. }
             | Act::AskTerms { .. }
+            | Act::AskPositions { .. }
             | Act::Follow { .. }
             | Act::StopReceiving { .. }
             | Act::EndOrphans
@@ -348,6 +354,9 @@ impl Brain {
         self.watch_trouble(now, &local);
         self.touch_member(now, &view, &local, &leadership);
         self.suspect(now, &view, &local);
+        if self.take_over(now, &view, &local, &leadership) {
+            return;
+        }
         if self.dynamic.pause && self.shutting_down {
             // PostgreSQL stays as it is; whoever comes next takes it over.
             self.issue(now, Act::Exit { code: 0 }, Reason::ShuttingDown);

@@ -21,6 +21,7 @@ use types::{
 };
 
 use crate::action::Winner;
+use crate::foreign::{self, Foreign};
 
 /// A member that could take part, as far as the election needs to know it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -53,6 +54,8 @@ pub struct Ballot {
     pub leader: Option<Accused>,
     /// Members whose keys are alive and who pledge.
     pub alive: BTreeMap<MemberName, Candidate>,
+    /// Members whose keys are alive and who do not pledge.
+    pub foreign: BTreeMap<MemberName, Foreign>,
     /// `/sync` with its modification revision, if active.
     pub sync: Option<(SyncState, Revision)>,
     /// `/sync`'s modification revision, active or not; 0 if the key is absent.
@@ -180,6 +183,15 @@ pub fn next_move(ballot: &Ballot) -> Move {
         return step;
     }
     let counted = counted_pledges(ballot, &fence.value);
+    let newest = counted.values().map(|(position, _)| *position).max();
+    match foreign::waited_for(ballot, newest) {
+        // It is asked again under another fence.
+        Some(Waiting::Winner(name)) if ballot.stuck => {
+            return Move::Void { stuck: true, waiting_for: Some(name) };
+        }
+        Some(waiting) => return Move::Wait(waiting),
+        None => {}
+    }
     match choose(ballot, &counted) {
         Ok(winner) if winner == ballot.me => {
             Move::Take(Box::new(winner_plan(ballot, fence.mod_revision, &counted)))
@@ -319,7 +331,8 @@ fn enough(
 ) -> Result<(), Waiting> {
     let missing = match &ballot.sync {
         Some((sync, _)) => {
-            let voters = counted.keys().filter(|name| sync.voters.contains(name)).count();
+            let voters = counted.keys().filter(|name| sync.voters.contains(name)).count()
+                + foreign::voters(ballot);
             let needed = sync.quorum + 1;
             let leader = sync.leader.as_ref().is_some_and(|name| counted.contains_key(name));
             if voters < needed && !leader {

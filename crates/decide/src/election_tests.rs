@@ -24,6 +24,7 @@ fn ballot(me: &str, pledges: &[(&str, Position)]) -> Ballot {
     Ballot {
         me: me.into(),
         leader: None,
+        foreign: BTreeMap::new(),
         alive: ["a", "b", "c", "d"]
             .into_iter()
             .map(|n| (n.into(), Candidate { may_lead: true, fit: true, priority: 1 }))

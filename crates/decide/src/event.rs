@@ -1,11 +1,13 @@
 //! What the brain is told.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use types::{ClusterView, Heartbeat, LocalPostgres, MemberName, Millis, Term};
 
 use crate::action::{ActionId, Outcome};
 use crate::failsafe::FailsafeClaim;
+use crate::foreign::ForeignAnswer;
 
 /// One piece of news. Each is followed by a complete evaluation.
 #[derive(Debug, Clone)]
@@ -32,6 +34,11 @@ pub enum Event {
     TermSeen {
         /// The term.
         term: Term,
+    },
+    /// What members that do not pledge answered; a member without an answer is `None`.
+    Positions {
+        /// Everybody who was asked.
+        answers: BTreeMap<MemberName, Option<ForeignAnswer>>,
     },
     /// An action has ended.
     Finished {

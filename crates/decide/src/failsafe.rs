@@ -404,9 +404,10 @@ impl Brain {
         let stays = self.lanes.running(Lane::Data).is_none();
         let rightful = same_server && same_term && copy && same_cluster && no_patroni && stays;
         (rightful && view.leader.is_none()).then(|| Retake {
+            leader: None,
             fence: view.fence.as_ref().map(|f| f.mod_revision),
             sync_revision: view.sync.as_ref().map(|s| s.mod_revision),
-            term_revision: record.mod_revision,
+            term_revision: Some(record.mod_revision),
             sync: view.sync.as_ref().map(|s| s.value.clone()),
             term: TermRecord {
                 term: run.term.next(),
@@ -428,7 +429,7 @@ fn failsafe_map(view: &ClusterView) -> Option<&BTreeMap<MemberName, String>> {
 }
 
 /// The start time of a running primary's postmaster, and what it said.
-fn running_primary(local: &LocalPostgres) -> Option<(&str, &Primary)> {
+pub(crate) fn running_primary(local: &LocalPostgres) -> Option<(&str, &Primary)> {
     match &local.process {
         Process::Running(running) => match &running.role {
             Role::Primary(primary) => Some((&running.server.started, primary)),

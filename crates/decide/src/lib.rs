@@ -19,6 +19,7 @@ mod event;
 mod failsafe;
 mod fenced;
 mod follower;
+pub mod foreign;
 mod hand_over;
 mod health;
 mod leader;
@@ -29,6 +30,7 @@ mod strangers;
 mod suspicion;
 mod switchover;
 pub mod sync_set;
+mod take_over;
 mod unlocked;
 
 pub use action::{

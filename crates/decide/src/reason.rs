@@ -67,9 +67,16 @@ pub enum Reason {
         /// The fence's id.
         fence: String,
     },
+    /// A Patroni node is a member: its word is what it answers.
+    DoesNotPledge,
     /// The leader key is gone, but the primary runs on rightfully and nobody has led since: the
     /// key is taken again.
     RunsOn {
+        /// The new term.
+        term: Term,
+    },
+    /// The primary here was a Patroni node's, and its leader key becomes ours.
+    TakesOver {
         /// The new term.
         term: Term,
     },

@@ -85,11 +85,10 @@ impl Brain {
         };
         for (name, member) in &view.members {
             let votes = view.active_sync().is_none_or(|s| s.value.voters.contains(name));
-            let pledges = member.value.pgherd.is_some();
             if *name != self.node.name
                 && member.value.tags.may_lead()
                 && votes
-                && pledges
+                && member.value.state == "running"
                 && member.value.trouble.is_none()
                 && streaming.iter().any(|(n, _)| n == name)
             {

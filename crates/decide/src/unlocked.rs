@@ -167,6 +167,9 @@ impl Brain {
     pub(crate) fn vote(&mut self, now: Millis, view: &ClusterView, local: &LocalPostgres) -> Move {
         let ballot = self.ballot(now, view, local);
         let next = election::next_move(&ballot);
+        if matches!(next, Move::Wait(_)) {
+            self.ask_foreign(now, view, &ballot);
+        }
         self.note_waiting(now, &next);
         self.make_move(now, view, local, (next.clone(), &ballot));
         next
@@ -260,6 +263,7 @@ impl Brain {
             me: self.node.name.clone(),
             leader: self.accused(now, view),
             alive: self.alive(now, view, local),
+            foreign: self.foreign(now, view),
             sync: view.active_sync().map(|s| (s.value.clone(), s.mod_revision)),
             sync_revision: view.sync.as_ref().map_or(Revision(0), |s| s.mod_revision),
             term: view.term.as_ref().map(|t| (t.value.clone(), t.mod_revision)),

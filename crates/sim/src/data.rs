@@ -99,7 +99,7 @@ impl World {
             Act::Checkpoint => self.checkpoint(step),
             Act::ArchiveShutdownCheckpoint => Next::Done,
             // A hint that no safety rests on: here nobody gives it.
-            Act::AskTerms { .. } => Next::Done,
+            Act::AskTerms { .. } | Act::AskPositions { .. } => Next::Done,
             // Nobody in the simulation calls itself like another.
             Act::EndStrangers { .. } => Next::Done,
             Act::SyncSlots { wanted, expired } => {

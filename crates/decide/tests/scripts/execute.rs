@@ -128,6 +128,10 @@ impl World {
                 self.ask_terms(name, members);
                 Some(())
             }
+            Act::AskPositions { members, .. } => {
+                self.ask_positions(name, members);
+                Some(())
+            }
             Act::Exit { .. } => {
                 host.agent = None;
                 Some(())

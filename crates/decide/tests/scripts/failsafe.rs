@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use decide::foreign::ForeignAnswer;
 use decide::{Event, FailsafeAnswer, FailsafeClaim};
 use types::{MemberName, Millis, Term};
 
+use crate::data::Proc;
 use crate::world::World;
 
 impl World {
@@ -39,6 +41,31 @@ impl World {
             for action in agent.brain.step(now, Event::TermSeen { term }) {
                 self.perform(asking, action);
             }
+        }
+    }
+
+    /// What members of Patroni answer, told to the one that asks.
+    pub(crate) fn ask_positions(
+        &mut self,
+        asking: &MemberName,
+        members: &BTreeMap<MemberName, String>,
+    ) {
+        let answer = |name: &MemberName| {
+            let host = self.hosts.get(name).filter(|host| !host.deaf && !host.cut)?;
+            let data = host.data.as_ref()?;
+            match host.process {
+                Proc::Primary => Some(ForeignAnswer::Primary),
+                Proc::Standby => {
+                    Some(ForeignAnswer::Standby { timeline: data.timeline, lsn: data.end })
+                }
+                Proc::Stopped | Proc::Orphaned | Proc::NotReady(_) | Proc::Silent(_) => None,
+            }
+        };
+        let answers = members.keys().map(|name| (name.clone(), answer(name))).collect();
+        let now = self.now;
+        let Some(agent) = self.hosts.get_mut(asking).and_then(|h| h.agent.as_mut()) else { return };
+        for action in agent.brain.step(now, Event::Positions { answers }) {
+            self.perform(asking, action);
         }
     }
 

@@ -81,6 +81,10 @@ pub(crate) fn act(act: &Act) -> String {
             format!("asks {} whether it may go on", list(members.keys().map(MemberName::as_str)))
         }
         Act::Knock { leader, .. } => format!("knocks at {}'s PostgreSQL", leader.name),
+        Act::AskPositions { members, .. } => {
+            let asked = list(members.keys().map(MemberName::as_str));
+            format!("asks {asked} what they hold")
+        }
         Act::AskTerms { members, .. } => {
             format!("asks {} for the newest term", list(members.keys().map(MemberName::as_str)))
         }

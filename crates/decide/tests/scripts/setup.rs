@@ -235,7 +235,8 @@ impl World {
         let options = Options(words);
         options.only(&["term", "timeline", "unknown"])?;
         let lease = self.host(name)?.lease;
-        let patroni = self.host(name)?.patroni;
+        // A Patroni node's key, whoever has its name now.
+        let patroni = self.host(name)?.patroni || words.contains(&"unknown");
         self.set_cluster(words)?;
         let leader = MemberName::from(name);
         let record = TermRecord {

@@ -91,10 +91,10 @@ impl Store {
             Act::TakeLeadership(winner) => alive && winner_may(view, winner),
             Act::RetakeLeadership(retake) => {
                 alive
-                    && view.leader.is_none()
+                    && leader_key(view) == retake.leader
                     && fence == retake.fence
                     && sync == retake.sync_revision
-                    && view.term.as_ref().map(|t| t.mod_revision) == Some(retake.term_revision)
+                    && view.term.as_ref().map(|t| t.mod_revision) == retake.term_revision
             }
             Act::WriteFailsafe { leader_key, expected, .. } => {
                 owned(leader_key) && view.failsafe.as_ref().map(|f| f.mod_revision) == *expected

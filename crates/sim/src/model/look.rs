@@ -210,6 +210,7 @@ impl Election {
         Ballot {
             me: name(me),
             leader: store.leader.map(|key| accuse(key.rev)),
+            foreign: BTreeMap::new(),
             alive: state.ids().map(|id| (name(id), candidate.clone())).collect(),
             sync: Some((sync, revision)),
             sync_revision: revision,
