@@ -81,6 +81,7 @@ pub(crate) async fn execute<I: Instance>(context: Arc<Context<I>>, action: Actio
         | Act::Knock { .. }) => on_members(&context, id, act).await,
         Act::Exit { .. } => finished(id, Outcome::Done, None),
         act @ (Act::Initdb
+        | Act::Restore
         | Act::Clone { .. }
         | Act::Rewind { .. }
         | Act::Compare { .. }
@@ -170,10 +171,10 @@ async fn on_postgres<I: Instance>(context: &Arc<Context<I>>, act: Act) -> Result
     let instance = &context.instance;
     match act {
         Act::Initdb => {
-            context.recorded.expect_own().await?;
-            instance.initdb().await?;
+            bootstrap(context).await?;
         }
-        Act::Clone { source, term, replace } => copy(context, &source, term, replace).await?,
+        Act::Restore => copy(context, None, Term(0)).await?,
+        Act::Clone { source, term, replace: _ } => copy(context, Some(&source), term).await?,
         Act::Rewind { source, term: _ } => rewind(context, &source).await?,
         Act::Compare { leader, term } => {
             let (timeline, history) = instance.leader_history(&leader).await?;
@@ -221,16 +222,25 @@ async fn on_postgres<I: Instance>(context: &Arc<Context<I>>, act: Act) -> Result
     Ok(())
 }
 
+/// Until it is done, whatever stands in the data directory is no cluster.
+async fn bootstrap<I: Instance>(context: &Arc<Context<I>>) -> Result<(), Failure> {
+    let unfinished = context.recorded.in_progress() == Some(InProgress::Bootstrap);
+    context.recorded.expect_own().await?;
+    context.recorded.update(|d| d.in_progress = Some(InProgress::Bootstrap)).await?;
+    context.instance.bootstrap(unfinished).await?;
+    context.recorded.update(|d| d.in_progress = None).await?;
+    Ok(())
+}
+
 async fn copy<I: Instance>(
     context: &Arc<Context<I>>,
-    source: &Upstream,
+    source: Option<&Upstream>,
     term: Term,
-    replace: bool,
 ) -> Result<(), Failure> {
     // Before the copy can stand in place: whatever interrupts this, it never passes for the copy
     // that was here before.
     let begun = move |d: &mut Durable| {
-        d.in_progress = replace.then_some(InProgress::Rebuild);
+        d.in_progress = Some(InProgress::Rebuild);
         d.pledge = None;
         d.fresh_copy = true;
     };

@@ -12,6 +12,7 @@ mod execute;
 mod failsafe;
 mod guarding;
 mod heartbeat;
+mod hooks;
 mod journal;
 mod on_dcs;
 mod peer;

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::timeout;
-use types::{DataDir, Durable};
+use types::{DataDir, Durable, InProgress};
 
 use crate::state::{StateDir, StateError};
 
@@ -60,6 +60,11 @@ impl Recorded {
         self.write(|state| state.update(change)).await
     }
 
+    /// What was begun and not finished.
+    pub(crate) fn in_progress(&self) -> Option<InProgress> {
+        self.shown().durable.in_progress
+    }
+
     /// From now on a data directory that is found for the first time is our own initdb's.
     pub(crate) async fn expect_own(&self) -> Result<(), StateError> {
         self.write(StateDir::expect_own).await
@@ -85,7 +90,9 @@ impl Recorded {
         let DataDir::Present(control) = data_dir else {
             return shown.durable;
         };
-        if !shown.system_identifier.is_empty() {
+        // What a bootstrap has not finished is no copy of any cluster.
+        let unfinished = shown.durable.in_progress == Some(InProgress::Bootstrap);
+        if !shown.system_identifier.is_empty() || unfinished {
             return shown.durable;
         }
         let identifier = control.system_identifier.clone();

@@ -18,6 +18,7 @@ use crate::context::{Context, ContextParts, Limits};
 use crate::error::AgentError;
 use crate::guarding::Guard;
 use crate::heartbeat::{self, Heartbeats, Ingredients, PeerSecret};
+use crate::hooks;
 use crate::journal::Journal;
 use crate::preflight;
 use crate::signals::Signals;
@@ -381,7 +382,6 @@ fn instance_config(settings: &Static, dynamic: &Dynamic) -> Result<InstanceConfi
         .get("unix_socket_directories")
         .and_then(|dirs| dirs.split(',').map(str::trim).find(|d| d.starts_with('/')))
         .map_or_else(|| PathBuf::from(&beside), PathBuf::from);
-    let pg_hba = dynamic.postgresql.pg_hba.clone();
     Ok(InstanceConfig {
         member: settings.name.clone(),
         scope: settings.scope.clone(),
@@ -399,10 +399,11 @@ fn instance_config(settings: &Static, dynamic: &Dynamic) -> Result<InstanceConfi
         pgpass: section.pgpass.clone().unwrap_or_else(|| socket_dir.join("pgpass")),
         state_dir: settings.pgherd.state_dir.clone(),
         parameters: dynamic.postgresql.parameters.clone(),
-        pg_hba: pg_hba.or_else(|| settings.bootstrap.pg_hba.clone()).unwrap_or_default(),
+        pg_hba: dynamic.postgresql.pg_hba.clone().unwrap_or_default(),
         pg_ident: dynamic.postgresql.pg_ident.clone().unwrap_or_default(),
         initdb: settings.bootstrap.initdb.clone(),
-        basebackup: section.basebackup.clone(),
+        basebackup: dynamic.postgresql.hooks.basebackup.clone().unwrap_or_default(),
+        hooks: hooks::for_the_instance(settings, &dynamic),
         use_unix_socket: section.use_unix_socket,
         // This very program, whatever has become of the file: an upgrade may have replaced it, and
         // PostgreSQL's user may not reach it.

@@ -10,6 +10,7 @@ use serde_json::Value;
 use types::Millis;
 
 use crate::check::{Findings, check, word};
+use crate::hooks::{Hooks, declared_methods};
 use crate::keys::DYNAMIC;
 use crate::problem::{Problem, Warning};
 use crate::standby_cluster::StandbyCluster;
@@ -108,6 +109,8 @@ pub struct DynamicPostgresql {
     pub pg_hba: Option<Vec<String>>,
     /// Lines of pg_ident.conf.
     pub pg_ident: Option<Vec<String>>,
+    /// Commands, and what else stands in the node's file too.
+    pub hooks: Hooks,
 }
 
 /// `pgherd` of the dynamic configuration.
@@ -168,6 +171,7 @@ impl Default for DynamicPostgresql {
             parameters: BTreeMap::new(),
             pg_hba: None,
             pg_ident: None,
+            hooks: Hooks::default(),
         }
     }
 }
@@ -199,11 +203,12 @@ impl Dynamic {
     }
 
     pub(crate) fn from_tree(tree: &Node) -> Result<(Dynamic, Vec<Warning>), Vec<Problem>> {
-        let (errors, mut warnings) = sort(check(tree, DYNAMIC, &[]));
+        let (errors, mut warnings) = sort(check(tree, DYNAMIC, &declared_methods(tree)));
         if !errors.is_empty() {
             return Err(errors);
         }
         let mut dynamic = read(tree);
+        dynamic.postgresql.hooks = Hooks::read(tree, &mut warnings);
         adjust(&mut dynamic, &mut warnings);
         let errors = inconsistent(tree, &dynamic.pgherd);
         if !errors.is_empty() {
@@ -231,6 +236,7 @@ impl Dynamic {
         if theirs.pg_ident.is_some() {
             ours.pg_ident.clone_from(&theirs.pg_ident);
         }
+        ours.hooks = theirs.hooks.over(&ours.hooks);
         ours.parameters = crate::effective_parameters(self, &theirs.parameters).0;
         if let Some(margin) = local.pgherd.stop_margin {
             merged.pgherd.stop_margin = margin.min(longest_margin(self));
@@ -334,6 +340,7 @@ fn read_postgresql(get: &Getter<'_>) -> DynamicPostgresql {
         parameters: parameters(get.tree, "postgresql.parameters"),
         pg_hba: get.tree.at("postgresql.pg_hba").and_then(values::line_list),
         pg_ident: get.tree.at("postgresql.pg_ident").and_then(values::line_list),
+        hooks: Hooks::default(),
     }
 }
 

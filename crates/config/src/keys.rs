@@ -91,6 +91,10 @@ use Type::{
     Secret, Text,
 };
 
+const METHODS: &str = "How a copy is made, in order: basebackup, or sections with a command.";
+const METHODS_OLD: &str = "Older name of create_replica_methods.";
+const BASEBACKUP: &str = "Options of pg_basebackup.";
+
 /// Keys of the static file.
 pub(crate) const STATIC: &[Key] = &[
     used("scope", Text, "required", "The cluster's name; also PostgreSQL's cluster_name."),
@@ -180,12 +184,22 @@ pub(crate) const STATIC: &[Key] = &[
     ),
     used("tags", Any, "{}", "Member tags: nofailover, nosync, clonefrom, and others."),
     used("bootstrap.dcs", Any, "{}", "The dynamic configuration of a new cluster."),
-    used("bootstrap.method", Text, "initdb", "Only initdb for now."),
+    used(
+        "bootstrap.method",
+        Text,
+        "initdb",
+        "Or the name of a section beside it with the command that makes the new cluster.",
+    ),
     used("bootstrap.initdb", Options, "[]", "Options of initdb for a new cluster."),
-    used("bootstrap.pg_hba", Lines, "", "Lines of pg_hba.conf for a new cluster."),
-    not_yet("bootstrap.post_bootstrap", Text),
-    not_yet("bootstrap.post_init", Text),
-    not_yet("bootstrap.users", Any),
+    used("bootstrap.pg_hba", Lines, "", "Lines added to pg_hba.conf of a new cluster."),
+    used(
+        "bootstrap.post_bootstrap",
+        Text,
+        "",
+        "A command that gets a connection string when the new cluster accepts connections.",
+    ),
+    used("bootstrap.post_init", Text, "", "Older name of the same."),
+    quiet("bootstrap.users", Any),
     used("postgresql.listen", Address, "required", "`addr[,addr]:port`; `*` for all."),
     used("postgresql.connect_address", Address, "listen", "How others reach PostgreSQL."),
     not_yet("postgresql.proxy_address", Address),
@@ -241,9 +255,9 @@ pub(crate) const STATIC: &[Key] = &[
     not_yet("postgresql.recovery_conf", Any),
     not_yet("postgresql.custom_conf", Text),
     not_yet("postgresql.callbacks", Any),
-    used("postgresql.create_replica_methods", List, "basebackup", "Only basebackup for now."),
-    used("postgresql.create_replica_method", List, "basebackup", "Older name of the same."),
-    used("postgresql.basebackup", Options, "[]", "Options of pg_basebackup."),
+    used("postgresql.create_replica_methods", List, "basebackup", METHODS),
+    used("postgresql.create_replica_method", List, "basebackup", METHODS_OLD),
+    used("postgresql.basebackup", Options, "[]", BASEBACKUP),
     not_yet("postgresql.rewind", Options),
     used("postgresql.use_pg_rewind", Bool, "dynamic", "Beats the dynamic configuration."),
     used("postgresql.remove_data_directory_on_rewind_failure", Bool, "dynamic", "Likewise."),
@@ -318,8 +332,9 @@ pub(crate) const DYNAMIC: &[Key] = &[
     not_yet("postgresql.parameters_replica", Scalars),
     not_yet("postgresql.recovery_conf", Any),
     not_yet("postgresql.callbacks", Any),
-    not_yet("postgresql.create_replica_methods", Any),
-    not_yet("postgresql.basebackup", Any),
+    used("postgresql.create_replica_methods", List, "basebackup", METHODS),
+    used("postgresql.create_replica_method", List, "basebackup", METHODS_OLD),
+    used("postgresql.basebackup", Options, "[]", BASEBACKUP),
     not_yet("postgresql.rewind", Any),
     not_yet("postgresql.use_unix_socket", Any),
     not_yet("postgresql.use_unix_socket_repl", Any),

@@ -10,6 +10,7 @@
 mod check;
 mod dynamic;
 mod environment;
+mod hooks;
 mod keys;
 mod log;
 mod parameters;
@@ -27,6 +28,7 @@ pub use dynamic::{
     Dynamic, DynamicPgherd, DynamicPostgresql, FailoverMode, HEARTBEAT_INTERVAL_MAX,
     HEARTBEAT_INTERVAL_MIN, SynchronousMode,
 };
+pub use hooks::{Callback, CommandLine, CustomBootstrap, CustomMethod, Hooks, ReplicaMethod};
 pub use keys::reference;
 pub use log::{Log, LogLevel, LogPiece, LogShape};
 pub use parameters::{CONTROLLED, effective_parameters};

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde_json::Value;
 use types::Millis;
 
+use crate::hooks::{CommandLine, CustomBootstrap, Hooks};
 use crate::text::{HostPort, Secret};
 
 /// An option of a PostgreSQL program: `--name` or `--name=value`.
@@ -49,8 +50,12 @@ pub struct Bootstrap {
     pub dcs: Value,
     /// Options of initdb.
     pub initdb: Vec<ProgramOption>,
-    /// Lines of pg_hba.conf of a new cluster.
+    /// Lines that are added to pg_hba.conf of a new cluster.
     pub pg_hba: Option<Vec<String>>,
+    /// What makes the cluster instead of initdb.
+    pub custom: Option<CustomBootstrap>,
+    /// What is called with a connection string when the new cluster accepts connections.
+    pub post_bootstrap: Option<CommandLine>,
 }
 
 /// A role of the database.
@@ -96,8 +101,8 @@ pub struct PostgresqlSection {
     pub pg_hba: Option<Vec<String>>,
     /// Lines of pg_ident.conf.
     pub pg_ident: Option<Vec<String>>,
-    /// Options of pg_basebackup.
-    pub basebackup: Vec<ProgramOption>,
+    /// Commands, and what else the dynamic configuration may say too.
+    pub hooks: Hooks,
     /// Whether probes use the unix socket.
     pub use_unix_socket: bool,
     /// Limit of a start or stop.

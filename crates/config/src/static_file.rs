@@ -8,6 +8,7 @@ use types::{MemberName, Millis, Tags};
 
 use crate::check::check;
 use crate::dynamic::{Dynamic, is_ours, parameters};
+use crate::hooks::{self, Hooks};
 use crate::keys::STATIC;
 use crate::log::Log;
 use crate::problem::{ConfigError, Problem, Warning};
@@ -113,7 +114,7 @@ impl Reader {
         build: impl FnOnce(&mut Reader) -> Option<T>,
     ) -> Result<(T, Vec<Warning>), ConfigError> {
         let (tree, names) = sources.read()?;
-        let found = check(&tree, STATIC, &own_methods(&tree));
+        let found = check(&tree, STATIC, &hooks::declared_methods(&tree));
         let mut reader = Reader { tree, errors: found.refused, warnings: found.without_effect };
         reader.errors.extend(found.ill_typed);
         for problem in found.unknown {
@@ -397,9 +398,6 @@ impl Reader {
     }
 
     fn bootstrap(&mut self) -> Bootstrap {
-        if self.text("bootstrap.method").is_some_and(|method| method != "initdb") {
-            self.error("bootstrap.method", "only initdb is supported for now");
-        }
         let dcs = self.tree.at("bootstrap.dcs").cloned();
         let below = |problem: Problem| {
             let key = format!("bootstrap.dcs.{}", problem.key);
@@ -418,7 +416,20 @@ impl Reader {
                 self.errors.extend(problems);
             }
         }
+        let custom = hooks::custom_bootstrap(&self.tree, &mut self.errors);
+        let method = self.text("bootstrap.method").filter(|method| method != "initdb");
+        if let Some(method) = method.filter(|_| custom.is_none()) {
+            let text =
+                format!("bootstrap.{method} has no command; initdb is used, as Patroni does");
+            let at = self.tree.place_of("bootstrap.method");
+            self.warnings.push(Problem::new(at, "bootstrap.method", text));
+        }
+        let post = ["bootstrap.post_bootstrap", "bootstrap.post_init"];
+        let post_bootstrap =
+            post.iter().find_map(|key| hooks::command(&self.tree, key, &mut self.errors));
         Bootstrap {
+            custom,
+            post_bootstrap,
             dcs: dcs.map_or_else(|| Value::Object(Map::new()), |node| node.to_json()),
             initdb: self.tree.at("bootstrap.initdb").and_then(values::options).unwrap_or_default(),
             pg_hba: self.lines("bootstrap.pg_hba"),
@@ -426,7 +437,6 @@ impl Reader {
     }
 
     fn postgresql(&mut self) -> Option<PostgresqlSection> {
-        self.create_replica_methods();
         let addresses = self.listener("postgresql");
         let data_dir = self.required("postgresql.data_dir").map(PathBuf::from);
         if data_dir.as_ref().is_some_and(|dir| !dir.is_absolute()) {
@@ -434,7 +444,7 @@ impl Reader {
         }
         let authentication = self.authentication();
         let (listen, connect_address) = addresses?;
-        let basebackup = self.tree.at("postgresql.basebackup").and_then(values::options);
+        let hooks = Hooks::read(&self.tree, &mut self.errors);
         let timeout = self.tree.at("postgresql.pg_ctl_timeout").and_then(values::duration);
         let database = self.text("postgresql.database");
         Some(PostgresqlSection {
@@ -448,7 +458,7 @@ impl Reader {
             parameters: parameters(&self.tree, "postgresql.parameters"),
             pg_hba: self.lines("postgresql.pg_hba"),
             pg_ident: self.lines("postgresql.pg_ident"),
-            basebackup: basebackup.unwrap_or_default(),
+            hooks,
             use_unix_socket: self.boolean("postgresql.use_unix_socket").unwrap_or(false),
             pg_ctl_timeout: timeout.unwrap_or(PG_CTL_TIMEOUT_DEFAULT),
             use_pg_rewind: self.boolean("postgresql.use_pg_rewind"),
@@ -457,16 +467,6 @@ impl Reader {
             remove_data_directory_on_diverged_timelines: self
                 .boolean("postgresql.remove_data_directory_on_diverged_timelines"),
         })
-    }
-
-    fn create_replica_methods(&mut self) {
-        for key in METHOD_KEYS {
-            let methods = self.tree.at(key).and_then(values::comma_list).unwrap_or_default();
-            for method in methods.iter().filter(|m| *m != "basebackup") {
-                let text = format!("method {method} is not supported yet; basebackup is used");
-                self.warnings.push(Problem::new(self.tree.place_of(key), key, text));
-            }
-        }
     }
 
     fn authentication(&mut self) -> Option<Authentication> {
@@ -526,19 +526,6 @@ impl Reader {
             hold_limit: limit.unwrap_or(HOLD_LIMIT_DEFAULT),
         })
     }
-}
-
-const METHOD_KEYS: [&str; 2] =
-    ["postgresql.create_replica_methods", "postgresql.create_replica_method"];
-
-/// Sections that carry the name of a method that the file itself declares.
-fn own_methods(tree: &Node) -> Vec<String> {
-    let declared = METHOD_KEYS.iter().filter_map(|key| values::comma_list(tree.at(key)?));
-    let other = declared.flatten().filter(|method| method != "basebackup");
-    let mut paths: Vec<String> = other.map(|method| format!("postgresql.{method}")).collect();
-    let method = tree.at("bootstrap.method").and_then(values::text);
-    paths.extend(method.filter(|m| m != "initdb").map(|method| format!("bootstrap.{method}")));
-    paths
 }
 
 #[cfg(test)]

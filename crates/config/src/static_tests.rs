@@ -132,7 +132,11 @@ fn other_stores_and_tls_are_refused_with_the_way_over() {
         ("etcd3:", "etcd3:\n  cacert: /x", "etcd3.cacert: TLS to etcd is not supported yet"),
         ("etcd3:", "etcd3:\n  protocol: https", "etcd3.protocol: TLS to etcd is not supported yet"),
         ("name: node-1", "name: __patroni_strict_sync_replica_placeholder__", "name: is reserved"),
-        ("  initdb:", "  method: wal_e\n  initdb:", "bootstrap.method: only initdb"),
+        (
+            "  initdb:",
+            "  method: w\n  w: {command: a 'b}\n  initdb:",
+            "bootstrap.w.command: \"a 'b\" has a quote",
+        ),
         ("    ttl: 10", "    ttl: ten", "bootstrap.dcs.ttl: must be seconds"),
         ("  stop_margin: 500ms", "  state_dir: /data/pg/x", "pgherd.state_dir: must not be inside"),
         ("  connect_address: 10.0.0.5:8008", "", "restapi.connect_address: is required"),

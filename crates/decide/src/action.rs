@@ -256,11 +256,14 @@ pub enum Act {
     },
     /// Tell the guard that there is nothing to kill.
     StandDownGuard,
-    /// Create a new cluster beside the data directory and rename it into place when complete.
+    /// Create a new cluster, by initdb or the configured method: complete or not at all. Persists
+    /// `in_progress` before, and clears it after a success.
     Initdb,
+    /// Make a copy by a method that needs no leader, into an empty data directory. Persists
+    /// `in_progress` before, and `fresh_copy` and no term at the end.
+    Restore,
     /// Copy from `source` beside the data directory and rename into place when complete (I3).
-    /// Persists `in_progress` first when an old copy is replaced, and `fresh_copy` and `term` at
-    /// the end.
+    /// Persists `in_progress` first, and `fresh_copy` and `term` at the end.
     Clone {
         /// Whom to copy from.
         source: Upstream,
@@ -412,6 +415,7 @@ impl Act {
             | Act::ClearFailover { .. } => Lane::Dcs,
             Act::ArmGuard { .. } | Act::StandDownGuard => Lane::Guard,
             Act::Initdb
+            | Act::Restore
             | Act::Clone { .. }
             | Act::Rewind { .. }
             | Act::Start { .. }

@@ -44,7 +44,7 @@ pub(crate) enum Leadership {
 #[derive(Debug, Clone)]
 pub struct Brain {
     pub(crate) node: Node,
-    local_settings: Option<Arc<config::Static>>,
+    pub(crate) local_settings: Option<Arc<config::Static>>,
     pub(crate) dynamic: Dynamic,
     config_revision: Option<Revision>,
     pub(crate) view: Option<Arc<ClusterView>>,
@@ -70,8 +70,8 @@ pub struct Brain {
     pub(crate) peers: crate::suspicion::Peers,
     pub(crate) slots_at: Millis,
     pub(crate) slots_known: std::collections::BTreeSet<String>,
-    /// After a failed bootstrap: when this node may try again.
-    pub(crate) bootstrap_after: Millis,
+    /// The bootstrap failed: the race is given back, and this agent ends.
+    pub(crate) bootstrap_failed: bool,
     /// Since when a primary has been running here under our leader key without a claim of ours.
     no_claim_since: Option<Millis>,
     /// The start time of the server that ran when this agent began.
@@ -126,7 +126,7 @@ impl Brain {
             peers: crate::suspicion::Peers::default(),
             slots_at: Millis::ZERO,
             slots_known: std::collections::BTreeSet::new(),
-            bootstrap_after: Millis::ZERO,
+            bootstrap_failed: false,
             no_claim_since: None,
             found_running: None,
             unguarded_since: None,
@@ -292,6 +292,7 @@ impl Brain {
             Act::StandDownGuard
             | Act::Rewind { .. }
             | Act::Clone { .. }
+            | Act::Restore
             | Act::TouchMember { .. }
             | Act::TakeInitialize
             | Act::CancelInitialize
@@ -312,9 +313,9 @@ impl Brain {
             | Act::EndStrangers { .. }
             | Act::ForgetFreshCopy
             | Act::Exit { .. } => {}
-            Act::Initdb => self.leader.initdb_failed = !done,
             // An archive that does not take it is said, and no reason to stay down.
             Act::ArchiveShutdownCheckpoint => self.leader.archived_last = true,
+            Act::Initdb => self.bootstrap_failed = !done,
             Act::PublishHistory { .. }
             | Act::WriteSync { .. }
             | Act::Start { .. }
@@ -545,6 +546,15 @@ impl Brain {
         local: &LocalPostgres,
         leadership: &Leadership,
     ) {
+        let making = matches!(
+            self.lanes.running(Lane::Data),
+            Some(Act::Initdb | Act::Clone { .. } | Act::Restore)
+        );
+        if making {
+            // May take hours, and is begun anew.
+            self.stop_now(now, local, Reason::ShuttingDown);
+            return;
+        }
         if let Leadership::Mine { key, term } = leadership {
             self.renew_if_due(now, leadership, None);
             let why = Reason::ShuttingDown;

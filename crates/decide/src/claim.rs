@@ -131,7 +131,9 @@ impl Lanes {
                     // A race on the DCS was lost; the new view says what is next.
                     (_, 0) if lane == Lane::Dcs => Millis::ZERO,
                     // Each try copies the whole cluster.
-                    (Act::Clone { .. } | Act::Rewind { .. } | Act::Initdb, _) => pause_limit,
+                    (Act::Clone { .. } | Act::Restore | Act::Rewind { .. } | Act::Initdb, _) => {
+                        pause_limit
+                    }
                     (_, n) => Millis(RETRY_FIRST.0 << n.min(10)).min(pause_limit),
                 };
                 *failures = failures.saturating_add(1);

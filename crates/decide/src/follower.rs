@@ -142,7 +142,7 @@ impl Brain {
                 self.clone_from(now, leader, false);
                 return;
             }
-            DataDir::Unusable { .. } if local.durable.in_progress == Some(InProgress::Rebuild) => {
+            DataDir::Unusable { .. } if remade(local) => {
                 self.clone_from(now, leader, true);
                 return;
             }
@@ -151,7 +151,9 @@ impl Brain {
         };
         match local.durable.in_progress {
             Some(InProgress::Rewind) => self.rewind(now, control, leader, Reason::Unfinished),
-            Some(InProgress::Rebuild) => self.clone_from(now, leader, true),
+            Some(InProgress::Rebuild | InProgress::Bootstrap) => {
+                self.clone_from(now, leader, true);
+            }
             None => match compared_with(local, leader) {
                 None => self.compare(now, leader),
                 Some(compared) => {
@@ -407,6 +409,11 @@ fn leader_is(leader: &Leader) -> Reason {
 
 fn diverged(timeline: Timeline, leader_timeline: Timeline) -> Reason {
     Reason::Diverged { timeline, leader_timeline }
+}
+
+/// What stands in the data directory was never complete: it is made anew.
+fn remade(local: &LocalPostgres) -> bool {
+    matches!(local.durable.in_progress, Some(InProgress::Rebuild | InProgress::Bootstrap))
 }
 
 /// Whether this copy may take part in an election at all. Where nobody was promised anything, or by

@@ -51,8 +51,6 @@ pub(crate) struct LeaderMemory {
     /// The leader key of this revision is being given away: nothing becomes writable under
     /// it any more, whatever the answer was.
     pub(crate) releasing: Option<Revision>,
-    /// initdb failed; the bootstrap race is given back.
-    pub(crate) initdb_failed: bool,
     /// Why this leader gives way; its lease is not kept alive any more.
     pub(crate) unwell: Option<Fault>,
     /// PostgreSQL was told to promote in this term.

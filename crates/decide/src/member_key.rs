@@ -113,9 +113,16 @@ impl Brain {
     /// The state text of Patroni.
     fn state_text(&self, local: &LocalPostgres) -> &'static str {
         match self.lanes.running(Lane::Data) {
+            Some(Act::Initdb) if self.bootstraps_by_command() => {
+                return "running custom bootstrap script";
+            }
             Some(Act::Initdb) => return "initializing new cluster",
-            Some(Act::Clone { .. }) => return "creating replica",
+            Some(Act::Clone { .. } | Act::Restore) => return "creating replica",
             Some(Act::Stop { .. } | Act::StopForHandOver { .. }) => return "stopping",
+            _ if self.bootstrap_failed && self.bootstraps_by_command() => {
+                return "custom bootstrap failed";
+            }
+            _ if self.bootstrap_failed => return "initdb failed",
             _ => {}
         }
         match &local.process {
@@ -125,6 +132,10 @@ impl Brain {
             Process::Orphaned => "crashed",
             Process::Stopped => "stopped",
         }
+    }
+
+    fn bootstraps_by_command(&self) -> bool {
+        self.local_settings.as_ref().is_some_and(|local| local.bootstrap.custom.is_some())
     }
 
     /// Slots of every other member on every member, advanced to where the leader's are, so that a

@@ -3,12 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use config::ReplicaMethod;
 use types::{
-    ClusterView, Control, ControlState, DataDir, LocalPostgres, MemberName, Millis, Process,
-    Revision, Role, SyncState, Term, TermRecord, Timeline,
+    ClusterView, Control, ControlState, DataDir, InProgress, LocalPostgres, MemberName, Millis,
+    Process, Revision, Role, SyncState, Term, TermRecord, Timeline,
 };
 
-use crate::action::{Act, StartAs};
+use crate::action::{Act, Lane, StartAs};
 use crate::brain::{Brain, control_of};
 use crate::election::{self, Ballot, Candidate, Move, Waiting};
 use crate::follower::may_take_part;
@@ -46,8 +47,16 @@ impl Brain {
     }
 
     fn unlocked_stopped(&mut self, now: Millis, view: &ClusterView, local: &LocalPostgres) {
+        if self.lanes.running(Lane::Data).is_some() {
+            return;
+        }
+        let unfinished = local.durable.in_progress == Some(InProgress::Bootstrap);
         match &local.data_dir {
+            DataDir::Empty if view.system_identifier().is_some() => self.restore(now),
             DataDir::Empty => self.bootstrap(now, view),
+            DataDir::Unusable { .. } | DataDir::Present(_) if unfinished => {
+                self.bootstrap(now, view);
+            }
             DataDir::Unusable { .. } => {}
             DataDir::Present(_) if local.durable.in_progress.is_some() => {}
             DataDir::Present(control) => {
@@ -80,24 +89,28 @@ impl Brain {
     }
 
     fn bootstrap(&mut self, now: Millis, view: &ClusterView) {
-        if self.bootstrap_is_ours(view) {
-            if self.leader.initdb_failed {
-                self.leader.initdb_failed = false;
-                // Another member gets its turn first.
-                self.bootstrap_after = now.plus(self.dynamic.ttl);
-                self.issue(now, Act::CancelInitialize, Reason::BootstrapFailed);
-            } else if let Some(section) = &self.dynamic.standby_cluster {
-                let source = section.remote.clone();
-                let act = Act::Clone { source, term: Term(1), replace: false };
-                self.issue(now, act, Reason::WonBootstrap);
-            } else {
-                self.issue(now, Act::Initdb, Reason::WonBootstrap);
-            }
-        } else if now < self.bootstrap_after {
-            self.wake_at(self.bootstrap_after);
+        let ours = self.bootstrap_is_ours(view);
+        if self.bootstrap_failed {
+            // Another member gets its turn, or an operator has a look at what was left.
+            let act = if ours { Act::CancelInitialize } else { Act::Exit { code: 1 } };
+            self.issue(now, act, Reason::BootstrapFailed);
+        } else if let Some(section) = self.dynamic.standby_cluster.as_ref().filter(|_| ours) {
+            let source = section.remote.clone();
+            let act = Act::Clone { source, term: Term(1), replace: false };
+            self.issue(now, act, Reason::WonBootstrap);
+        } else if ours {
+            self.issue(now, Act::Initdb, Reason::WonBootstrap);
         } else if view.initialize.is_none() && self.node.may_bootstrap && self.node.tags.may_lead()
         {
             self.issue(now, Act::TakeInitialize, Reason::NoCluster);
+        }
+    }
+
+    /// The cluster has nobody to copy from; a backup may do.
+    fn restore(&mut self, now: Millis) {
+        let methods = self.dynamic.postgresql.hooks.methods();
+        if methods.iter().any(ReplicaMethod::needs_no_leader) {
+            self.issue(now, Act::Restore, Reason::NoLeader);
         }
     }
 
@@ -110,10 +123,10 @@ impl Brain {
     }
 
     fn finish_bootstrap(&mut self, now: Millis, control: &Control) {
-        let system_identifier = control.system_identifier.clone();
         let term = TermRecord {
             term: Term(1),
             leader: self.node.name.clone(),
+            // A restored cluster has had some.
             timeline: control.timeline,
             position: None,
         };
@@ -122,6 +135,7 @@ impl Brain {
             quorum: 0,
             voters: BTreeSet::new(),
         });
+        let system_identifier = control.system_identifier.clone();
         let act = Act::FinishBootstrap { system_identifier, term, sync };
         self.issue(now, act, Reason::WonBootstrap);
     }

@@ -17,7 +17,7 @@ const OUTPUT_BYTES_MAX: usize = 4096;
 
 /// What ties a child to the agent.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Tie {
+pub(crate) enum Tie {
     /// It dies with the agent: a tool whose work is begun anew.
     DiesWithUs,
     /// It has a session of its own and survives the agent (I7).
@@ -141,7 +141,7 @@ fn for_the_server(name: &str) -> bool {
 
 /// User and ties of a child.
 #[allow(unsafe_code)] // `pre_exec` has no safe twin; `setsid` in std is not stable
-fn prepare(command: &mut std::process::Command, user: Option<&OsUser>, tie: Tie) {
+pub(crate) fn prepare(command: &mut std::process::Command, user: Option<&OsUser>, tie: Tie) {
     if let Some(user) = user {
         command.uid(user.uid).gid(user.gid);
         if let Some(home) = std::env::var_os("HOME").filter(|_| user.uid == 0) {

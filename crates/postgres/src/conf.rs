@@ -116,6 +116,33 @@ fn upstream_of(conninfo: &str) -> Option<Upstream> {
 
 /// The contents of postgresql.conf. `dir` is where the server will find it.
 pub(crate) fn render(config: &InstanceConfig, dir: &Path, state: &ConfState) -> String {
+    let mut text = render_settings(config, dir, state);
+    text.push_str("\n# recovery.conf\n");
+    if let Some(upstream) = &state.upstream {
+        let json = serde_json::to_string(upstream).expect("an upstream is plain data");
+        text.push_str(&format!("{UPSTREAM_MARK}{json}\n"));
+    }
+    for (name, value) in recovery_settings(config, state) {
+        line(&mut text, name, &value);
+    }
+    text
+}
+
+/// That of a private server that recovers with these settings alone.
+pub(crate) fn render_bootstrap(
+    config: &InstanceConfig,
+    dir: &Path,
+    recovery: Option<&BTreeMap<String, String>>,
+) -> String {
+    let mut text = render_settings(config, dir, &ConfState::default());
+    text.push_str("\n# recovery.conf\n");
+    for (name, value) in recovery.into_iter().flatten() {
+        line(&mut text, name, value);
+    }
+    text
+}
+
+fn render_settings(config: &InstanceConfig, dir: &Path, state: &ConfState) -> String {
     let mut text = format!("{HEADER}include 'postgresql.base.conf'\n\n");
     for (name, value) in settings(config, state) {
         line(&mut text, &name, &value);
@@ -127,14 +154,6 @@ pub(crate) fn render(config: &InstanceConfig, dir: &Path, state: &ConfState) -> 
         if !config.parameters.contains_key(name) && !lines.is_empty() {
             line(&mut text, name, &dir.join(file).to_string_lossy());
         }
-    }
-    text.push_str("\n# recovery.conf\n");
-    if let Some(upstream) = &state.upstream {
-        let json = serde_json::to_string(upstream).expect("an upstream is plain data");
-        text.push_str(&format!("{UPSTREAM_MARK}{json}\n"));
-    }
-    for (name, value) in recovery_settings(config, state) {
-        line(&mut text, name, &value);
     }
     text
 }
@@ -317,6 +336,25 @@ pub(crate) fn pgpass(config: &InstanceConfig, upstream: &Upstream) -> String {
     text
 }
 
+/// The password file's lines for this instance itself.
+pub(crate) fn local_pgpass(config: &InstanceConfig) -> String {
+    let upstream = |host: &str| {
+        let name = config.member.clone();
+        Upstream { name, host: host.to_owned(), port: config.port }
+    };
+    ["localhost", &config.local_host()].map(|host| pgpass(config, &upstream(host))).concat()
+}
+
+/// The connection string to a server on a private socket.
+pub(crate) fn private_conninfo(config: &InstanceConfig, socket_dir: &Path) -> String {
+    let mut text = String::new();
+    pair(&mut text, "dbname", "postgres");
+    pair(&mut text, "user", &config.superuser.username);
+    pair(&mut text, "host", &socket_dir.to_string_lossy());
+    pair(&mut text, "port", &config.port.to_string());
+    text
+}
+
 /// The contents of pg_hba.conf or pg_ident.conf.
 pub(crate) fn render_lines(lines: &[String]) -> String {
     let mut text = HEADER.to_owned();
@@ -458,6 +496,7 @@ pub(crate) mod tests_support {
             pg_ident: Vec::new(),
             initdb: Vec::new(),
             basebackup: Vec::new(),
+            hooks: crate::hooks::Hooks::default(),
             use_unix_socket: true,
             use_slots: true,
             remote: None,

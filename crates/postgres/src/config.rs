@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use types::{MemberName, Millis};
 
+use crate::hooks::Hooks;
+
 /// A password. It never shows in debug output (I6).
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
@@ -104,6 +106,8 @@ pub struct InstanceConfig {
     pub initdb: Vec<ProgramOption>,
     /// Further options of pg_basebackup.
     pub basebackup: Vec<ProgramOption>,
+    /// Commands of the operator's for new data directories.
+    pub hooks: Hooks,
     /// Whether probes use the unix socket.
     pub use_unix_socket: bool,
     /// Whether standbys stream by slots, each by its own.

@@ -1,6 +1,6 @@
-//! Making a data directory: anew, as a copy of another member, or brought back by pg_rewind.
+//! Making a data directory as a copy of another member, or bringing it back by pg_rewind.
 //!
-//! Everything new is made beside the data directory (`<data_dir>.new`) and put in place by a rename
+//! A new copy is made beside the data directory (`<data_dir>.new`) and put in place by a rename
 //! when it is complete; the copy that stood there before is set aside then, not earlier (I3).
 
 use std::ffi::OsString;
@@ -8,29 +8,23 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
-use rustix::process::Signal;
 use types::{ControlState, Millis, Timeline, Upstream};
 
-use crate::command::{self, run_tool};
+use crate::command::run_tool;
 use crate::conf;
-use crate::config::{Credentials, InstanceConfig, ProgramOption};
+use crate::config::{InstanceConfig, ProgramOption};
 use crate::error::Error;
 use crate::files::{self, blocking};
 use crate::instance::{LocalInstance, read_control, write_files};
-use crate::lifecycle::{kill_in, log_tail, open_log, write_signal};
-use crate::processes::{DirId, Watched};
-use crate::sql::{self, identifier, literal, pause, within};
+use crate::lifecycle::{kill_in, write_signal};
+use crate::processes::DirId;
+use crate::sql::within;
 use crate::sync_rule::SyncRule;
 
-/// The limit for the private server of a bootstrap to start, and to stop.
-const PRIVATE_LIMIT: Millis = Millis(60_000);
-/// Between looks at the private server, in milliseconds.
-const PRIVATE_POLL_MS: u64 = 15;
-/// Options of initdb that are ours.
-const INITDB_REFUSED: [&str; 7] =
-    ["pgdata", "nosync", "no-sync", "pwfile", "sync-only", "version", "username"];
+/// The limit for what an earlier try left running to end.
+const LEFT_LIMIT: Millis = Millis(60_000);
 /// Options of pg_basebackup that are ours.
-const BASEBACKUP_REFUSED: [&str; 13] = [
+const BASEBACKUP_REFUSED: [&str; 12] = [
     "pgdata",
     "format",
     "wal-method",
@@ -42,17 +36,8 @@ const BASEBACKUP_REFUSED: [&str; 13] = [
     "port",
     "username",
     "password",
-    "checkpoint",
     "progress",
 ];
-/// What pg_rewind's role must be allowed to run (PostgreSQL's documentation of pg_rewind, "Notes").
-const REWIND_FUNCTIONS: [&str; 4] = [
-    "pg_ls_dir(text, boolean, boolean)",
-    "pg_stat_file(text, boolean)",
-    "pg_read_binary_file(text)",
-    "pg_read_binary_file(text, bigint, bigint, boolean)",
-];
-
 /// How far a copy has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct CopyProgress {
@@ -62,132 +47,7 @@ pub struct CopyProgress {
     pub total: u64,
 }
 
-pub(crate) async fn initdb(instance: &LocalInstance) -> Result<(), Error> {
-    let config = instance.config();
-    instance.require_stopped("create a cluster").await?;
-    require_place(&config, true)?;
-    let new = fresh_directory(instance).await?;
-    // The socket and the password stand where only PostgreSQL's user may look.
-    let private = config.socket_dir.join("pgherd-init");
-    let prepared = (config.clone(), private.clone());
-    blocking(move || prepare_private(&prepared.0, &prepared.1)).await?;
-    let made = make_cluster(instance, &new, &private).await;
-    let left = private.clone();
-    blocking(move || files::remove_tree(&left)).await?;
-    made?;
-    blocking(move || {
-        let placed = fs::rename(&new, &config.data_dir);
-        let placed = placed.and_then(|()| files::sync_parent(&config.data_dir));
-        placed.map_err(Error::file("rename the new cluster to", &config.data_dir))
-    })
-    .await
-}
-
-fn prepare_private(config: &InstanceConfig, private: &Path) -> Result<(), Error> {
-    let owner = config.os_user.as_ref();
-    files::make_dir(&config.socket_dir, 0o755, owner)?;
-    files::make_dir(&config.state_dir, 0o700, None)?;
-    files::remove_tree(private)?;
-    files::make_dir(private, 0o700, owner)?;
-    files::write_durably(&private.join("hba.conf"), "local all all trust\n", 0o600, owner)?;
-    if let Some(password) = &config.superuser.password {
-        let text = format!("{}\n", password.expose());
-        files::write_durably(&private.join("password"), &text, 0o600, owner)?;
-    }
-    Ok(())
-}
-
-async fn make_cluster(instance: &LocalInstance, new: &Path, private: &Path) -> Result<(), Error> {
-    let config = instance.config();
-    let arguments = initdb_arguments(&config, new, private);
-    run_tool(&config, &instance.programs().path("initdb"), &arguments, |_| {}).await?;
-    let roles = role_statements(&config);
-    if roles.is_empty() {
-        return Ok(());
-    }
-    let log = config.state_dir.join("postgres.log");
-    let (file, offset) = open_log(&log)?;
-    let (new_text, private_text) = (new.to_string_lossy(), private.to_string_lossy());
-    let arguments = [
-        "-D".to_owned(),
-        new_text.into_owned(),
-        "--listen_addresses=".to_owned(),
-        format!("--unix_socket_directories={private_text}"),
-        format!("--hba_file={private_text}/hba.conf"),
-        format!("--port={}", config.port),
-        "--logging_collector=off".to_owned(),
-    ];
-    let program = instance.programs().path("postgres");
-    let pid = command::spawn_server(&config, &program, &arguments, file)?;
-    let server = Watched::open(pid).map_err(Error::file("watch", &program))?;
-    let server = server.expect("our own child cannot be gone unburied");
-    let created = within(PRIVATE_LIMIT, "the creation of roles", async {
-        let client = loop {
-            match sql::connect_private(&config, private).await {
-                Ok(client) => break client,
-                Err(_) if server.is_dead() => {
-                    let log = log_tail(&log, offset);
-                    return Err(Error::EndedWhileStarting { log });
-                }
-                Err(_) => pause(PRIVATE_POLL_MS).await,
-            }
-        };
-        sql::row_sets(&client, "create the roles", &roles).await
-    });
-    let created = created.await;
-    let stopped = async {
-        server.signal(Signal::INT).map_err(Error::file("stop", &program))?;
-        server.exited().await;
-        Ok(())
-    };
-    let stopped = within(PRIVATE_LIMIT, "the stop of the new cluster", stopped).await;
-    if let Some(id) = DirId::of(new) {
-        within(PRIVATE_LIMIT, "the end of the new cluster's processes", kill_in(id)).await?;
-    }
-    created?;
-    stopped?;
-    let control = read_control(new)?;
-    if control.state == ControlState::ShutDown {
-        return Ok(());
-    }
-    Err(Error::refused(format!("the new cluster was not stopped cleanly: {:?}", control.state)))
-}
-
-fn initdb_arguments(config: &InstanceConfig, new: &Path, private: &Path) -> Vec<OsString> {
-    let given = |name: &str| config.initdb.iter().any(|(n, _)| n.trim_start_matches('-') == name);
-    let mut arguments = vec![
-        OsString::from("--pgdata"),
-        new.into(),
-        format!("--username={}", config.superuser.username).into(),
-        "--data-checksums".into(),
-    ];
-    if config.superuser.password.is_some() {
-        arguments.push("--pwfile".into());
-        arguments.push(private.join("password").into());
-        if !given("auth") && !given("auth-local") {
-            arguments.push("--auth-local=scram-sha-256".into());
-        }
-    } else if !given("auth") && !given("auth-local") {
-        arguments.push("--auth-local=trust".into());
-    }
-    if !given("auth") && !given("auth-host") {
-        arguments.push("--auth-host=scram-sha-256".into());
-    }
-    if !given("encoding") && !given("E") {
-        arguments.push("--encoding=UTF8".into());
-    }
-    let locale = |(name, _): &ProgramOption| {
-        let name = name.trim_start_matches('-');
-        name == "no-locale" || name.starts_with("locale") || name.starts_with("lc-")
-    };
-    if !config.initdb.iter().any(locale) {
-        arguments.push("--locale=C.UTF-8".into());
-    }
-    arguments.extend(options(&config.initdb, &INITDB_REFUSED, "initdb"));
-    arguments
-}
-
-fn options(given: &[ProgramOption], refused: &[&str], program: &str) -> Vec<OsString> {
+pub(crate) fn options(given: &[ProgramOption], refused: &[&str], program: &str) -> Vec<OsString> {
     let mut arguments = Vec::new();
     for (name, value) in given {
         let name = name.trim_start_matches('-');
@@ -207,41 +67,8 @@ fn options(given: &[ProgramOption], refused: &[&str], program: &str) -> Vec<OsSt
     arguments
 }
 
-/// The statements that create the replication and the rewind role; their passwords stay out of the
-/// server's log (I6).
-fn role_statements(config: &InstanceConfig) -> String {
-    let superuser = &config.superuser.username;
-    let password = |role: &Credentials| match &role.password {
-        Some(password) => format!(" PASSWORD {}", literal(password.expose())),
-        None => String::new(),
-    };
-    let mut text = String::new();
-    let replication = &config.replication;
-    if replication.username != *superuser {
-        let name = identifier(&replication.username);
-        text += &format!("CREATE ROLE {name} REPLICATION LOGIN{};", password(replication));
-    }
-    let rewind = config.rewind_role();
-    if rewind.username != *superuser {
-        let name = identifier(&rewind.username);
-        if rewind.username != replication.username {
-            text += &format!("CREATE ROLE {name} LOGIN{};", password(rewind));
-        }
-        for function in REWIND_FUNCTIONS {
-            text += &format!("GRANT EXECUTE ON FUNCTION pg_catalog.{function} TO {name};");
-        }
-    }
-    if text.is_empty() {
-        return text;
-    }
-    "SET log_statement = 'none'; SET log_min_duration_statement = -1; \
-     SET log_min_error_statement = 'panic'; SET password_encryption = 'scram-sha-256';"
-        .to_owned()
-        + &text
-}
-
 /// Refuses where a rename cannot put a new directory in place.
-fn require_place(config: &InstanceConfig, empty: bool) -> Result<(), Error> {
+pub(crate) fn require_place(config: &InstanceConfig, empty: bool) -> Result<(), Error> {
     let dir = &config.data_dir;
     if empty && !files::is_empty(dir).map_err(Error::file("read", dir))? {
         let shown = dir.display();
@@ -267,11 +94,11 @@ fn require_place(config: &InstanceConfig, empty: bool) -> Result<(), Error> {
 }
 
 /// An empty `<data_dir>.new`; what an earlier try left there is ended and removed.
-async fn fresh_directory(instance: &LocalInstance) -> Result<PathBuf, Error> {
+pub(crate) async fn fresh_directory(instance: &LocalInstance) -> Result<PathBuf, Error> {
     let config = instance.config();
     let new = config.beside(".new");
     if let Some(id) = DirId::of(&new) {
-        within(PRIVATE_LIMIT, "the end of an earlier try", kill_in(id)).await?;
+        within(LEFT_LIMIT, "the end of an earlier try", kill_in(id)).await?;
     }
     let path = new.clone();
     blocking(move || {
@@ -282,13 +109,13 @@ async fn fresh_directory(instance: &LocalInstance) -> Result<PathBuf, Error> {
     Ok(new)
 }
 
-pub(crate) async fn clone_from(
+/// A copy by pg_basebackup.
+pub(crate) async fn basebackup(
     instance: &LocalInstance,
     upstream: &Upstream,
-    progress: impl Fn(CopyProgress) + Send + Sync,
+    progress: &(impl Fn(CopyProgress) + Send + Sync),
 ) -> Result<(), Error> {
     let config = instance.config();
-    instance.require_stopped("replace the data directory").await?;
     require_place(&config, false)?;
     let new = fresh_directory(instance).await?;
     write_pgpass(instance, upstream).await?;
@@ -296,13 +123,12 @@ pub(crate) async fn clone_from(
         OsString::from("--pgdata"),
         new.clone().into(),
         "--wal-method=stream".into(),
-        "--checkpoint=fast".into(),
         "--progress".into(),
         "--no-password".into(),
         "--dbname".into(),
         conf::source_conninfo(&config, upstream, &config.replication).into(),
     ];
-    arguments.extend(options(&config.basebackup, &BASEBACKUP_REFUSED, "pg_basebackup"));
+    arguments.extend(basebackup_options(&config, instance.programs().major));
     let program = instance.programs().path("pg_basebackup");
     let line = |line: &str| {
         if let Some(seen) = parse_progress(line) {
@@ -313,12 +139,29 @@ pub(crate) async fn clone_from(
     instance.require_stopped("replace the data directory").await?;
     let upstream = upstream.clone();
     blocking(move || {
-        complete(&config, &new, upstream)?;
+        complete(&config, &new, Some(upstream))?;
         put_in_place(&config, &new)
     })
-    .await?;
-    instance.memory().forget_copy();
-    Ok(())
+    .await
+}
+
+/// The operator's options; a copy does not wait for the next checkpoint unless they say so.
+fn basebackup_options(config: &InstanceConfig, major: u32) -> Vec<OsString> {
+    let named = |(name, _): &ProgramOption, wanted: &str| name.trim_start_matches('-') == wanted;
+    let mut given = config.basebackup.clone();
+    if !given.iter().any(|option| named(option, "checkpoint")) {
+        given.push(("checkpoint".to_owned(), Some("fast".to_owned())));
+    }
+    // What the client compresses is no data directory.
+    given.retain(|option| {
+        let by_server = option.1.as_ref().is_some_and(|value| value.starts_with("server"));
+        let kept = !named(option, "compress") || (major >= 15 && by_server);
+        if !kept {
+            tracing::warn!("pg_basebackup's option compress must begin with server-; left out");
+        }
+        kept
+    });
+    options(&given, &BASEBACKUP_REFUSED, "pg_basebackup")
 }
 
 /// `  23456/23456 kB (100%), 1/1 tablespace`.
@@ -331,17 +174,24 @@ fn parse_progress(line: &str) -> Option<CopyProgress> {
 
 /// Makes a copied or rewound directory a standby of `upstream` with our configuration; the files
 /// that came along are the source's.
-fn complete(config: &InstanceConfig, dir: &Path, upstream: Upstream) -> Result<(), Error> {
+pub(crate) fn complete(
+    config: &InstanceConfig,
+    dir: &Path,
+    upstream: Option<Upstream>,
+) -> Result<(), Error> {
     write_signal(config, &dir.join("standby.signal"))?;
     files::remove_if_present(&dir.join("recovery.signal"))?;
     write_files(config, dir, |state| {
-        state.upstream = Some(upstream);
+        state.upstream = upstream;
         state.sync = SyncRule::Off;
     })?;
     Ok(())
 }
 
-async fn write_pgpass(instance: &LocalInstance, upstream: &Upstream) -> Result<(), Error> {
+pub(crate) async fn write_pgpass(
+    instance: &LocalInstance,
+    upstream: &Upstream,
+) -> Result<(), Error> {
     let (config, upstream) = (instance.config(), upstream.clone());
     blocking(move || crate::instance::write_pgpass(&config, &upstream)).await
 }
@@ -416,7 +266,7 @@ pub(crate) async fn rewind_from(
         )));
     }
     let upstream = upstream.clone();
-    blocking(move || complete(&config, &config.data_dir.clone(), upstream)).await?;
+    blocking(move || complete(&config, &config.data_dir.clone(), Some(upstream))).await?;
     instance.memory().forget_copy();
     Ok(())
 }
@@ -522,16 +372,5 @@ mod tests {
         let aside = set_aside(&config).unwrap();
         assert_eq!(aside.len(), 1);
         assert_eq!(read(&aside[0].1), "b");
-    }
-
-    #[test]
-    fn options_of_ours_are_refused() {
-        let given = [
-            ("pgdata".to_owned(), Some("/x".to_owned())),
-            ("locale".to_owned(), Some("C".to_owned())),
-            ("no-instructions".to_owned(), None),
-        ];
-        let taken = options(&given, &INITDB_REFUSED, "initdb");
-        assert_eq!(taken, ["--locale=C", "--no-instructions"]);
     }
 }

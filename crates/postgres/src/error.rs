@@ -37,6 +37,14 @@ pub enum Error {
         /// The end of what it printed.
         output: String,
     },
+    /// A command of the operator's failed.
+    #[error("{what} failed: {outcome}")]
+    Hook {
+        /// What it is for, and the program.
+        what: String,
+        /// Its exit status, or why it did not run.
+        outcome: String,
+    },
     /// PostgreSQL could not be reached.
     #[error("cannot connect to PostgreSQL at {address}: {message}")]
     Connect {

@@ -1,5 +1,6 @@
 //! The one instance that an agent looks after: shared state of all operations.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -51,6 +52,8 @@ struct Shared {
     memory: Mutex<Memory>,
     /// pg_rewind and the like work in the data directory.
     tool_runs: AtomicBool,
+    /// A data directory is being made in its place: nothing of it is shown.
+    hidden: AtomicBool,
     /// Reads what stands in the data directory.
     reader: Helper,
     trials: Trials,
@@ -100,6 +103,7 @@ impl LocalInstance {
                 postmaster: watch::Sender::new(None),
                 memory: Mutex::default(),
                 tool_runs: AtomicBool::new(false),
+                hidden: AtomicBool::new(false),
                 reader: Helper::default(),
                 trials: Trials::default(),
             }),
@@ -285,6 +289,16 @@ impl LocalInstance {
         ToolMark(&self.shared.tool_runs)
     }
 
+    /// Shows nothing of the data directory, and no trial in it, until both marks are dropped.
+    pub(crate) fn hide(&self) -> (ToolMark<'_>, ToolMark<'_>) {
+        self.shared.hidden.store(true, Ordering::Relaxed);
+        (self.tool_mark(), ToolMark(&self.shared.hidden))
+    }
+
+    pub(crate) fn is_hidden(&self) -> bool {
+        self.shared.hidden.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn tool_runs(&self) -> bool {
         self.shared.tool_runs.load(Ordering::Relaxed)
     }
@@ -447,17 +461,9 @@ pub(crate) fn write_files(
 ) -> Result<bool, Error> {
     let (owner, mode) = (config.os_user.as_ref(), files::mode_in(dir));
     let main = dir.join("postgresql.conf");
-    let base = dir.join("postgresql.base.conf");
     let mut state = conf_state_in(dir)?;
     change(&mut state);
-    if !base.exists() {
-        if main.exists() {
-            let renamed = std::fs::rename(&main, &base).and_then(|()| files::sync_parent(&base));
-            renamed.map_err(Error::file("rename", &main))?;
-        } else {
-            files::write_durably(&base, "", mode, owner)?;
-        }
-    }
+    keep_original(config, dir)?;
     let auto = dir.join("postgresql.auto.conf");
     let text = std::fs::read_to_string(&auto).unwrap_or_default();
     let mut changed = match conf::clean_auto_conf(&text) {
@@ -480,6 +486,40 @@ pub(crate) fn write_files(
     let text = conf::render(config, &config.data_dir, &state);
     changed |= files::write_durably(&main, &text, mode, owner)?;
     Ok(changed)
+}
+
+/// The configuration file that somebody else wrote becomes the one that ours includes.
+fn keep_original(config: &InstanceConfig, dir: &Path) -> Result<(), Error> {
+    let main = dir.join("postgresql.conf");
+    let base = dir.join("postgresql.base.conf");
+    if base.exists() {
+        return Ok(());
+    }
+    if main.exists() {
+        let renamed = std::fs::rename(&main, &base).and_then(|()| files::sync_parent(&base));
+        return renamed.map_err(Error::file("rename", &main));
+    }
+    files::write_durably(&base, "", files::mode_in(dir), config.os_user.as_ref())?;
+    Ok(())
+}
+
+/// Writes postgresql.conf for the private server of a bootstrap, which recovers with these
+/// settings, or with what stands in postgresql.auto.conf (`keep`).
+pub(crate) fn write_bootstrap_files(
+    config: &InstanceConfig,
+    dir: &Path,
+    recovery: Option<&BTreeMap<String, String>>,
+    keep: bool,
+) -> Result<(), Error> {
+    let (owner, mode) = (config.os_user.as_ref(), files::mode_in(dir));
+    keep_original(config, dir)?;
+    let auto = dir.join("postgresql.auto.conf");
+    if !keep && let Some(clean) = conf::clean_auto_conf(&read_or_empty(&auto)?) {
+        files::write_durably(&auto, &clean, mode, owner)?;
+    }
+    let text = conf::render_bootstrap(config, &config.data_dir, recovery);
+    files::write_durably(&dir.join("postgresql.conf"), &text, mode, owner)?;
+    Ok(())
 }
 
 /// Writes libpq's password file for one upstream.

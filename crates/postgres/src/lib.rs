@@ -8,6 +8,7 @@
 //! in a password file of mode 0600 and nowhere else) and I7 (the server survives the agent).
 
 mod archive;
+mod bootstrap;
 mod command;
 mod conf;
 mod config;
@@ -16,6 +17,7 @@ mod disk;
 mod disk_helper;
 mod error;
 mod files;
+mod hooks;
 mod identity;
 mod instance;
 mod lead;
@@ -24,6 +26,7 @@ mod lowered;
 mod observe;
 mod processes;
 mod receive;
+mod replica;
 mod setup;
 mod sql;
 mod sync_rule;
@@ -38,6 +41,7 @@ pub use config::{Credentials, InstanceConfig, OsUser, ProgramOption, Remote, Sec
 pub use copy::CopyProgress;
 pub use disk_helper::run_disk_helper;
 pub use error::{Error, SetupError};
+pub use hooks::{CustomBootstrap, CustomMethod, Hooks, ReplicaMethod, hook_command};
 pub use instance::LocalInstance;
 pub use lead::PromotePlan;
 pub use lifecycle::{HandOver, StartAs, Started, StopMode};
@@ -61,14 +65,17 @@ pub trait Instance: Send + Sync + 'static {
     /// them; what needs a restart shows as `pending_restart`. Returns whether any file changed.
     fn apply(&self, config: InstanceConfig) -> impl Future<Output = Result<bool, Error>> + Send;
 
-    /// Creates a cluster: complete with roles, or not at all.
-    fn initdb(&self) -> impl Future<Output = Result<(), Error>> + Send;
+    /// Creates a cluster, by initdb or by the configured command: complete with roles, or not at
+    /// all; what a failure leaves is renamed to `<data_dir>.failed`. `unfinished` says that what
+    /// stands in the data directory was left by such a try that was cut off.
+    fn bootstrap(&self, unfinished: bool) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Replaces the data directory by a copy of the upstream's, made a standby of it; the old one
-    /// is set aside when the new one is complete (I3).
+    /// Replaces the data directory by a copy of the upstream's, made a standby of it, by the first
+    /// of the configured methods that works; the old one is set aside (I3): by pg_basebackup when
+    /// the new one is complete. Without an upstream, by a method that needs no leader.
     fn clone_from<F>(
         &self,
-        upstream: &Upstream,
+        upstream: Option<&Upstream>,
         progress: F,
     ) -> impl Future<Output = Result<(), Error>> + Send
     where
@@ -225,15 +232,15 @@ impl Instance for LocalInstance {
         Ok(changed)
     }
 
-    async fn initdb(&self) -> Result<(), Error> {
-        copy::initdb(self).await
+    async fn bootstrap(&self, unfinished: bool) -> Result<(), Error> {
+        bootstrap::bootstrap(self, unfinished).await
     }
 
-    async fn clone_from<F>(&self, upstream: &Upstream, progress: F) -> Result<(), Error>
+    async fn clone_from<F>(&self, upstream: Option<&Upstream>, progress: F) -> Result<(), Error>
     where
         F: Fn(CopyProgress) + Send + Sync,
     {
-        copy::clone_from(self, upstream, progress).await
+        replica::clone_from(self, upstream, progress).await
     }
 
     async fn rewind_from(&self, upstream: &Upstream) -> Result<(), Error> {

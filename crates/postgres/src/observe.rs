@@ -63,6 +63,10 @@ const PENDING: &str = "SELECT name, setting, pending_restart FROM pg_settings \
 /// Observes the instance. Nothing is read of the data directory here: the helper is asked, so that
 /// a disk that hangs costs time and nothing else. What does not answer is shown as it was last.
 pub(crate) async fn observe(instance: &LocalInstance) -> Observation {
+    if instance.is_hidden() {
+        let (data_dir, process) = (DataDir::Empty, Process::Stopped);
+        return Observation { data_dir, process, health: Health::default() };
+    }
     let looked = instance.look().await;
     let (look, unread) = {
         let memory = instance.memory();

@@ -731,13 +731,13 @@ async fn nothing_is_copied_from_a_standby() {
         let before = ends().await;
         let refusals = [
             c.instance.rewind_from(&b.upstream()).await.unwrap_err().to_string(),
-            c.instance.clone_from(&b.upstream(), |_| {}).await.unwrap_err().to_string(),
+            c.instance.clone_from(Some(&b.upstream()), |_| {}).await.unwrap_err().to_string(),
         ];
         for refusal in refusals {
             assert!(refusal.contains("server is in hot standby mode"), "{refusal}");
         }
         assert_eq!(ends().await, before, "the copy is as it was");
-        c.instance.clone_from(&a.upstream(), |_| {}).await.unwrap();
+        c.instance.clone_from(Some(&a.upstream()), |_| {}).await.unwrap();
     }
 }
 

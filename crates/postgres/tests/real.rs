@@ -41,7 +41,7 @@ async fn files_and_roles(a: &Node) {
     assert_eq!(roles.await, ["postgres", "replicator", "rewind_user"]);
     let log = std::fs::read_to_string(config.state_dir.join("postgres.log")).unwrap();
     assert!(!log.contains("rep:") && !log.contains("rewind pass"), "I6: {log}");
-    let error = a.instance.initdb().await.unwrap_err();
+    let error = a.instance.bootstrap(false).await.unwrap_err();
     assert!(error.to_string().contains("stop it first"), "{error}");
     let seen = running(a).await;
     assert!(!seen.server.pending_restart && seen.server.version >= 140_000);
@@ -205,7 +205,7 @@ async fn other_operations(a: &Node, b: &Node) {
     let seen = control(a).await;
     assert_eq!(seen.state, ControlState::ShutDownInRecovery);
     assert_eq!(a.instance.observe().await.process, Process::Stopped);
-    a.instance.clone_from(&b.upstream(), |_| {}).await.unwrap();
+    a.instance.clone_from(Some(&b.upstream()), |_| {}).await.unwrap();
     assert_eq!(a.instance.set_aside().len(), 1);
     b.instance.stop(StopMode::Immediate, LIMIT).await.unwrap();
     assert_eq!(b.instance.observe().await.process, Process::Stopped);

@@ -82,6 +82,8 @@ impl World {
             Act::ArmGuard { kill_at } => self.arm_guard(step.node, Some(kill_at.0)),
             Act::StandDownGuard => self.arm_guard(step.node, None),
             Act::Initdb => self.initdb(step),
+            // No member of the simulation has a backup.
+            Act::Restore => Next::Failed,
             Act::Clone { source, term, replace } => self.copy(step, source, *term, *replace),
             Act::Rewind { source, term } => self.rewind(step, source, *term),
             Act::Compare { leader, term } => self.compare(step, leader, *term),

@@ -408,8 +408,10 @@ pub struct DurablePledge {
 pub enum InProgress {
     /// pg_rewind.
     Rewind,
-    /// A new copy that replaces the old one.
+    /// A new copy.
     Rebuild,
+    /// The making of a new cluster, in the place of the data directory.
+    Bootstrap,
 }
 
 /// The outcome of a comparison with a leader.

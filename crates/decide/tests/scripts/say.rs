@@ -48,6 +48,7 @@ pub(crate) fn act(act: &Act) -> String {
         Act::ArmGuard { kill_at } => format!("arms the guard to kill at {}", seconds(kill_at.0)),
         Act::StandDownGuard => "stands the guard down".to_owned(),
         Act::Initdb => "runs initdb".to_owned(),
+        Act::Restore => "restores a backup".to_owned(),
         Act::Clone { source, replace: false, .. } => format!("copies {}", source.name),
         Act::Clone { source, replace: true, .. } => {
             format!("copies {} in place of the old copy", source.name)

@@ -267,7 +267,7 @@ async fn template(bin_dir: &Path) -> Arc<Template> {
     // Small segments: less to copy.
     config.initdb.push(("wal-segsize".to_owned(), Some("1".to_owned())));
     assert!(!node.instance.apply(config).await.unwrap(), "there is no file yet");
-    node.instance.initdb().await.unwrap();
+    node.instance.bootstrap(false).await.unwrap();
     let template = Arc::new(Template { base: directory() });
     let data_dir = node.instance.config().data_dir.clone();
     std::fs::rename(data_dir, template.base.path().join("data")).unwrap();
@@ -388,7 +388,7 @@ pub fn any(number: usize, names: &[&Node]) -> SyncRule {
 }
 
 pub async fn new_primary(node: &Node) {
-    node.instance.initdb().await.unwrap();
+    node.instance.bootstrap(false).await.unwrap();
     node.start(StartAs::Primary).await;
 }
 
@@ -399,7 +399,7 @@ pub async fn new_standby(node: &Node, of: &Node) {
     let progress = |p: postgres::CopyProgress| {
         bytes.store(p.done, std::sync::atomic::Ordering::Relaxed);
     };
-    node.instance.clone_from(&of.upstream(), progress).await.unwrap();
+    node.instance.clone_from(Some(&of.upstream()), progress).await.unwrap();
     assert!(bytes.into_inner() > 1_000_000, "progress was reported");
     let upstream = Some(of.upstream());
     node.instance.start(StartAs::Standby { upstream }, LIMIT).await.unwrap();
@@ -462,6 +462,7 @@ fn config(
         pg_hba: pg_hba.map(str::to_owned).to_vec(),
         pg_ident: Vec::new(),
         initdb: Vec::new(),
+        hooks: postgres::Hooks::default(),
         basebackup: vec![("no-sync".to_owned(), None)],
         use_unix_socket: true,
         use_slots: true,
