@@ -106,7 +106,7 @@ async fn original(a: &Node, shelf: &Shelf, bin_dir: &Path) {
     assert_eq!(a.sql("SELECT x FROM t").await, written);
     let (backup, port) = (shelf.shown("backup"), a.instance.config().port);
     let command = format!(
-        "PGPASSWORD=\"super ' secret\" {}/pg_basebackup -D {backup} -c fast -X none \
+        "PGPASSWORD=\"super ' secret\" {}/pg_basebackup -D {backup} -c fast -X fetch \
          -h 127.0.0.1 -p {port} -U postgres",
         bin_dir.display()
     );
