@@ -81,6 +81,11 @@ impl Guard {
     }
 
     async fn arm_guard(&self, kill_at: Millis) -> io::Result<()> {
+        if self.watchdog.is_played() {
+            let (stood_down, joined) = self.call(Keeper::stand_down).await?;
+            warn_of_another(joined);
+            return stood_down;
+        }
         let (armed, joined) = self.call(move |keeper| keeper.arm(kill_at.0)).await?;
         warn_of_another(joined);
         armed
@@ -153,7 +158,8 @@ mod tests {
             Timing { ttl: Millis(30_000), loop_wait: Millis(10_000), stop_margin: Millis(1) };
         let device = directory.join("watchdog");
         let driver = WatchdogDriver::Testing;
-        let settings = config::Watchdog { mode, device, safety_margin: 5, driver };
+        let played = false;
+        let settings = config::Watchdog { mode, device, safety_margin: 5, driver, played };
         let watchdog = Watchdog::new(settings, timing);
         // Another guard cannot be started.
         Guard::new("/bin/false".into(), directory.to_owned(), directory.to_owned(), watchdog)
@@ -173,7 +179,7 @@ mod tests {
         guard.stand_down().await.expect("both");
         drop(guard);
         let device = std::fs::read_to_string(directory.path().join("watchdog")).expect("read");
-        assert_eq!(device, "1V");
+        assert_eq!(device, "Ctimeout=25\n1V");
         let deadline = format!("1 deadline {}", kill_at.0);
         assert_eq!(server.join().expect("ends"), ["1 ping", "1 ping", &deadline, "1 standdown"]);
     }
@@ -188,7 +194,7 @@ mod tests {
         guard.arm(clock::now().plus(Millis(29_000))).await.expect_err("refused");
         drop(guard);
         let device = std::fs::read_to_string(directory.path().join("watchdog")).expect("read");
-        assert_eq!(device, "1V");
+        assert_eq!(device, "Ctimeout=25\n1V");
         server.join().expect("ends");
     }
 

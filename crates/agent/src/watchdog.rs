@@ -115,6 +115,11 @@ impl Watchdog {
         self.state().settings.mode == WatchdogMode::Required
     }
 
+    /// A test plays the machine that the device resets.
+    pub(crate) fn is_played(&self) -> bool {
+        self.state().settings.played
+    }
+
     /// Says once, at start, whether the device can be used. It is not opened: that would start its
     /// clock.
     pub(crate) async fn announce(&self) {
@@ -124,6 +129,12 @@ impl Watchdog {
         };
         if mode == WatchdogMode::Off {
             return;
+        }
+        if self.is_played() {
+            tracing::warn!(
+                "watchdog.driver is testing: NOTHING ends a primary whose agent hangs; only for \
+                 tests"
+            );
         }
         let Err(error) = self.check().await else { return };
         let device = device.display();

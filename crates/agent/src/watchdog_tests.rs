@@ -14,7 +14,7 @@ const TIMING: Timing =
     Timing { ttl: Millis(30_000), loop_wait: Millis(10_000), stop_margin: Millis(1_000) };
 
 fn settings(mode: WatchdogMode, device: &Path, driver: WatchdogDriver) -> config::Watchdog {
-    config::Watchdog { mode, device: device.to_owned(), safety_margin: 5, driver }
+    config::Watchdog { mode, device: device.to_owned(), safety_margin: 5, driver, played: false }
 }
 
 fn testing(mode: WatchdogMode, device: &Path) -> Watchdog {
@@ -44,13 +44,33 @@ impl Fifo {
     }
 
     /// What was written since the last call.
+    /// What was written, without the line that names the timeout.
     fn take(&mut self) -> String {
+        let (timeouts, rest) = self.take_all();
+        let named = timeouts.iter().all(|secs| ["25", "2"].contains(&secs.as_str()));
+        assert!(named, "{timeouts:?}");
+        rest
+    }
+
+    /// The timeouts that were written, and everything else.
+    fn take_all(&mut self) -> (Vec<String>, String) {
         let mut taken = Vec::new();
         match self.reader.read_to_end(&mut taken) {
             Ok(_) => {}
             Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
         }
-        String::from_utf8(taken).expect("letters")
+        let text = String::from_utf8(taken).expect("letters");
+        let (mut timeouts, mut rest) = (Vec::new(), String::new());
+        for (index, part) in text.split("Ctimeout=").enumerate() {
+            match part.split_once('\n') {
+                Some((secs, after)) if index > 0 => {
+                    timeouts.push(secs.to_owned());
+                    rest.push_str(after);
+                }
+                Some(_) | None => rest.push_str(part),
+            }
+        }
+        (timeouts, rest)
     }
 
     /// Whether the last writer has closed it.
@@ -162,7 +182,7 @@ async fn a_file_is_no_watchdog_unless_it_is_a_test() {
     null.arm(far()).await.expect_err("refused");
     assert!(null.trouble().await.is_some(), "what failed in use is not trusted for its looks");
     testing(WatchdogMode::Required, &path).arm(far()).await.expect("fed");
-    assert_eq!(content(), "1");
+    assert_eq!(content(), "Ctimeout=25\n1");
 }
 
 #[tokio::test]

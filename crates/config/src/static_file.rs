@@ -364,6 +364,9 @@ impl Reader {
             device: self.path("watchdog.device").unwrap_or_else(|| WATCHDOG_DEFAULT.into()),
             safety_margin: safety_margin.unwrap_or(WATCHDOG_MARGIN_DEFAULT),
             driver,
+            played: mode != WatchdogMode::Off
+                && driver == WatchdogDriver::Testing
+                && self.tree.at("pgherd").is_none(),
         }
     }
 

@@ -170,6 +170,15 @@ fn the_watchdog_is_patronis() {
         assert_eq!(watchdog.device, PathBuf::from("/dev/watchdog"));
         assert_eq!((watchdog.safety_margin, watchdog.driver), (5, WatchdogDriver::Default));
     }
+    // A test of Patroni's plays the machine; with a section of ours, as here, the guard stays.
+    let played = |section: &str, ours: bool| {
+        let text = changed("tags:\n", &format!("{section}\ntags:\n"));
+        let plain = text.split("pgherd:").next().expect("the sections before ours").to_owned();
+        node(if ours { &text } else { &plain }).expect("usable").0.watchdog.played
+    };
+    assert!(played("watchdog: {driver: testing}", false));
+    assert!(!played("watchdog: {driver: testing}", true));
+    assert!(!played("watchdog: {driver: testing, mode: off}", false));
     let (watchdog, warnings) = read("watchdog: {mode: requird}");
     assert_eq!(watchdog.mode, WatchdogMode::Off);
     assert!(warnings[0].starts_with("node.yml:32: watchdog.mode: is one of off"), "{warnings:?}");
@@ -191,7 +200,13 @@ fn the_watchdog_is_patronis() {
 fn a_watchdog_fires_before_the_lease_ends_and_after_a_round_of_the_loop() {
     let timeout = |safety_margin, ttl_s: u64, loop_wait_s: u64| {
         let (device, driver) = (PathBuf::new(), WatchdogDriver::Default);
-        let watchdog = Watchdog { mode: WatchdogMode::Automatic, device, safety_margin, driver };
+        let watchdog = Watchdog {
+            mode: WatchdogMode::Automatic,
+            device,
+            safety_margin,
+            driver,
+            played: false,
+        };
         watchdog.timeout_secs(Millis(ttl_s * 1000), Millis(loop_wait_s * 1000))
     };
     assert_eq!(timeout(5, 30, 10), Some(25));

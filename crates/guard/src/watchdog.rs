@@ -19,7 +19,8 @@ use rustix::ioctl::{self, Getter, Opcode, Updater, opcode};
 pub enum Driver {
     /// A watchdog of the kernel.
     Linux,
-    /// Anything that can be written to; it is only written to.
+    /// Anything that can be written to, played by a test: its timeout is written to it as
+    /// `Ctimeout=SECONDS` and a line feed (as Patroni 4.1 has it).
     Testing,
 }
 
@@ -76,7 +77,10 @@ impl Watchdog {
     /// If the device says neither.
     pub fn set_timeout(&mut self, timeout_secs: u32) -> io::Result<()> {
         self.timeout_secs = match self.driver {
-            Driver::Testing => timeout_secs,
+            Driver::Testing => {
+                self.file.write_all(format!("Ctimeout={timeout_secs}\n").as_bytes())?;
+                timeout_secs
+            }
             Driver::Linux => self.exchange_timeout(timeout_secs)?,
         };
         Ok(())
