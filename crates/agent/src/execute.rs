@@ -8,8 +8,8 @@ use decide::foreign::ForeignAnswer;
 use decide::{Act, Action, ActionId, Outcome, StartAs, StopMode, SyncRule};
 use postgres::Instance;
 use types::{
-    ClusterView, Compared, Durable, DurablePledge, InProgress, LocalPostgres, MemberName, Millis,
-    Position, Term, Timeline, Upstream,
+    ClusterView, Compared, Durable, DurablePledge, InProgress, LocalPostgres, Lsn, MemberName,
+    Millis, Position, Term, Timeline, Upstream,
 };
 
 use crate::context::Context;
@@ -29,6 +29,8 @@ pub(crate) struct Ended {
     pub(crate) term_seen: Option<Term>,
     /// What members that do not pledge said they hold, if they were asked.
     pub(crate) positions: Option<BTreeMap<MemberName, Option<ForeignAnswer>>>,
+    /// What the members that were asked hold.
+    pub(crate) held: Option<BTreeMap<MemberName, Lsn>>,
     /// What came back, for journal and log.
     pub(crate) detail: Option<String>,
 }
@@ -97,7 +99,10 @@ pub(crate) async fn execute<I: Instance>(context: Arc<Context<I>>, action: Actio
         | Act::ConfirmWrite
         | Act::Checkpoint
         | Act::EndStrangers { .. }
-        | Act::SyncSlots { .. }) => {
+        | Act::SyncSlots { .. }
+        | Act::DecodeSlots { .. }
+        | Act::FetchSlots { .. }
+        | Act::CopySlots { .. }) => {
             let result = on_postgres(&context, act).await;
             let local = Some(context.observe().await);
             let (outcome, detail) = match result {
@@ -112,10 +117,12 @@ pub(crate) async fn execute<I: Instance>(context: Arc<Context<I>>, action: Actio
 /// Questions to other members.
 async fn on_members<I: Instance>(context: &Arc<Context<I>>, id: ActionId, act: Act) -> Ended {
     match act {
-        Act::AskFailsafe { members, term, ttl, limit } => {
-            let asked = failsafe::ask(context, &members, term, ttl, limit).await;
-            let outcome = if asked.is_ok() { Outcome::Done } else { Outcome::Failed };
-            finished(id, outcome, asked.err())
+        Act::AskFailsafe { members, term, ttl, limit, slots } => {
+            let question = failsafe::Question { term, ttl, slots };
+            match failsafe::ask(context, &members, &question, limit).await {
+                Ok(held) => Ended { held: Some(held), ..finished(id, Outcome::Done, None) },
+                Err(missing) => finished(id, Outcome::Failed, Some(missing)),
+            }
         }
         Act::AskTerms { members, limit } => {
             let term_seen = peer::newest_term(&members, limit).await;
@@ -144,6 +151,7 @@ pub(crate) fn finished(id: ActionId, outcome: Outcome, detail: Option<String>) -
         granted: None,
         term_seen: None,
         positions: None,
+        held: None,
         detail,
     }
 }
@@ -213,9 +221,12 @@ async fn on_postgres<I: Instance>(context: &Arc<Context<I>>, act: Act) -> Result
         Act::ConfirmWrite => instance.confirm_write(context.limits().retry_timeout).await?,
         Act::Checkpoint => instance.checkpoint().await?,
         Act::EndStrangers { names } => instance.end_strangers(&names).await?,
-        Act::SyncSlots { wanted, expired } => {
-            let expired: Vec<String> = expired.into_iter().collect();
-            instance.sync_slots(&wanted, &expired).await?;
+        Act::SyncSlots { changes } | Act::DecodeSlots { changes } => {
+            instance.change_slots(&changes).await?;
+        }
+        Act::FetchSlots { source, names } => instance.fetch_slots(&source, &names).await?,
+        Act::CopySlots { names } => {
+            instance.copy_slots(&names, context.limits().primary_start_timeout).await?;
         }
         other => return Err(format!("{other:?} is no action on PostgreSQL").into()),
     }

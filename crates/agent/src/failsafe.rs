@@ -7,54 +7,60 @@ use decide::{FailsafeAnswer, FailsafeClaim};
 use postgres::Instance;
 use serde_json::json;
 use tokio::task::JoinSet;
-use types::{Member, MemberName, Millis, Term};
+use types::{Lsn, Member, MemberName, Millis, Term};
 
 use crate::context::Context;
 
+/// What a leader says to the members.
+pub(crate) struct Question {
+    pub(crate) term: Term,
+    pub(crate) ttl: Millis,
+    pub(crate) slots: BTreeMap<String, Lsn>,
+}
+
 /// Asks every member at once. All must answer 200 `Accepted` within `limit`; otherwise the text
-/// says who did not. Nothing is sent before this is called.
+/// says who did not. Nothing is sent before this is called. Returns what each holds.
 pub(crate) async fn ask<I: Instance>(
     context: &Context<I>,
     members: &BTreeMap<MemberName, String>,
-    term: Term,
-    ttl: Millis,
+    question: &Question,
     limit: Millis,
-) -> Result<(), String> {
-    let body = body(context, term, ttl);
+) -> Result<BTreeMap<MemberName, Lsn>, String> {
+    let body = body(context, question);
     let auth = context.rest_credentials.clone();
     let mut answers = JoinSet::new();
     for (name, url) in members {
         let (name, url, body, auth) = (name.clone(), url.clone(), body.clone(), auth.clone());
         answers.spawn(async move {
             let answer = ask_one(&url, body, auth, limit).await;
-            answer.map_err(|why| format!("{name}: {why}"))
+            answer.map_err(|why| format!("{name}: {why}")).map(|held| (name, held))
         });
     }
-    let mut missing = Vec::new();
+    let (mut missing, mut held) = (Vec::new(), BTreeMap::new());
     while let Some(answer) = answers.join_next().await {
         match answer {
-            Ok(Ok(())) => {}
+            Ok(Ok((name, Some(lsn)))) => _ = held.insert(name, lsn),
+            Ok(Ok((_, None))) => {}
             Ok(Err(why)) => missing.push(why),
             // A question whose task failed was not answered.
             Err(error) => missing.push(error.to_string()),
         }
     }
     missing.sort();
-    if missing.is_empty() { Ok(()) } else { Err(missing.join("; ")) }
+    if missing.is_empty() { Ok(held) } else { Err(missing.join("; ")) }
 }
 
 /// Patroni's fields, and ours beside them, which it ignores.
-fn body<I>(context: &Context<I>, term: Term, ttl: Millis) -> Vec<u8> {
+fn body<I>(context: &Context<I>, question: &Question) -> Vec<u8> {
     let view = context.store.current().view;
     let me = view.as_ref().and_then(|v| v.member(&context.name));
-    let status = view.as_ref().and_then(|v| v.status.as_ref());
     let body = json!({
         "name": context.name,
         "conn_url": me.map(|m| m.conn_url.clone()),
         "api_url": me.map(|m| m.api_url.clone()),
-        "slots": status.map(|s| s.value.slots.clone()).unwrap_or_default(),
-        "pgherd_term": term,
-        "pgherd_ttl_ms": ttl,
+        "slots": question.slots,
+        "pgherd_term": question.term,
+        "pgherd_ttl_ms": question.ttl,
     });
     body.to_string().into_bytes()
 }
@@ -64,18 +70,19 @@ async fn ask_one(
     body: Vec<u8>,
     auth: Option<(String, String)>,
     limit: Millis,
-) -> Result<(), String> {
+) -> Result<Option<Lsn>, String> {
     let member = Member { api_url: url.to_owned(), ..Member::default() };
     let Some((host, port)) = member.api_address() else {
         return Err(format!("{url:?} is no address of a REST interface"));
     };
     let auth = auth.as_ref().map(|(user, password)| (user.as_str(), password.as_str()));
     let limit = limit.as_duration();
-    let answer =
-        api::client::request("POST", &host, port, "/failsafe", Some(body), auth, limit).await;
+    let answer = api::client::ask("POST", &host, port, "/failsafe", Some(body), auth, limit).await;
     match answer {
-        Ok((200, text)) if text == b"Accepted" => Ok(()),
-        Ok((status, text)) => Err(format!("{status} {}", String::from_utf8_lossy(&text))),
+        Ok(answer) if answer.status == 200 && answer.body == b"Accepted" => {
+            Ok(answer.lsn.map(Lsn).filter(|lsn| *lsn > Lsn(0)))
+        }
+        Ok(answer) => Err(format!("{} {}", answer.status, String::from_utf8_lossy(&answer.body))),
         Err(error) => Err(crate::execute::with_sources(&error)),
     }
 }
@@ -86,6 +93,7 @@ pub(crate) fn claim_of(post: &FailsafePost) -> FailsafeClaim {
         leader: post.leader.clone(),
         term: post.term,
         ttl: post.ttl.unwrap_or(Millis::ZERO),
+        slots: post.slots.clone(),
     }
 }
 
@@ -128,7 +136,7 @@ mod tests {
         format!("http://127.0.0.1:{port}/patroni")
     }
 
-    async fn check(answer: Option<&'static str>) -> Result<(), String> {
+    async fn check(answer: Option<&'static str>) -> Result<Option<Lsn>, String> {
         let url = member(answer).await;
         ask_one(&url, b"{}".to_vec(), None, Millis(500)).await
     }
@@ -136,7 +144,9 @@ mod tests {
     #[tokio::test]
     async fn only_accepted_is_an_agreement() {
         let accepted = "HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nAccepted";
-        assert_eq!(check(Some(accepted)).await, Ok(()));
+        assert_eq!(check(Some(accepted)).await, Ok(None));
+        let held = "HTTP/1.1 200 OK\r\nlsn: 768\r\ncontent-length: 8\r\n\r\nAccepted";
+        assert_eq!(check(Some(held)).await, Ok(Some(Lsn(0x300))));
         for other in [
             "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nOK",
             "HTTP/1.1 202 Accepted\r\ncontent-length: 8\r\n\r\nAccepted",

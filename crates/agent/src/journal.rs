@@ -177,6 +177,7 @@ fn is_routine(act: &Act) -> bool {
             | Act::AskFailsafe { .. }
             | Act::Knock { .. }
             | Act::SyncSlots { .. }
+            | Act::DecodeSlots { .. }
     )
 }
 

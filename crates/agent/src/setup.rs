@@ -411,6 +411,8 @@ fn instance_config(settings: &Static, dynamic: &Dynamic) -> Result<InstanceConfi
         trial_interval: dynamic.loop_wait,
         use_slots: dynamic.postgresql.use_slots,
         remote: dynamic.standby_cluster.as_ref().map(remote_of),
+        // Told with the first view.
+        force_feedback: false,
     })
 }
 

@@ -80,7 +80,7 @@ pub(crate) struct Shell<I: Instance> {
     viewed_at: Millis,
     local: Option<LocalPostgres>,
     phases: Phases,
-    applied_config: Option<types::Revision>,
+    applied_config: Option<(types::Revision, bool)>,
     /// Until when the observer looks often.
     hurry: watch::Sender<Millis>,
     /// Failsafe mode is in force.
@@ -297,6 +297,9 @@ impl<I: Instance> Shell<I> {
         if let Some(answers) = ended.positions {
             self.step(Event::Positions { answers });
         }
+        if let Some(held) = ended.held {
+            self.step(Event::Held { held });
+        }
         if let Some(ttl) = ended.granted {
             self.step(Event::Lease { ttl });
         }
@@ -461,20 +464,22 @@ impl<I: Instance> Shell<I> {
         tokio::spawn(requests::serve(context, view, request));
     }
 
-    /// Applies the dynamic configuration when its key has changed.
+    /// Applies the dynamic configuration when its key has changed, or what slots need of it.
     fn apply_config(&mut self) {
         let revision = self.viewed.as_ref().and_then(|v| v.config.as_ref()).map(|c| c.mod_revision);
-        if revision.is_none() || revision == self.applied_config {
+        let feedback = self.brain.forces_feedback();
+        let applied = revision.map(|revision| (revision, feedback));
+        if applied.is_none() || applied == self.applied_config {
             return;
         }
-        self.applied_config = revision;
+        self.applied_config = applied;
         let dynamic = self.brain.dynamic().clone();
         self.context.set_limits(Limits::of(&dynamic));
         self.heartbeats.set_interval(dynamic.pgherd.heartbeat_interval);
         self.context.store.client().set_retry_timeout(dynamic.retry_timeout);
         self.context.session.set_ttl(dynamic.ttl);
         let config = match self.reload.instance_config(&dynamic) {
-            Ok(config) => config,
+            Ok(config) => postgres::InstanceConfig { force_feedback: feedback, ..config },
             Err(error) => {
                 tracing::error!(%error, "the configuration was not applied to PostgreSQL");
                 return;
@@ -529,6 +534,7 @@ fn tell(action: &Action, view: Option<&ClusterView>) {
             | Act::AskFailsafe { .. }
             | Act::Knock { .. }
             | Act::SyncSlots { .. }
+            | Act::DecodeSlots { .. }
     );
     if routine {
         return;

@@ -91,6 +91,36 @@ pub async fn request(
     auth: Option<(&str, &str)>,
     limit: Duration,
 ) -> Result<(u16, Vec<u8>), ClientError> {
+    let answer = ask(method, host, port, path, body, auth, limit).await?;
+    Ok((answer.status, answer.body))
+}
+
+/// An answer with what some answers carry besides.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// The status code.
+    pub status: u16,
+    /// The body.
+    pub body: Vec<u8>,
+    /// The header `lsn`: what a standby holds.
+    pub lsn: Option<u64>,
+}
+
+/// As [`request`], with the whole answer.
+///
+/// Cancel safety: as there.
+///
+/// # Errors
+/// As there.
+pub async fn ask(
+    method: &str,
+    host: &str,
+    port: u16,
+    path: &str,
+    body: Option<Vec<u8>>,
+    auth: Option<(&str, &str)>,
+    limit: Duration,
+) -> Result<Answer, ClientError> {
     let request = build(method, host, port, path, body, auth).map_err(|source| {
         ClientError::Request { method: method.to_owned(), path: path.to_owned(), source }
     })?;
@@ -127,7 +157,7 @@ async fn exchange(
     host: &str,
     port: u16,
     request: hyper::Request<Full<Bytes>>,
-) -> Result<(u16, Vec<u8>), ClientError> {
+) -> Result<Answer, ClientError> {
     let host = || host.to_owned();
     let stream = TcpStream::connect((host(), port))
         .await
@@ -140,7 +170,8 @@ async fn exchange(
     driver.spawn(connection);
     let answer = sender.send_request(request).await.map_err(broken)?;
     let status = answer.status().as_u16();
+    let lsn = answer.headers().get("lsn").and_then(|lsn| lsn.to_str().ok()?.parse().ok());
     let body = Limited::new(answer.into_body(), ANSWER_MAX).collect().await;
     let body = body.map_err(|source| ClientError::Body { host: host(), port, source })?;
-    Ok((status, body.to_bytes().to_vec()))
+    Ok(Answer { status, body: body.to_bytes().to_vec(), lsn })
 }

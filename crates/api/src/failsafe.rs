@@ -1,8 +1,10 @@
 //! `/failsafe`: whom a leader asks when the DCS does not answer, and its question (as Patroni 4.1
 //! has it, with two fields of ours).
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
-use types::{MemberName, Millis, Term};
+use types::{Lsn, MemberName, Millis, Term};
 
 use crate::json::spaced;
 use crate::snapshot::Snapshot;
@@ -16,10 +18,13 @@ pub struct FailsafePost {
     pub term: Option<Term>,
     /// `pgherd_ttl_ms`: for how long it will go on; a Patroni leader does not say.
     pub ttl: Option<Millis>,
+    /// `slots`: where its slots are.
+    pub slots: BTreeMap<String, Lsn>,
 }
 
 impl FailsafePost {
-    /// Reads the body; `None` if it names nobody. Addresses and slots are not used.
+    /// Reads the body; `None` if it names nobody. Addresses are not used; what are no positions
+    /// of slots is left out.
     #[must_use]
     pub fn from_json(body: &Value) -> Option<FailsafePost> {
         let name = body.get("name")?.as_str().filter(|name| !name.is_empty())?;
@@ -28,8 +33,14 @@ impl FailsafePost {
             leader: MemberName::from(name),
             term: number("pgherd_term").map(Term),
             ttl: number("pgherd_ttl_ms").map(Millis),
+            slots: positions(body.get("slots")),
         })
     }
+}
+
+fn positions(slots: Option<&Value>) -> BTreeMap<String, Lsn> {
+    let slots = slots.and_then(Value::as_object).into_iter().flatten();
+    slots.filter_map(|(name, lsn)| Some((name.clone(), Lsn(lsn.as_u64()?)))).collect()
 }
 
 /// The map of `GET /failsafe`, if there is one.
@@ -52,8 +63,10 @@ mod tests {
 
     #[test]
     fn a_question_needs_a_name() {
-        let patroni = json!({"name": "a", "conn_url": "x", "api_url": "y", "slots": {}});
-        let expected = FailsafePost { leader: "a".into(), term: None, ttl: None };
+        let slots = json!({"s": 768, "odd": "x"});
+        let patroni = json!({"name": "a", "conn_url": "x", "api_url": "y", "slots": slots});
+        let slots = BTreeMap::from([("s".to_owned(), Lsn(0x300))]);
+        let expected = FailsafePost { leader: "a".into(), term: None, ttl: None, slots };
         assert_eq!(FailsafePost::from_json(&patroni), Some(expected));
         let ours = json!({"name": "a", "pgherd_term": 3, "pgherd_ttl_ms": 10_000});
         let post = FailsafePost::from_json(&ours).expect("complete");

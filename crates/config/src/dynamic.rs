@@ -13,6 +13,7 @@ use crate::check::{Findings, check, word};
 use crate::hooks::{Hooks, declared_methods};
 use crate::keys::DYNAMIC;
 use crate::problem::{Problem, Warning};
+use crate::slots::{self, IgnoredSlot, PermanentSlot};
 use crate::standby_cluster::StandbyCluster;
 use crate::static_file::Static;
 use crate::tree::{Kind, Node};
@@ -86,6 +87,10 @@ pub struct Dynamic {
     pub member_slots_ttl: Millis,
     /// Whom the whole cluster follows, if it is a standby cluster.
     pub standby_cluster: Option<StandbyCluster>,
+    /// Slots that every member keeps.
+    pub slots: BTreeMap<String, PermanentSlot>,
+    /// Slots that are left alone.
+    pub ignore_slots: Vec<IgnoredSlot>,
     /// Settings of PostgreSQL that all members share.
     pub postgresql: DynamicPostgresql,
     /// Our own settings.
@@ -155,6 +160,8 @@ impl Default for Dynamic {
             synchronous_node_count: 1,
             member_slots_ttl: Millis(1_800_000),
             standby_cluster: None,
+            slots: BTreeMap::new(),
+            ignore_slots: Vec::new(),
             postgresql: DynamicPostgresql::default(),
             pgherd: DynamicPgherd::default(),
         }
@@ -209,6 +216,7 @@ impl Dynamic {
         }
         let mut dynamic = read(tree);
         dynamic.postgresql.hooks = Hooks::read(tree, &mut warnings);
+        dynamic.slots = slots::permanent(tree, &mut warnings);
         adjust(&mut dynamic, &mut warnings);
         let errors = inconsistent(tree, &dynamic.pgherd);
         if !errors.is_empty() {
@@ -324,6 +332,8 @@ fn read(tree: &Node) -> Dynamic {
             .max(count_min),
         member_slots_ttl: get.duration("member_slots_ttl", default.member_slots_ttl),
         standby_cluster: StandbyCluster::read(tree),
+        slots: BTreeMap::new(),
+        ignore_slots: slots::ignored(tree),
         postgresql: read_postgresql(&get),
         pgherd: read_pgherd(&get),
     }

@@ -17,6 +17,7 @@ mod parameters;
 mod problem;
 mod recommended;
 mod sections;
+mod slots;
 mod sources;
 mod standby_cluster;
 mod static_file;
@@ -38,6 +39,7 @@ pub use sections::{
     Authentication, BasicAuth, Bootstrap, Credentials, Etcd, PgherdSection, PostgresqlSection,
     ProgramOption, ProxySection, Restapi, Watchdog, WatchdogDriver, WatchdogMode,
 };
+pub use slots::{ClusterType, IgnoredSlot, PermanentSlot};
 pub use sources::Sources;
 pub use standby_cluster::StandbyCluster;
 pub use static_file::{ProxyFile, Static};

@@ -15,8 +15,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use types::{
-    FailoverRequest, Fence, Lsn, Member, MemberName, Millis, Pledge, Revision, Status, SyncNames,
-    SyncState, Term, TermRecord, Timeline, Upstream,
+    FailoverRequest, Fence, Lsn, Member, MemberName, Millis, Pledge, Revision, SlotChange, Status,
+    SyncNames, SyncState, Term, TermRecord, Timeline, Upstream,
 };
 
 use crate::reason::Reason;
@@ -64,6 +64,8 @@ pub enum Lane {
     Failsafe,
     /// Replication slots, and walsenders.
     Slots,
+    /// Logical slots.
+    Decode,
     /// The durable state alone.
     State,
     /// The end of the agent.
@@ -208,7 +210,7 @@ pub enum Act {
     },
     /// Ask each of these members, all at once, whether we may go on as the leader. Done only if
     /// every one has agreed; the questions go out after this was issued, so a claim may be counted
-    /// from then.
+    /// from then. What they hold is told as [`Event::Held`](crate::Event::Held) before the end.
     AskFailsafe {
         /// The other members of `/failsafe` with their REST addresses.
         members: BTreeMap<MemberName, String>,
@@ -218,6 +220,8 @@ pub enum Act {
         ttl: Millis,
         /// How long the answers may take.
         limit: Millis,
+        /// Where our slots are.
+        slots: BTreeMap<String, Lsn>,
     },
     /// Delete the leader key if it is ours, writing `status` in the same transaction.
     ReleaseLeader {
@@ -377,12 +381,28 @@ pub enum Act {
         /// The names, as the walsenders carry them.
         names: BTreeSet<MemberName>,
     },
-    /// Create missing member slots, advance inactive ones (never back), drop expired ones.
+    /// Drop, create and advance slots, in this order. What is done already is no error.
     SyncSlots {
-        /// Slot and the position to advance it to, if known.
-        wanted: BTreeMap<String, Option<Lsn>>,
-        /// Slots of members that are gone for good.
-        expired: BTreeSet<String>,
+        /// None of them takes long.
+        changes: Vec<SlotChange>,
+    },
+    /// Create logical slots and advance them, which decodes WAL and may take its time.
+    DecodeSlots {
+        /// Of logical slots.
+        changes: Vec<SlotChange>,
+    },
+    /// Read the state of these logical slots of the leader and keep it. Done if all were there.
+    FetchSlots {
+        /// The leader.
+        source: Upstream,
+        /// Which.
+        names: BTreeSet<String>,
+    },
+    /// Stop a standby, put the state that was fetched into place, start it as it was. Not begun
+    /// where nothing was fetched, or on a server that is not in recovery.
+    CopySlots {
+        /// Which.
+        names: BTreeSet<String>,
     },
     /// Persist that this copy counts as a voter's again (`fresh_copy` = false).
     ForgetFreshCopy,
@@ -425,8 +445,10 @@ impl Act {
             | Act::EndOrphans
             | Act::Follow { .. }
             | Act::StopReceiving { .. }
-            | Act::Promote { .. } => Lane::Data,
+            | Act::Promote { .. }
+            | Act::CopySlots { .. } => Lane::Data,
             Act::Compare { .. } | Act::AskTerms { .. } | Act::AskPositions { .. } => Lane::Compare,
+            Act::DecodeSlots { .. } | Act::FetchSlots { .. } => Lane::Decode,
             Act::Knock { .. } => Lane::Knock,
             Act::SetSync { .. } => Lane::Sync,
             Act::ConfirmWrite => Lane::Confirm,

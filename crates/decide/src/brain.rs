@@ -68,8 +68,7 @@ pub struct Brain {
     pub(crate) member_clock: crate::member_key::MemberClock,
     pub(crate) failsafe: crate::failsafe::FailsafeMemory,
     pub(crate) peers: crate::suspicion::Peers,
-    pub(crate) slots_at: Millis,
-    pub(crate) slots_known: std::collections::BTreeSet<String>,
+    pub(crate) slots: crate::slots::SlotMemory,
     /// The bootstrap failed: the race is given back, and this agent ends.
     pub(crate) bootstrap_failed: bool,
     /// Since when a primary has been running here under our leader key without a claim of ours.
@@ -124,8 +123,7 @@ impl Brain {
             member_clock: crate::member_key::MemberClock::default(),
             failsafe: crate::failsafe::FailsafeMemory::default(),
             peers: crate::suspicion::Peers::default(),
-            slots_at: Millis::ZERO,
-            slots_known: std::collections::BTreeSet::new(),
+            slots: crate::slots::SlotMemory::default(),
             bootstrap_failed: false,
             no_claim_since: None,
             found_running: None,
@@ -231,6 +229,7 @@ impl Brain {
             }
             Event::TermSeen { term } => self.note_term(term),
             Event::Positions { answers } => self.note_foreign(answers),
+            Event::Held { held } => self.failsafe.note_held(held),
             Event::FailsafeClaim(claim) => self.absorb_failsafe_claim(now, &claim),
             Event::Shutdown => self.shutting_down = true,
         }
@@ -289,6 +288,7 @@ impl Brain {
                 self.rewind_failures = 0;
                 self.never_consistent = false;
             }
+            Act::FetchSlots { names, .. } if done => self.note_fetched(names),
             Act::StandDownGuard
             | Act::Rewind { .. }
             | Act::Clone { .. }
@@ -312,6 +312,8 @@ impl Brain {
             | Act::EndOrphans
             | Act::EndStrangers { .. }
             | Act::ForgetFreshCopy
+            | Act::FetchSlots { .. }
+            | Act::CopySlots { .. }
             | Act::Exit { .. } => {}
             // An archive that does not take it is said, and no reason to stay down.
             Act::ArchiveShutdownCheckpoint => self.leader.archived_last = true,
@@ -325,7 +327,8 @@ impl Brain {
             | Act::SetSync { .. }
             | Act::ConfirmWrite
             | Act::Checkpoint => self.absorb_leader_end(now, ended, outcome),
-            Act::SyncSlots { .. } => self.slots_at = now,
+            Act::SyncSlots { .. } => self.slots.changed_at = now,
+            Act::DecodeSlots { .. } => self.slots.decoded_at = now,
             Act::Knock { .. } => self.note_knock(ended, done),
         }
     }
@@ -365,6 +368,7 @@ impl Brain {
         }
         if self.dynamic.pause {
             self.paused(now, &view, &local, &leadership);
+            self.care_for_slots(now, &view, &local);
             return;
         }
         if local.process == Process::Orphaned {
@@ -382,7 +386,7 @@ impl Brain {
             Leadership::Other { name, term } => self.follow(now, &view, &local, &name, term),
             Leadership::Vacant => self.unlocked(now, &view, &local),
         }
-        self.member_slots(now, &view, &local);
+        self.care_for_slots(now, &view, &local);
     }
 
     /// A restarted agent goes on where the former one was (I7): a primary that was published in

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use types::{ClusterView, Heartbeat, LocalPostgres, MemberName, Millis, Term};
+use types::{ClusterView, Heartbeat, LocalPostgres, Lsn, MemberName, Millis, Term};
 
 use crate::action::{ActionId, Outcome};
 use crate::failsafe::FailsafeClaim;
@@ -39,6 +39,11 @@ pub enum Event {
     Positions {
         /// Everybody who was asked.
         answers: BTreeMap<MemberName, Option<ForeignAnswer>>,
+    },
+    /// What the members that were asked without the DCS said that they hold.
+    Held {
+        /// The end of what each has received.
+        held: BTreeMap<MemberName, Lsn>,
     },
     /// An action has ended.
     Finished {

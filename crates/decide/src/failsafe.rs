@@ -11,8 +11,8 @@
 use std::collections::BTreeMap;
 
 use types::{
-    ClusterView, LocalPostgres, MemberName, Millis, Position, Primary, Process, Revision, Role,
-    Term, TermRecord,
+    ClusterView, LocalPostgres, Lsn, MemberName, Millis, Position, Primary, Process, Revision,
+    Role, Running, Term, TermRecord,
 };
 
 use crate::action::{Act, Lane, Retake};
@@ -29,6 +29,8 @@ pub struct FailsafeClaim {
     pub term: Option<Term>,
     /// For how long it will go on; a Patroni leader does not say, our own `ttl` counts then.
     pub ttl: Millis,
+    /// Where its slots are.
+    pub slots: BTreeMap<String, Lsn>,
 }
 
 /// What a member says to such a leader.
@@ -68,6 +70,27 @@ pub(crate) struct FailsafeMemory {
     /// way, and whoever it does not name takes no part in elections.
     settled: bool,
     confirmed: Option<Confirmed>,
+    /// The leader's slots, as it told whom it asked, and where `status` stood then.
+    slots: Option<(BTreeMap<String, Lsn>, Option<Revision>)>,
+    /// What the members that were asked hold.
+    held: BTreeMap<MemberName, Lsn>,
+}
+
+impl FailsafeMemory {
+    /// The leader's slots as it told them, unless `status` says something newer.
+    pub(crate) fn slots_told(&self, view: &ClusterView) -> Option<&BTreeMap<String, Lsn>> {
+        let (slots, at) = self.slots.as_ref()?;
+        (*at == view.status.as_ref().map(|s| s.mod_revision)).then_some(slots)
+    }
+
+    /// What members said that they hold while the DCS did not answer.
+    pub(crate) fn held(&self) -> &BTreeMap<MemberName, Lsn> {
+        &self.held
+    }
+
+    pub(crate) fn note_held(&mut self, held: BTreeMap<MemberName, Lsn>) {
+        self.held = held;
+    }
 }
 
 /// The server whose first write was acknowledged in a term of ours.
@@ -109,6 +132,9 @@ impl Brain {
             let span = self.dynamic.ttl.max(claim.ttl.min(PROMISE_MAX));
             let until = now.plus(span).max(self.failsafe.promise.as_ref().map_or(now, |p| p.1));
             self.failsafe.promise = Some((claim.leader.clone(), until));
+            let status = self.view.as_ref().and_then(|view| view.status.as_ref());
+            self.failsafe.slots =
+                Some((claim.slots.clone(), status.map(|status| status.mod_revision)));
         }
         self.failsafe.answer = Some(answer);
     }
@@ -195,6 +221,7 @@ impl Brain {
         if done {
             self.failsafe.until = None;
             self.failsafe.asked_at = None;
+            self.failsafe.held.clear();
         }
     }
 
@@ -331,7 +358,13 @@ impl Brain {
         }
         let mut members = map.clone();
         members.remove(&self.node.name);
-        let act = Act::AskFailsafe { members, term, ttl: self.dynamic.ttl, limit };
+        let slots = match &local.process {
+            Process::Running(Running { server, role: Role::Primary(primary) }) => {
+                self.slots_to_tell(&server.slots, primary.flush)
+            }
+            _ => BTreeMap::new(),
+        };
+        let act = Act::AskFailsafe { members, term, ttl: self.dynamic.ttl, limit, slots };
         if self.issue_if_free(now, act, Reason::DcsDoesNotAnswer) {
             self.failsafe.asked_at = Some(now);
         }

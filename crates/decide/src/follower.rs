@@ -217,6 +217,9 @@ impl Brain {
         if streams && local.durable.fresh_copy && self.is_voter_of(view, leader) {
             self.issue(now, Act::ForgetFreshCopy, Reason::VoterAgain);
         }
+        if streams && leader.writable {
+            self.copy_slots(now, view, local, &leader.address);
+        }
         // Who streams from nobody may restore from an archive; that it does not get on is not seen.
         let nobody = upstream.as_ref().is_none_or(Upstream::is_archive);
         if streams || !leader.writable || nobody {

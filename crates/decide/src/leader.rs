@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use types::{
     ClusterView, ControlState, DataDir, Fault, LocalPostgres, Lsn, MemberName, Millis, Primary,
-    Process, Revision, Role, Standby, Status, SyncNames, Term, Timeline, slot_name,
+    Process, Revision, Role, Standby, Status, SyncNames, Term, Timeline,
 };
 
 use crate::action::{Act, Lane, Outcome, StartAs, SyncRule};
@@ -637,13 +637,8 @@ impl Brain {
     ) -> Status {
         let mut status = Status { optime, ..Status::default() };
         if let Process::Running(running) = &local.process {
-            for slot in &running.server.slots {
-                if let Some(restart) = slot.restart {
-                    status.slots.insert(slot.name.clone(), restart);
-                }
-            }
+            status.slots = self.slots_to_tell(&running.server.slots, optime);
         }
-        status.slots.insert(slot_name(&self.node.name), optime);
         status.retain_slots = self.retained_slots(local.at, view);
         status
     }

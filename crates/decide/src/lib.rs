@@ -6,8 +6,8 @@
 //!
 //! Where to look: who becomes leader is in [`election`]; what the leader does in `leader`,
 //! everybody else in `follower` and `unlocked`; going on without the DCS
-//! in `failsafe`; which standbys are waited for in [`sync_set`]; the
-//! lease arithmetic in `claim`.
+//! in `failsafe`; which standbys are waited for in [`sync_set`]; replication slots in
+//! [`slots`]; the lease arithmetic in `claim`.
 #![forbid(unsafe_code)]
 
 mod action;
@@ -25,6 +25,7 @@ mod health;
 mod leader;
 mod member_key;
 mod reason;
+pub mod slots;
 mod standby_cluster;
 mod strangers;
 mod suspicion;

@@ -1,10 +1,8 @@
-//! Our member key and the member slots: what others read of us, and what we keep for them.
+//! Our member key: what others read of us.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use types::{
-    ClusterView, DataDir, LocalPostgres, Lowered, Lsn, Member, Millis, Process, Role, slot_name,
-};
+use types::{ClusterView, DataDir, LocalPostgres, Lowered, Member, Millis, Process, Role};
 
 use crate::action::{Act, Lane};
 use crate::brain::{Brain, Leadership};
@@ -136,81 +134,6 @@ impl Brain {
 
     fn bootstraps_by_command(&self) -> bool {
         self.local_settings.as_ref().is_some_and(|local| local.bootstrap.custom.is_some())
-    }
-
-    /// Slots of every other member on every member, advanced to where the leader's are, so that a
-    /// new primary has them before it is one (as Patroni 4.1 has it).
-    pub(crate) fn member_slots(&mut self, now: Millis, view: &ClusterView, local: &LocalPostgres) {
-        let Process::Running(running) = &local.process else {
-            return;
-        };
-        let due = self.slots_at.plus(self.dynamic.loop_wait);
-        let present: BTreeMap<&str, (Option<Lsn>, bool)> =
-            running.server.slots.iter().map(|s| (s.name.as_str(), (s.restart, s.active))).collect();
-        let replayed = match &running.role {
-            Role::Primary(_) => None,
-            Role::Standby(standby) => Some(standby.replayed),
-        };
-        let status = view.status.as_ref().map(|s| &s.value);
-        let mut wanted = BTreeMap::new();
-        let mut missing = false;
-        let mut behind = false;
-        for name in self.wanted_slots(view) {
-            let to = replayed.and_then(|replayed| {
-                status.and_then(|s| s.slots.get(&name)).map(|lsn| (*lsn).min(replayed))
-            });
-            match present.get(name.as_str()) {
-                None => missing = true,
-                Some((restart, active)) => behind |= !active && to > *restart,
-            }
-            wanted.insert(name, to);
-        }
-        // Only slots that were once wanted here are ours to drop; a user's own slots are not.
-        let names: BTreeSet<String> = wanted.keys().cloned().collect();
-        let gone = self.slots_known.difference(&names);
-        let expired: BTreeSet<String> = gone
-            .filter(|name| present.get(name.as_str()).is_some_and(|(_, a)| !a))
-            .cloned()
-            .collect();
-        self.slots_known.extend(names);
-        if !missing && expired.is_empty() && !(behind && now >= due) {
-            return;
-        }
-        self.issue(now, Act::SyncSlots { wanted, expired }, Reason::SlotsDiffer);
-    }
-
-    fn wanted_slots(&self, view: &ClusterView) -> BTreeSet<String> {
-        if !self.dynamic.postgresql.use_slots {
-            return BTreeSet::new();
-        }
-        let mut wanted: BTreeSet<String> = view
-            .members
-            .iter()
-            .filter(|(_, m)| !m.value.tags.nostream)
-            .map(|(name, _)| slot_name(name))
-            .collect();
-        if let Some(status) = &view.status {
-            wanted.extend(status.value.retain_slots.iter().cloned());
-        }
-        wanted.remove(&slot_name(&self.node.name));
-        wanted
-    }
-
-    /// The leader's list of slots to keep: members present, and absent ones for `member_slots_ttl`.
-    pub(crate) fn retained_slots(&mut self, now: Millis, view: &ClusterView) -> Vec<String> {
-        if let Some(status) = &view.status {
-            for name in &status.value.retain_slots {
-                self.leader.slot_seen.entry(name.clone()).or_insert(now);
-            }
-        }
-        for (name, member) in &view.members {
-            if !member.value.tags.nostream {
-                self.leader.slot_seen.insert(slot_name(name), now);
-            }
-        }
-        let ttl = self.dynamic.member_slots_ttl;
-        self.leader.slot_seen.retain(|_, seen| now.since(*seen) <= ttl);
-        self.leader.slot_seen.keys().cloned().collect()
     }
 }
 

@@ -181,6 +181,10 @@ fn settings(config: &InstanceConfig, state: &ConfState) -> BTreeMap<String, Stri
     ] {
         all.insert(name.to_owned(), value);
     }
+    if config.force_feedback {
+        // Without it the primary removes catalog rows that this standby's logical slots need.
+        all.insert("hot_standby_feedback".to_owned(), "on".to_owned());
+    }
     all
 }
 
@@ -500,6 +504,7 @@ pub(crate) mod tests_support {
             use_unix_socket: true,
             use_slots: true,
             remote: None,
+            force_feedback: false,
             helper: "/nonexistent/helper".into(),
             trial_interval: types::Millis(1000),
         }

@@ -114,6 +114,8 @@ pub struct InstanceConfig {
     pub use_slots: bool,
     /// How a standby cluster takes log from outside; `None` in any other.
     pub remote: Option<Remote>,
+    /// `hot_standby_feedback` is on whatever the parameters say.
+    pub force_feedback: bool,
     /// The program that is run as `HELPER probe --data-dir DIR`, by PostgreSQL's user: it calls
     /// `run_disk_helper`.
     pub helper: PathBuf,

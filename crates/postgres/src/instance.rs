@@ -76,6 +76,8 @@ pub(crate) struct Memory {
     pub(crate) unread: Option<Trouble>,
     /// The timeline of the standby, as it was known last.
     pub(crate) standby_timeline: Timeline,
+    /// The state of logical slots of a primary, by name.
+    pub(crate) fetched_slots: BTreeMap<String, Arc<[u8]>>,
 }
 
 impl Memory {

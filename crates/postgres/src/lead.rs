@@ -1,6 +1,5 @@
-//! What a leader does: being promoted, its synchronous set, its confirmed write, its slots.
+//! What a leader does: being promoted, its synchronous set, its confirmed write.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use tokio_postgres::Client;
@@ -303,109 +302,9 @@ pub(crate) async fn checkpoint(instance: &LocalInstance) -> Result<(), Error> {
     Ok(())
 }
 
-pub(crate) async fn sync_slots(
-    instance: &LocalInstance,
-    wanted: &BTreeMap<String, Option<Lsn>>,
-    unwanted: &[String],
-) -> Result<(), Error> {
-    let client = instance.client().await?;
-    let statement = "SELECT slot_name, slot_type, active, restart_lsn, wal_status \
-        FROM pg_replication_slots";
-    let rows = sql::rows(&client, "list the slots", statement).await?;
-    let mut present = BTreeMap::new();
-    for row in &rows {
-        let field = |index: usize| row.get(index).and_then(Option::as_deref).unwrap_or("");
-        present.insert(field(0).to_owned(), row);
-    }
-    let mut first_error = None;
-    for statement in slot_statements(&present, wanted, unwanted) {
-        // One bad slot must not keep the others from being cared for.
-        if let Err(error) = sql::rows(&client, "change a slot", &statement).await {
-            first_error.get_or_insert(error);
-        }
-    }
-    first_error.map_or(Ok(()), Err)
-}
-
-/// The statements that bring the slots from `present` to `wanted`.
-fn slot_statements(
-    present: &BTreeMap<String, &Row>,
-    wanted: &BTreeMap<String, Option<Lsn>>,
-    unwanted: &[String],
-) -> Vec<String> {
-    let mut statements = Vec::new();
-    let drop = |name: &str| format!("SELECT pg_drop_replication_slot({})", literal(name));
-    let field = |row: &Row, index: usize| row.get(index).cloned().flatten().unwrap_or_default();
-    for name in unwanted {
-        let inactive = present.get(name).is_some_and(|row| field(row, 2) != "t");
-        if inactive && !wanted.contains_key(name) {
-            statements.push(drop(name));
-        }
-    }
-    for (name, target) in wanted {
-        let create = format!("SELECT pg_create_physical_replication_slot({}, true)", literal(name));
-        let Some(row) = present.get(name) else {
-            statements.push(create);
-            continue;
-        };
-        let (physical, inactive) = (field(row, 1) == "physical", field(row, 2) != "t");
-        if !physical || !inactive {
-            continue;
-        }
-        if field(row, 4) == "lost" {
-            statements.extend([drop(name), create]);
-            continue;
-        }
-        let restart = lsn(Some(&field(row, 3)));
-        // Never backwards, which PostgreSQL refuses; and not past what it has, which it cuts.
-        if let Some(target) = target.filter(|target| *target > restart && restart > Lsn(0)) {
-            statements.push(format!(
-                "SELECT pg_replication_slot_advance({}, {}::pg_lsn)",
-                literal(name),
-                literal(&target.to_string())
-            ));
-        }
-    }
-    statements
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn row(fields: [&str; 5]) -> Row {
-        fields.iter().map(|f| Some((*f).to_owned())).collect()
-    }
-
-    #[test]
-    fn slots_are_created_advanced_dropped_and_never_moved_back() {
-        let rows = [
-            row(["a", "physical", "f", "0/200", "reserved"]),
-            row(["b", "physical", "t", "0/100", "reserved"]),
-            row(["gone", "physical", "f", "0/100", "reserved"]),
-            row(["busy", "physical", "t", "0/100", "reserved"]),
-            row(["l", "physical", "f", "", "lost"]),
-        ];
-        let present = rows.iter().map(|r| (r[0].clone().unwrap_or_default(), r)).collect();
-        let wanted = |pairs: &[(&str, Option<u64>)]| {
-            pairs.iter().map(|(n, l)| ((*n).to_owned(), l.map(Lsn))).collect()
-        };
-        let unwanted = ["gone".to_owned(), "busy".to_owned(), "absent".to_owned()];
-        let all = wanted(&[("a", Some(0x300)), ("b", Some(0x300)), ("new", None), ("l", None)]);
-        let statements = slot_statements(&present, &all, &unwanted);
-        assert_eq!(
-            statements,
-            [
-                "SELECT pg_drop_replication_slot(E'gone')",
-                "SELECT pg_replication_slot_advance(E'a', E'0/300'::pg_lsn)",
-                "SELECT pg_drop_replication_slot(E'l')",
-                "SELECT pg_create_physical_replication_slot(E'l', true)",
-                "SELECT pg_create_physical_replication_slot(E'new', true)",
-            ]
-        );
-        let back = wanted(&[("a", Some(0x100))]);
-        assert!(slot_statements(&present, &back, &[]).is_empty());
-    }
 
     #[test]
     fn a_number_that_is_not_ahead_is_refused() {

@@ -28,14 +28,15 @@ mod processes;
 mod receive;
 mod replica;
 mod setup;
+mod slots;
 mod sql;
 mod sync_rule;
 mod trials;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use types::{HistoryLine, Lsn, MemberName, Millis, Timeline, Upstream};
+use types::{HistoryLine, Lsn, MemberName, Millis, SlotChange, Timeline, Upstream};
 
 pub use config::{Credentials, InstanceConfig, OsUser, ProgramOption, Remote, Secret};
 pub use copy::CopyProgress;
@@ -156,12 +157,27 @@ pub trait Instance: Send + Sync + 'static {
     /// Writes a checkpoint. May take minutes.
     fn checkpoint(&self) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Creates missing physical slots, advances inactive ones (never backwards), and drops those of
-    /// `unwanted` that are inactive. The first error is returned after all were tried.
-    fn sync_slots(
+    /// Changes slots, each by itself: the first error is returned after all were tried. What is
+    /// done already, or is about a slot that somebody uses, is passed over.
+    fn change_slots(
         &self,
-        wanted: &BTreeMap<String, Option<Lsn>>,
-        unwanted: &[String],
+        changes: &[SlotChange],
+    ) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Reads the state of logical slots of a primary, as the rewind role; refused if one is missing
+    /// there.
+    fn fetch_slots(
+        &self,
+        upstream: &Upstream,
+        names: &BTreeSet<String>,
+    ) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Restarts a standby with the state of these slots, which was fetched before; refused before
+    /// anything is stopped if it was not, or if the server is not in recovery.
+    fn copy_slots(
+        &self,
+        names: &BTreeSet<String>,
+        limit: Millis,
     ) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// The leader's timeline and history, from the leader itself; refused if it is in recovery.
@@ -299,12 +315,20 @@ impl Instance for LocalInstance {
         lead::checkpoint(self).await
     }
 
-    async fn sync_slots(
+    async fn change_slots(&self, changes: &[SlotChange]) -> Result<(), Error> {
+        slots::change(self, changes).await
+    }
+
+    async fn fetch_slots(
         &self,
-        wanted: &BTreeMap<String, Option<Lsn>>,
-        unwanted: &[String],
+        upstream: &Upstream,
+        names: &BTreeSet<String>,
     ) -> Result<(), Error> {
-        lead::sync_slots(self, wanted, unwanted).await
+        slots::fetch(self, upstream, names).await
+    }
+
+    async fn copy_slots(&self, names: &BTreeSet<String>, limit: Millis) -> Result<(), Error> {
+        slots::copy(self, names, limit).await
     }
 
     async fn leader_history(

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use pgproto::control::ControlFile;
 use types::{
-    Control, ControlState, DataDir, Health, Lsn, Millis, Primary, Process, Receiver, Replica, Role,
-    Running, Server, Slot, Standby, SyncNames, Timeline,
+    Control, ControlState, DataDir, Health, LogicalSlot, Lsn, Millis, Primary, Process, Receiver,
+    Replica, Role, Running, Server, Slot, Standby, SyncNames, Timeline,
 };
 
 use crate::conf;
@@ -48,8 +48,9 @@ SELECT pg_is_in_recovery(), current_setting('server_version_num'), pg_postmaster
     greatest(0, extract(epoch FROM now() - pg_last_xact_replay_timestamp()) * 1000)::bigint END;
 SELECT application_name, state, flush_lsn, replay_lsn, sync_priority, pid, usename
   FROM pg_stat_replication;
-SELECT slot_name, restart_lsn, active, active_pid FROM pg_replication_slots
-  WHERE slot_type = 'physical' AND NOT temporary ORDER BY slot_name;
+SELECT slot_name, restart_lsn, active, active_pid, slot_type, xmin IS NOT NULL, wal_status,
+  database, plugin, confirmed_flush_lsn, to_jsonb(s) ->> 'failover', to_jsonb(s) ->> 'synced'
+  FROM pg_replication_slots s WHERE NOT temporary ORDER BY slot_name;
 SELECT status, received_tli, latest_end_lsn,
   greatest(0, extract(epoch FROM clock_timestamp() - last_msg_receipt_time) * 1000)::bigint
   FROM pg_stat_wal_receiver;
@@ -268,10 +269,21 @@ fn number<T: std::str::FromStr>(text: Option<&str>) -> Option<T> {
 }
 
 fn slot(row: &[Option<String>]) -> Slot {
+    let text = |index: usize| field(row, index).unwrap_or_default().to_owned();
+    let logical = LogicalSlot {
+        database: text(7),
+        plugin: text(8),
+        confirmed: field(row, 9).and_then(Lsn::parse),
+        failover: field(row, 10) == Some("true"),
+        synced: field(row, 11) == Some("true"),
+    };
     Slot {
-        name: field(row, 0).unwrap_or_default().to_owned(),
+        name: text(0),
         restart: field(row, 1).and_then(Lsn::parse),
         active: field(row, 2) == Some("t"),
+        holds_rows: field(row, 5) == Some("t"),
+        lost: field(row, 6) == Some("lost"),
+        logical: (field(row, 4) == Some("logical")).then_some(logical),
     }
 }
 
@@ -285,7 +297,10 @@ fn primary(
     let rule = field(facts, 4).and_then(SyncRule::parse);
     let sync = rule.map_or_else(SyncNames::default, |rule| rule.names());
     let peers: Vec<Sender> = senders.iter().map(|row| Sender::of(row, [0, 5, 6])).collect();
-    let known = identity::known(&instance.config(), &peers, &identity::slots_in_use(slots, [0, 3]));
+    let physical: Vec<Row> =
+        slots.iter().filter(|row| field(row, 4) == Some("physical")).cloned().collect();
+    let in_use = identity::slots_in_use(&physical, [0, 3]);
+    let known = identity::known(&instance.config(), &peers, &in_use);
     let replica = |(row, known): (&Row, bool)| Replica {
         name: field(row, 0).unwrap_or_default().to_owned(),
         streaming: field(row, 1) == Some("streaming"),

@@ -16,12 +16,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use common::{
-    LIMIT, Node, any, bin_dirs, cluster, control, freeze, os_user, pause, primary, running, signal,
-    standby, streaming, thaw, until,
+    LIMIT, Node, any, bin_dirs, cluster, control, freeze, os_user, own_slot, pause, primary,
+    running, signal, standby, streaming, thaw, until,
 };
 use postgres::{Error, Instance, PromotePlan, StartAs, Started, StopMode, SyncRule};
 use rustix::process::Signal;
-use types::{ControlState, Lsn, MemberName, Millis, Process, SyncNames, Timeline, slot_name};
+use types::{ControlState, Lsn, MemberName, Millis, Process, SlotChange, SyncNames, Timeline};
 
 /// How long nothing is seen to happen before it is believed that it does not: several times the
 /// interval after which a standby tries to connect again.
@@ -438,8 +438,8 @@ async fn a_promotion_is_in_pg_control_after_its_checkpoint() {
         let seen = primary(&b).await;
         assert_eq!((seen.timeline, seen.checkpoint_done), (Timeline(2), false));
         assert_eq!(control(&b).await.timeline, Timeline(1));
-        let slots = [("a".to_owned(), None)].into();
-        b.instance.sync_slots(&slots, &[]).await.unwrap();
+        let slots = [SlotChange::Create { name: "a".to_owned() }];
+        b.instance.change_slots(&slots).await.unwrap();
         a.instance.rewind_from(&b.upstream()).await.unwrap();
         let misled = a.instance.programs().major < 16;
         a.start(if misled { ALONE } else { follows(&b) }).await;
@@ -601,8 +601,8 @@ async fn a_promotion_takes_the_reserved_timeline() {
         }
         let plan = PromotePlan { timeline: Timeline(5), sync: SyncRule::Off };
         assert_eq!(b.instance.promote(plan, LIMIT).await.unwrap(), Timeline(5));
-        let slots = [("c".to_owned(), None)].into();
-        b.instance.sync_slots(&slots, &[]).await.unwrap();
+        let slots = [SlotChange::Create { name: "c".to_owned() }];
+        b.instance.change_slots(&slots).await.unwrap();
         c.instance.follow(Some(&b.upstream())).await.unwrap();
         let seen = streaming(&c).await;
         b.sql("create table of_5 ()").await;
@@ -684,8 +684,8 @@ async fn pg_rewind_brings_a_diverged_copy_back() {
         b.instance.promote(plan, LIMIT).await.unwrap();
         b.sql("create table only_b (); update t set x = x + 1").await;
         b.instance.checkpoint().await.unwrap();
-        let slots = [("a".to_owned(), None)].into();
-        b.instance.sync_slots(&slots, &[]).await.unwrap();
+        let slots = [SlotChange::Create { name: "a".to_owned() }];
+        b.instance.change_slots(&slots).await.unwrap();
         a.instance.rewind_from(&b.upstream()).await.unwrap();
         a.start(follows(&b)).await;
         streaming(&a).await;
@@ -747,14 +747,14 @@ async fn nothing_is_copied_from_a_standby() {
 async fn a_rewound_copy_becomes_consistent_under_the_next_leader() {
     for dir in bin_dirs() {
         let [a, b, c] = cluster(&dir, ["a", "b", "c"], &[]).await;
-        let slots = [&a, &c].map(|node| (slot_name(&node.name()), None)).into();
+        let slots = [&a, &c].map(own_slot);
         c.instance.stop_receiving(&SyncRule::Off, LIMIT).await.unwrap();
         let lead = async |node: &Node, timeline| {
             node.instance.stop_receiving(&SyncRule::Off, LIMIT).await.unwrap();
             let plan = PromotePlan { timeline, sync: SyncRule::Off };
             node.instance.promote(plan, LIMIT).await.unwrap();
             node.instance.checkpoint().await.unwrap();
-            node.instance.sync_slots(&slots, &[]).await.unwrap();
+            node.instance.change_slots(&slots).await.unwrap();
         };
         b.instance.stop_receiving(&SyncRule::Off, LIMIT).await.unwrap();
         a.sql("create table only_a ()").await;

@@ -3,15 +3,14 @@
 
 mod common;
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use common::{
-    LIMIT, Node, any, bin_dirs, control, freeze, new_primary, new_standby, primary, running,
-    standby, streaming,
+    LIMIT, Node, any, bin_dirs, control, freeze, new_primary, new_standby, own_slot, primary,
+    running, standby, streaming,
 };
 use postgres::{HandOver, Instance, PromotePlan, StartAs, StopMode, SyncRule};
-use types::{ControlState, DataDir, Lsn, Millis, Process, Timeline, slot_name};
+use types::{ControlState, DataDir, Lsn, Millis, Process, Timeline};
 
 #[tokio::test]
 async fn a_failover_and_the_return_of_the_old_primary() {
@@ -155,8 +154,7 @@ async fn crash_and_return(a: &Node, b: &Node) {
     let (timeline, history) = a.instance.leader_history(&b.upstream()).await.unwrap();
     assert_eq!(timeline, Timeline(5));
     assert_eq!(history.first().unwrap().timeline, Timeline(1));
-    let wanted = BTreeMap::from([(slot_name(&a.name()), None)]);
-    b.instance.sync_slots(&wanted, &[]).await.unwrap();
+    b.instance.change_slots(&[own_slot(a)]).await.unwrap();
     a.instance.rewind_from(&b.upstream()).await.unwrap();
     assert!(control(a).await.standby_signal);
     let upstream = Some(b.upstream());

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use decide::{Act, ActionId, Outcome, StartAs, StopMode, SyncRule};
 use types::{
     Compared, ControlState, Durable, DurablePledge, InProgress, Lsn, MemberName, Position, Process,
-    Term, Timeline, Upstream,
+    SlotChange, Term, Timeline, Upstream,
 };
 
 use crate::ailments::Effect;
@@ -104,15 +104,13 @@ impl World {
             Act::AskTerms { .. } | Act::AskPositions { .. } => Next::Done,
             // Nobody in the simulation calls itself like another.
             Act::EndStrangers { .. } => Next::Done,
-            Act::SyncSlots { wanted, expired } => {
-                if let Some(data) = &mut self.hosts[step.node].disk.data {
-                    for (name, to) in wanted {
-                        let slot = data.slots.entry(name.clone()).or_insert(None);
-                        *slot = (*slot).max(*to);
-                    }
-                    data.slots.retain(|name, _| !expired.contains(name));
-                }
+            Act::SyncSlots { changes } => {
+                self.change_slots(step.node, changes);
                 Next::Done
+            }
+            // Nobody in the simulation has logical slots.
+            Act::DecodeSlots { .. } | Act::FetchSlots { .. } | Act::CopySlots { .. } => {
+                Next::Failed
             }
             Act::ForgetFreshCopy => {
                 self.durable(step.node).fresh_copy = false;
@@ -573,6 +571,20 @@ impl World {
         }
     }
 
+    fn change_slots(&mut self, node: usize, changes: &[SlotChange]) {
+        let Some(data) = &mut self.hosts[node].disk.data else { return };
+        for change in changes {
+            let slot = data.slots.entry(change.name().to_owned()).or_insert(None);
+            match change {
+                SlotChange::Drop { name } => _ = data.slots.remove(name),
+                SlotChange::Advance { to, .. } => *slot = (*slot).max(Some(*to)),
+                SlotChange::Create { .. }
+                | SlotChange::CreateLogical { .. }
+                | SlotChange::AdvanceLogical { .. } => {}
+            }
+        }
+    }
+
     /// What the agent sees of the slots.
     pub(crate) fn slots_of(&self, node: usize) -> Vec<types::Slot> {
         let Some(data) = &self.hosts[node].disk.data else { return Vec::new() };
@@ -586,8 +598,10 @@ impl World {
             .iter()
             .map(|(name, restart)| types::Slot {
                 name: name.clone(),
-                restart: active.get(name).copied().or(*restart),
+                // One that was just created retains from there.
+                restart: active.get(name).copied().or(*restart).or(Some(Lsn(0))),
                 active: active.contains_key(name),
+                ..types::Slot::default()
             })
             .collect()
     }

@@ -12,8 +12,10 @@ impl World {
         let leader = self.hosts[node].name.clone();
         let Some(agent) = self.hosts[node].agent.as_ref() else { return };
         let Some(doing) = agent.doing.get(&id) else { return };
-        let Act::AskFailsafe { members, term, ttl, limit } = doing.act.clone() else { return };
-        let claim = FailsafeClaim { leader, term: Some(term), ttl };
+        let Act::AskFailsafe { members, term, ttl, limit, slots } = doing.act.clone() else {
+            return;
+        };
+        let claim = FailsafeClaim { leader, term: Some(term), ttl, slots };
         for name in members.keys() {
             let Some(to) = self.node_named(name) else { continue };
             let delay = self.hop();

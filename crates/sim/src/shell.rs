@@ -317,6 +317,7 @@ impl World {
             | Lane::Confirm
             | Lane::Checkpoint
             | Lane::Slots
+            | Lane::Decode
             | Lane::State
             | Lane::Compare
             | Lane::Exit => self.after(pause, Event::Step { node, agent: number, id }),
@@ -488,6 +489,7 @@ impl World {
             | Lane::Confirm
             | Lane::Checkpoint
             | Lane::Slots
+            | Lane::Decode
             | Lane::State
             | Lane::Compare => self.look(node),
         }

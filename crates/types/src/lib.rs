@@ -11,6 +11,7 @@ pub mod names;
 pub mod peers;
 pub mod position;
 pub mod records;
+pub mod slots;
 pub mod time;
 pub mod view;
 
@@ -18,7 +19,7 @@ pub use fencing::Unfenced;
 pub use local::{
     Compared, Control, ControlState, DataDir, Durable, DurablePledge, Fault, Health, InProgress,
     LocalPostgres, Lowered, Primary, Process, Receiver, Replica, Role, RoleState, Running, Server,
-    Slot, Standby, SyncNames, Trouble, Upstream,
+    Standby, SyncNames, Trouble, Upstream,
 };
 pub use names::{MemberName, slot_name};
 pub use peers::{Heartbeat, Suspicion};
@@ -29,5 +30,6 @@ pub use records::{
     FailoverRequest, Fence, HistoryEntry, LeaderKey, Member, Pledge, Revision, Status, SyncState,
     Tags, Term, TermRecord,
 };
+pub use slots::{LogicalSlot, Slot, SlotChange};
 pub use time::Millis;
 pub use view::{ClusterView, KeyValue, Versioned};

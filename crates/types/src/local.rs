@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::names::MemberName;
 use crate::position::{HistoryLine, Lsn, Position, Timeline};
 use crate::records::Term;
+use crate::slots::Slot;
 use crate::time::Millis;
 
 /// One observation of the local instance, complete in itself.
@@ -202,7 +203,7 @@ pub struct Server {
     pub started: String,
     /// A parameter waits for a restart.
     pub pending_restart: bool,
-    /// Physical replication slots: name, restart position, active.
+    /// Its replication slots that outlive their sessions.
     pub slots: Vec<Slot>,
     /// Where `synchronous_commit` is set below `on`: commits there are acknowledged by nobody (I1).
     pub lowered: BTreeSet<Lowered>,
@@ -236,17 +237,6 @@ impl std::fmt::Display for Lowered {
             Lowered::Function(name) => write!(f, "function {name}"),
         }
     }
-}
-
-/// A physical replication slot.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub struct Slot {
-    /// The slot's name.
-    pub name: String,
-    /// What it retains from; `None` if it reserves nothing yet.
-    pub restart: Option<Lsn>,
-    /// Somebody streams from it.
-    pub active: bool,
 }
 
 /// Alias that reads better at use sites.

@@ -209,8 +209,11 @@ impl World {
         let host = &self.hosts[name];
         let data = host.data.clone().unwrap_or_else(Data::new);
         let slots = data.slots.iter();
-        let slots =
-            slots.map(|(name, at)| Slot { name: name.clone(), restart: *at, active: false });
+        let slots = slots.map(|(name, at)| Slot {
+            name: name.clone(),
+            restart: Some(at.unwrap_or_default()),
+            ..Slot::default()
+        });
         let server = Server {
             version: 150_000,
             started: host.starts.to_string(),

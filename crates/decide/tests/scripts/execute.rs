@@ -3,7 +3,7 @@
 use decide::{Act, Action, Lane, Outcome, StartAs, StopMode, SyncRule};
 use types::{
     Compared, ControlState, DurablePledge, HistoryLine, InProgress, Lsn, MemberName, Millis,
-    Position, SyncNames, Term, Timeline,
+    Position, SlotChange, SyncNames, Term, Timeline,
 };
 
 use crate::data::{Data, Proc};
@@ -256,12 +256,15 @@ fn on_host(host: &mut Host, act: &Act, now: Millis) -> Option<()> {
             data.checkpoint_timeline = data.timeline;
         }
         Act::EndStrangers { names } => host.strangers.retain(|name| !names.contains(name)),
-        Act::SyncSlots { wanted, expired } => {
+        Act::SyncSlots { changes } => {
             let data = host.data.as_mut()?;
-            data.slots.retain(|name, _| !expired.contains(name));
-            for (name, to) in wanted {
-                let slot = data.slots.entry(name.clone()).or_insert(None);
-                *slot = (*slot).max(*to);
+            for change in changes {
+                let slot = data.slots.entry(change.name().to_owned()).or_insert(None);
+                match change {
+                    SlotChange::Drop { name } => _ = data.slots.remove(name),
+                    SlotChange::Advance { to, .. } => *slot = (*slot).max(Some(*to)),
+                    _ => {}
+                }
             }
         }
         Act::ArchiveShutdownCheckpoint => {}

@@ -19,7 +19,12 @@ impl World {
     ) -> bool {
         let mut all = true;
         for name in members.keys() {
-            let claim = FailsafeClaim { leader: leader.clone(), term: Some(term), ttl };
+            let claim = FailsafeClaim {
+                leader: leader.clone(),
+                term: Some(term),
+                ttl,
+                slots: BTreeMap::new(),
+            };
             all &= self.ask_member(name, claim) == Some(FailsafeAnswer::Accepted);
         }
         all

@@ -2,7 +2,7 @@
 
 use decide::{Act, Action, Reason, StartAs, StopMode, SyncRule, Winner};
 use serde_json::Value;
-use types::{Lsn, MemberName, Position, SyncNames, SyncState};
+use types::{Lsn, MemberName, Position, SlotChange, SyncNames, SyncState};
 
 /// Whether the action would fill a script without telling anything.
 pub(crate) fn is_routine(act: &Act) -> bool {
@@ -13,6 +13,7 @@ pub(crate) fn is_routine(act: &Act) -> bool {
             | Act::ArmGuard { .. }
             | Act::StandDownGuard
             | Act::SyncSlots { .. }
+            | Act::DecodeSlots { .. }
     )
 }
 
@@ -98,8 +99,14 @@ pub(crate) fn act(act: &Act) -> String {
                 list(names.iter().map(MemberName::as_str))
             )
         }
-        Act::SyncSlots { wanted, .. } => {
-            format!("keeps slots for {}", list(wanted.keys().map(String::as_str)))
+        Act::SyncSlots { changes } | Act::DecodeSlots { changes } => {
+            changes.iter().map(slot_change).collect::<Vec<_>>().join(", ")
+        }
+        Act::FetchSlots { source, names } => {
+            format!("fetches slots {} of {}", list(names.iter().map(String::as_str)), source.name)
+        }
+        Act::CopySlots { names } => {
+            format!("restarts with slots {}", list(names.iter().map(String::as_str)))
         }
         Act::ForgetFreshCopy => "notes that its copy counts again".to_owned(),
         Act::Exit { code } => format!("ends the agent with status {code}"),
@@ -225,5 +232,16 @@ fn field(value: &Value) -> String {
             parts.collect::<Vec<_>>().join("/")
         }
         Value::Null | Value::Bool(_) | Value::Number(_) => value.to_string(),
+    }
+}
+
+fn slot_change(change: &SlotChange) -> String {
+    match change {
+        SlotChange::Drop { name } => format!("drops slot {name}"),
+        SlotChange::Create { name } => format!("creates slot {name}"),
+        SlotChange::CreateLogical { name, .. } => format!("creates logical slot {name}"),
+        SlotChange::Advance { name, to } | SlotChange::AdvanceLogical { name, to, .. } => {
+            format!("moves slot {name} to {to}")
+        }
     }
 }

@@ -15,8 +15,8 @@ use postgres::{
 };
 use rustix::process::{Pid, Signal};
 use types::{
-    Control, DataDir, MemberName, Millis, Primary, Process, RoleState, Running, Standby, SyncNames,
-    Upstream, slot_name,
+    Control, DataDir, MemberName, Millis, Primary, Process, RoleState, Running, SlotChange,
+    Standby, SyncNames, Upstream, slot_name,
 };
 
 /// The limit of operations that are expected to succeed.
@@ -293,8 +293,8 @@ pub async fn cluster<const N: usize>(
     });
     let primary = &nodes[0];
     primary.start(StartAs::Primary).await;
-    let wanted = nodes[1..].iter().map(|node| (slot_name(&node.name()), None));
-    primary.instance.sync_slots(&wanted.collect(), &[]).await.unwrap();
+    let wanted: Vec<SlotChange> = nodes[1..].iter().map(own_slot).collect();
+    primary.instance.change_slots(&wanted).await.unwrap();
     for node in &nodes[1..] {
         node.start(StartAs::Standby { upstream: Some(primary.upstream()) }).await;
         streaming(node).await;
@@ -392,9 +392,13 @@ pub async fn new_primary(node: &Node) {
     node.start(StartAs::Primary).await;
 }
 
+/// Creates the slot that a member streams by.
+pub fn own_slot(node: &Node) -> SlotChange {
+    SlotChange::Create { name: slot_name(&node.name()) }
+}
+
 pub async fn new_standby(node: &Node, of: &Node) {
-    let wanted = BTreeMap::from([(slot_name(&node.name()), None)]);
-    of.instance.sync_slots(&wanted, &[]).await.unwrap();
+    of.instance.change_slots(&[own_slot(node)]).await.unwrap();
     let bytes = std::sync::atomic::AtomicU64::new(0);
     let progress = |p: postgres::CopyProgress| {
         bytes.store(p.done, std::sync::atomic::Ordering::Relaxed);
@@ -467,6 +471,7 @@ fn config(
         use_unix_socket: true,
         use_slots: true,
         remote: None,
+        force_feedback: false,
         helper: helper(base),
         trial_interval: Millis(1000),
     }
