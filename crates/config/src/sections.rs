@@ -126,8 +126,8 @@ pub struct Watchdog {
     pub safety_margin: i64,
     /// What stands at the path.
     pub driver: WatchdogDriver,
-    /// A test written for Patroni plays the machine (`driver: testing`, and no `pgherd:` section): it
-    /// wants to see what the device would do, and nothing else ends PostgreSQL before.
+    /// A test written for Patroni plays the machine (`driver: testing`, and no `pgherd:` section):
+    /// it wants to see what the device would do, and nothing else ends PostgreSQL before.
     pub played: bool,
 }
 

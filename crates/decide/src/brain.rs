@@ -279,15 +279,11 @@ impl Brain {
                 self.guard = None;
                 self.guard_told = true;
             }
-            Act::Rewind { .. } if done => {
+            Act::Rewind { .. } | Act::Clone { .. } if done => {
                 self.rewind_failures = 0;
                 self.never_consistent = false;
             }
             Act::Rewind { .. } if outcome == Outcome::Failed => self.rewind_failures += 1,
-            Act::Clone { .. } if done => {
-                self.rewind_failures = 0;
-                self.never_consistent = false;
-            }
             Act::FetchSlots { names, .. } if done => self.note_fetched(names),
             Act::StandDownGuard
             | Act::Rewind { .. }
