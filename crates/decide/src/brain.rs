@@ -67,6 +67,7 @@ pub struct Brain {
     pub(crate) stopped_under: Option<Term>,
     pub(crate) member_clock: crate::member_key::MemberClock,
     pub(crate) failsafe: crate::failsafe::FailsafeMemory,
+    pub(crate) errands: crate::errand::Errands,
     pub(crate) peers: crate::suspicion::Peers,
     pub(crate) slots: crate::slots::SlotMemory,
     /// The bootstrap failed: the race is given back, and this agent ends.
@@ -122,6 +123,7 @@ impl Brain {
             stopped_under: None,
             member_clock: crate::member_key::MemberClock::default(),
             failsafe: crate::failsafe::FailsafeMemory::default(),
+            errands: crate::errand::Errands::default(),
             peers: crate::suspicion::Peers::default(),
             slots: crate::slots::SlotMemory::default(),
             bootstrap_failed: false,
@@ -210,6 +212,8 @@ impl Brain {
     fn absorb(&mut self, now: Millis, event: Event) {
         match event {
             Event::Tick | Event::Heard { .. } => {}
+            Event::WallClock { unix } => self.errands.note_wall(now, unix),
+            Event::Asked { id, request } => self.take_request(now, id, request),
             Event::View(view) => self.absorb_view(now, view),
             Event::Lease { ttl } => self.lease_ttl = ttl,
             Event::Local(local) => {
@@ -266,6 +270,7 @@ impl Brain {
         if let Act::Stop { mode } = &ended.act {
             self.fast_stop_failed = !done && *mode == StopMode::Fast;
         }
+        self.note_errand_act(now, &ended.act, outcome);
         match &ended.act {
             Act::Renew { .. } => self.absorb_renewal(ended, done),
             Act::AskFailsafe { ttl, .. } => self.note_round(ended.issued, *ttl, done),
@@ -352,6 +357,8 @@ impl Brain {
         self.note_confirmed(&local, &leadership);
         self.duty_of_guard(now, &local, &leadership);
         self.watch_trouble(now, &local);
+        self.scheduled_restart(now);
+        self.run_errand(now, &view, &local, &leadership);
         self.touch_member(now, &view, &local, &leadership);
         self.suspect(now, &view, &local);
         if self.take_over(now, &view, &local, &leadership) {
@@ -487,7 +494,8 @@ impl Brain {
     fn duty_of_guard(&mut self, now: Millis, local: &LocalPostgres, leadership: &Leadership) {
         let mine = matches!(leadership, Leadership::Mine { .. });
         let may_write = self.may_be_primary(local);
-        if self.dynamic.pause || (!mine && !may_write) {
+        let unguarded = self.dynamic.pause && !(mine && self.becomes_primary_in_pause(local));
+        if unguarded || (!mine && !may_write) {
             if self.guard.is_some() || !self.guard_told {
                 let why = Reason::NothingToGuard;
                 self.issue_if_free(now, Act::StandDownGuard, why);
@@ -502,39 +510,6 @@ impl Brain {
             && self.guard.is_none_or(|armed| armed < kill_at)
         {
             self.issue_if_free(now, Act::ArmGuard { kill_at }, Reason::ClaimExtended);
-        }
-    }
-
-    /// Maintenance mode: nothing is started, stopped, promoted or demoted.
-    fn paused(
-        &mut self,
-        now: Millis,
-        view: &ClusterView,
-        local: &LocalPostgres,
-        leadership: &Leadership,
-    ) {
-        let Leadership::Mine { key, term } = leadership else {
-            if *leadership == Leadership::Vacant {
-                self.retake(now, view, local);
-            }
-            return;
-        };
-        match &local.process {
-            Process::Running(running) => match &running.role {
-                Role::Primary(primary) => {
-                    let status = self.status(view, local, primary);
-                    self.renew_if_due(now, leadership, Some(status));
-                    self.reconcile_sync(now, view, primary, *key);
-                    self.confirm(now, *term);
-                }
-                Role::Standby(_) => self.release(now, *key, None, Reason::CannotLead),
-            },
-            Process::Stopped => self.release(now, *key, None, Reason::CannotLead),
-            // Processes that are left may still commit.
-            Process::Orphaned => {}
-            Process::NotReady { .. } | Process::Silent { .. } => {
-                self.renew_if_due(now, leadership, None);
-            }
         }
     }
 

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use types::{ClusterView, Heartbeat, LocalPostgres, Lsn, MemberName, Millis, Term};
+use types::{ClusterView, Heartbeat, LocalPostgres, Lsn, MemberName, Millis, Term, UnixMillis};
 
 use crate::action::{ActionId, Outcome};
+use crate::errand::{Request, RequestId};
 use crate::failsafe::FailsafeClaim;
 use crate::foreign::ForeignAnswer;
 
@@ -14,6 +15,11 @@ use crate::foreign::ForeignAnswer;
 pub enum Event {
     /// Nothing new; time has passed ([`Brain::next_wake`](crate::Brain::next_wake) or `loop_wait`).
     Tick,
+    /// What the wall clock shows, for what operators schedule. Also a tick.
+    WallClock {
+        /// Now.
+        unix: UnixMillis,
+    },
     /// What the DCS holds. Never older than one delivered before.
     View(Arc<ClusterView>),
     /// The time to live of the lease that our keys hang on, as the DCS granted it.
@@ -55,6 +61,14 @@ pub enum Event {
     /// A leader that cannot reach the DCS asks us to wait for it. Taken in, it is answered by
     /// [`Brain::failsafe_answer`](crate::Brain::failsafe_answer).
     FailsafeClaim(FailsafeClaim),
+    /// An operator asks something of this member. Answered by
+    /// [`Brain::take_answers`](crate::Brain::take_answers), at once or after a while.
+    Asked {
+        /// Named again with the answer.
+        id: RequestId,
+        /// What is asked.
+        request: Request,
+    },
     /// The agent was asked to end (SIGTERM): PostgreSQL stops, the leader hands over.
     Shutdown,
 }

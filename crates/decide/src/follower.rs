@@ -7,6 +7,7 @@ use types::{
 
 use crate::action::{Act, StartAs};
 use crate::brain::{Brain, control_of, upstream_of};
+use crate::errand::Answer;
 use crate::reason::Reason;
 use crate::unlocked::is_operators_word;
 
@@ -75,6 +76,9 @@ impl Brain {
                 .and_then(|t| t.value.position),
             checkpointed: member.checkpoint_after_promote != Some(false),
         };
+        if self.stops_for_errand() {
+            return;
+        }
         match &local.process {
             Process::Orphaned | Process::Silent { .. } => {}
             Process::NotReady { since, .. } => {
@@ -94,10 +98,11 @@ impl Brain {
                     self.stop_now(now, local, Reason::NeverConsistent);
                 }
             }
+            Process::Stopped if self.copies_anew() => self.copy_anew(now, view, local, &leader),
             Process::Stopped => self.rejoin_stopped(now, view, local, &leader),
             Process::Running(running) => match &running.role {
                 Role::Primary(_) => {}
-                Role::Standby(_) if self.depose(now, view, local) => {}
+                Role::Standby(_) if !self.dynamic.pause && self.depose(now, view, local) => {}
                 Role::Standby(standby) => {
                     self.rejoin_standby(now, view, local, standby, &leader);
                 }
@@ -319,6 +324,9 @@ impl Brain {
         timeline: Timeline,
         leader: &Leader,
     ) {
+        if self.dynamic.pause {
+            return;
+        }
         let theirs = compared_with(local, leader).map_or(Timeline(0), |c| c.timeline);
         self.stop_fast(now, diverged(timeline, theirs));
     }
@@ -369,6 +377,10 @@ impl Brain {
     /// pg_rewind if it can work; otherwise, and after failures, a new copy where the settings allow
     /// it. The leader's term is newer than anything we hold, so ours is not the newest copy (I3).
     fn rewind(&mut self, now: Millis, control: &Control, leader: &Leader, why: Reason) {
+        if self.dynamic.pause {
+            self.end_errand(Answer::RestartFailed);
+            return;
+        }
         let settings = &self.dynamic.postgresql;
         let possible = settings.use_pg_rewind && control.can_rewind;
         if possible && self.rewind_failures < REWIND_ATTEMPTS {
@@ -387,7 +399,28 @@ impl Brain {
         }
     }
 
+    /// An operator's word replaces this copy, whatever the settings say (I3).
+    fn copy_anew(
+        &mut self,
+        now: Millis,
+        view: &ClusterView,
+        local: &LocalPostgres,
+        leader: &Leader,
+    ) {
+        let older = leader.term != Term(0) && leader.term < local.durable.term;
+        if self.is_bound(view, local) || older {
+            self.end_errand(Answer::RestartFailed);
+        } else if leader.writable {
+            let act = clone_act(leader, local.data_dir != DataDir::Empty);
+            self.issue(now, act, Reason::AskedByOperator);
+        }
+    }
+
     fn clone_from(&mut self, now: Millis, leader: &Leader, replace: bool) {
+        if self.dynamic.pause {
+            self.end_errand(Answer::RestartFailed);
+            return;
+        }
         let why = if replace {
             Reason::Unfinished
         } else {

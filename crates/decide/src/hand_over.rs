@@ -32,6 +32,7 @@ impl Brain {
         candidate: Option<MemberName>,
         why: Reason,
     ) {
+        self.errands.note_hand_over();
         if local.process == Process::Stopped {
             let clean = control_of(local).filter(|c| c.state == ControlState::ShutDown);
             let optime = clean.map(|c| Status {

@@ -34,6 +34,8 @@ pub(crate) struct LeaderMemory {
     pub(crate) slow: BTreeMap<MemberName, Lsn>,
     /// Since when PostgreSQL has been trying to come up.
     pub(crate) starting_since: Option<Millis>,
+    /// How long it may, where an operator has said so.
+    pub(crate) start_limit: Option<Millis>,
     /// The timeline whose history was published.
     pub(crate) history_of: Option<Timeline>,
     /// A stop for a successor was begun; the leader key goes when it has ended.
@@ -128,6 +130,7 @@ impl Brain {
         }
         if let Process::Running(running) = &local.process {
             self.leader.starting_since = None;
+            self.leader.start_limit = None;
             if let Role::Primary(primary) = &running.role {
                 for replica in streaming_members(primary) {
                     let name = MemberName::from(replica.name.as_str());
@@ -171,7 +174,7 @@ impl Brain {
         self.ask_for_newer_term(now, view);
         if let Some(section) = self.dynamic.standby_cluster.clone() {
             self.renew_if_due(now, &mine, status);
-            if !self.answer_fence(now, view, local, key) {
+            if !self.answer_fence(now, view, local, key) && !self.stops_for_errand() {
                 self.lead_standby_cluster(now, view, local, (key, term), &section);
             }
             return;
@@ -191,6 +194,7 @@ impl Brain {
             return;
         }
         match &local.process {
+            _ if self.stops_for_errand() => {}
             Process::Orphaned => {}
             Process::Stopped => self.lead_stopped(now, view, local, key, term),
             Process::NotReady { .. } | Process::Silent { .. } => {
@@ -256,7 +260,7 @@ impl Brain {
     }
 
     /// Our PostgreSQL is down while the leader key is ours.
-    fn lead_stopped(
+    pub(crate) fn lead_stopped(
         &mut self,
         now: Millis,
         view: &ClusterView,
@@ -282,19 +286,23 @@ impl Brain {
         }
         // Without a synchronous candidate a failover could lose commits, which a restart does not.
         let candidates = match view.active_sync() {
-            Some(_) => view.successors(&self.node.name),
-            None => BTreeSet::new(),
+            Some(_) if !self.starts_again() => view.successors(&self.node.name),
+            Some(_) | None => BTreeSet::new(),
         };
         // Shortly after a failover one restart in place is tried first.
         let in_place = self.leader.starting_since.is_none() && self.is_damped(now);
-        let why = if candidates.is_empty() { Reason::NoCandidate } else { Reason::Damped };
+        let why = match candidates.is_empty() {
+            _ if self.starts_again() => Reason::AskedByOperator,
+            true => Reason::NoCandidate,
+            false => Reason::Damped,
+        };
         if !candidates.is_empty() && !in_place {
             let status = view.status.as_ref().map(|s| s.value.clone());
             self.release(now, key, status, Reason::PostgresDown { candidates });
             return;
         }
         // A limit of nothing asks for another leader at once, if one can be had.
-        let crashed = control.state != ControlState::ShutDown;
+        let crashed = control.state != ControlState::ShutDown && !self.starts_again();
         let at_once = crashed && self.dynamic.primary_start_timeout == Millis::ZERO;
         if (at_once && self.can_fail_over(view)) || self.start_timed_out(now, view) {
             let status = view.status.as_ref().map(|s| s.value.clone());
@@ -322,7 +330,7 @@ impl Brain {
         key: Revision,
     ) {
         let since = *self.leader.starting_since.get_or_insert(now);
-        self.wake_at(since.plus(self.dynamic.primary_start_timeout).plus(Millis(1)));
+        self.wake_at(since.plus(self.start_limit()).plus(Millis(1)));
         if self.start_timed_out(now, view) {
             self.stop_now(now, local, Reason::StartTimedOut);
             if local.process == Process::Stopped {
@@ -331,8 +339,12 @@ impl Brain {
         }
     }
 
+    fn start_limit(&self) -> Millis {
+        self.leader.start_limit.unwrap_or(self.dynamic.primary_start_timeout)
+    }
+
     fn start_timed_out(&self, now: Millis, view: &ClusterView) -> bool {
-        let limit = self.dynamic.primary_start_timeout;
+        let limit = self.start_limit();
         limit > Millis::ZERO
             && self.can_fail_over(view)
             && self.leader.starting_since.is_some_and(|since| now.since(since) > limit)
@@ -354,7 +366,7 @@ impl Brain {
     }
 
     /// We won (or took over) and PostgreSQL is in recovery.
-    fn promote(
+    pub(crate) fn promote(
         &mut self,
         now: Millis,
         view: &ClusterView,
@@ -432,7 +444,7 @@ impl Brain {
     }
 
     /// What a running primary does.
-    fn duties(
+    pub(crate) fn duties(
         &mut self,
         now: Millis,
         view: &ClusterView,

@@ -15,6 +15,7 @@ mod brain;
 mod claim;
 mod deposed;
 pub mod election;
+mod errand;
 mod event;
 mod failsafe;
 mod fenced;
@@ -24,6 +25,7 @@ mod hand_over;
 mod health;
 mod leader;
 mod member_key;
+mod pause;
 mod reason;
 pub mod slots;
 mod standby_cluster;
@@ -38,6 +40,7 @@ pub use action::{
     Act, Action, ActionId, Lane, Outcome, Retake, StartAs, StopMode, SyncRule, Winner,
 };
 pub use brain::{Brain, Node};
+pub use errand::{Answer, Request, RequestId};
 pub use event::Event;
 pub use failsafe::{FailsafeAnswer, FailsafeClaim};
 pub use reason::Reason;

@@ -57,6 +57,11 @@ impl Brain {
     fn member_value(&self, now: Millis, local: &LocalPostgres, leadership: &Leadership) -> Member {
         let mut member = self.node.member.clone();
         member.tags = self.node.tags.clone();
+        if self.is_off_duty() {
+            // The leader then does without our confirmations, as if the tags said so.
+            (member.tags.nosync, member.tags.sync_priority) = (true, Some(0));
+        }
+        member.scheduled_restart = self.errands.scheduled().cloned();
         member.pause = self.dynamic.pause;
         member.state = self.state_text(local).to_owned();
         "replica".clone_into(&mut member.role);
@@ -110,6 +115,9 @@ impl Brain {
 
     /// The state text of Patroni.
     fn state_text(&self, local: &LocalPostgres) -> &'static str {
+        if let Some(state) = self.errand_state() {
+            return state;
+        }
         match self.lanes.running(Lane::Data) {
             Some(Act::Initdb) if self.bootstraps_by_command() => {
                 return "running custom bootstrap script";

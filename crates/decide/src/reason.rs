@@ -160,6 +160,8 @@ pub enum Reason {
         /// The candidate, if one was named or chosen.
         candidate: Option<MemberName>,
     },
+    /// An operator asked for a restart here, or for a new copy.
+    AskedByOperator,
     /// An operator's request cannot be fulfilled.
     RequestRefused {
         /// Why.

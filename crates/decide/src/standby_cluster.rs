@@ -88,7 +88,11 @@ impl Brain {
         let Some(request) = asked.value.clone() else {
             return false;
         };
-        match self.due(view, &request) {
+        let due = match self.due_request(now, &request) {
+            Some(Ok(())) => Some(self.possible(view, &request)),
+            other => other,
+        };
+        match due {
             None => false,
             Some(Err(because)) => {
                 let act = Act::ClearFailover { expected: asked.mod_revision, request };
@@ -105,28 +109,21 @@ impl Brain {
         }
     }
 
-    /// Whether a request can be fulfilled now; `None` while it is not due.
-    fn due(
-        &self,
-        view: &ClusterView,
-        request: &types::FailoverRequest,
-    ) -> Option<Result<(), String>> {
+    /// Whether a request can be fulfilled now.
+    fn possible(&self, view: &ClusterView, request: &types::FailoverRequest) -> Result<(), String> {
         let me = &self.node.name;
         let fit = |name: &MemberName| {
             name != me && view.member(name).is_some_and(|m| m.is_fit() && m.tags.may_lead())
         };
-        if request.scheduled_at.is_some() {
-            return Some(Err("scheduled requests are not supported here".to_owned()));
-        }
         if let Some(leader) = request.leader.as_ref().filter(|leader| *leader != me) {
-            return Some(Err(format!("leader name does not match: {leader} != {me}")));
+            return Err(format!("leader name does not match: {leader} != {me}"));
         }
-        Some(match &request.member {
+        match &request.member {
             Some(name) if fit(name) => Ok(()),
             Some(name) => Err(format!("{name} is no healthy candidate")),
             None if view.members.keys().any(fit) => Ok(()),
             None => Err("no healthy candidate".to_owned()),
-        })
+        }
     }
 
     /// The `status` key's value of a standby cluster's leader.

@@ -8,6 +8,7 @@ use types::{
 
 use crate::action::Act;
 use crate::brain::Brain;
+use crate::errand::Due;
 use crate::reason::Reason;
 use crate::strangers::streaming_members;
 
@@ -27,7 +28,12 @@ impl Brain {
         let Some(request) = asked.value.clone() else {
             return false;
         };
-        match self.accept(view, local, &request) {
+        let accepted = match self.due_request(now, &request) {
+            None => return false,
+            Some(Err(because)) => Err(because),
+            Some(Ok(())) => self.accept(view, local, &request),
+        };
+        match accepted {
             Ok(candidate) => {
                 // A primary that is not published yet first proves that it holds a quorum.
                 if self.leader.confirmed != Some(term) {
@@ -46,6 +52,43 @@ impl Brain {
         }
     }
 
+    /// Whether a request is due: `None` while it is not, an error once its time has passed. In
+    /// maintenance mode nothing scheduled is.
+    pub(crate) fn due_request(
+        &mut self,
+        now: Millis,
+        request: &FailoverRequest,
+    ) -> Option<Result<(), String>> {
+        let Some(schedule) = &request.scheduled_at else {
+            return Some(Ok(()));
+        };
+        if self.dynamic.pause {
+            return None;
+        }
+        match self.due_at(now, schedule) {
+            Due::Unknown => None,
+            Due::At(at) => {
+                self.wake_at(at);
+                None
+            }
+            Due::Now => Some(Ok(())),
+            Due::Stale => Some(Err(format!("its time has passed: {schedule}"))),
+        }
+    }
+
+    /// The request that an election is about: one that is scheduled for later is none.
+    pub(crate) fn pending_request<'a>(
+        &self,
+        now: Millis,
+        view: &'a ClusterView,
+    ) -> Option<&'a FailoverRequest> {
+        view.failover_request().filter(|request| match &request.scheduled_at {
+            None => true,
+            // The leader cleans up what is stale; until then it may be under way.
+            Some(schedule) => matches!(self.due_at(now, schedule), Due::Now | Due::Stale),
+        })
+    }
+
     /// The candidate that the request leads to, or why it cannot be fulfilled.
     fn accept(
         &self,
@@ -53,8 +96,8 @@ impl Brain {
         local: &LocalPostgres,
         request: &FailoverRequest,
     ) -> Result<MemberName, String> {
-        if request.scheduled_at.is_some() {
-            return Err("scheduled requests are not supported".to_owned());
+        if self.dynamic.pause && request.member.is_none() {
+            return Err("maintenance mode needs a named candidate".to_owned());
         }
         if let Some(leader) = &request.leader
             && *leader != self.node.name

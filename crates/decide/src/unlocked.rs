@@ -271,7 +271,7 @@ impl Brain {
                 self.wake_at(at);
             }
         }
-        let request = view.failover_request();
+        let request = self.pending_request(now, view);
         let nonce = self.next_nonce();
         Ballot {
             me: self.node.name.clone(),

@@ -11,6 +11,8 @@ pub mod names;
 pub mod peers;
 pub mod position;
 pub mod records;
+pub mod requests;
+pub mod schedule;
 pub mod slots;
 pub mod time;
 pub mod view;
@@ -30,6 +32,8 @@ pub use records::{
     FailoverRequest, Fence, HistoryEntry, LeaderKey, Member, Pledge, Revision, Status, SyncState,
     Tags, Term, TermRecord,
 };
+pub use requests::{RESTART_ROLES, RestartRequest, version_number};
+pub use schedule::{NoInstant, UnixMillis};
 pub use slots::{LogicalSlot, Slot, SlotChange};
 pub use time::Millis;
 pub use view::{ClusterView, KeyValue, Versioned};

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::names::MemberName;
 use crate::position::{Lsn, Position, Timeline};
+use crate::requests::RestartRequest;
 
 /// An etcd revision (create or modification).
 #[derive(
@@ -159,6 +160,9 @@ pub struct Member {
     /// Its timeline, if known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeline: Option<Timeline>,
+    /// A restart that an operator has scheduled; others' values of it are only shown.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "readable")]
+    pub scheduled_restart: Option<RestartRequest>,
     /// The member has seen pause.
     #[serde(default, skip_serializing_if = "is_false")]
     pub pause: bool,
@@ -181,6 +185,16 @@ pub struct Member {
 
 fn unknown() -> String {
     "unknown".to_owned()
+}
+
+/// What does not decode counts as absent, and leaves the rest of the member's key readable.
+fn readable<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: serde::de::DeserializeOwned,
+{
+    let value = Value::deserialize(deserializer)?;
+    Ok(serde_json::from_value(value).ok())
 }
 
 fn tags_are_empty(tags: &Tags) -> bool {

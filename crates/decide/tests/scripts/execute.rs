@@ -251,6 +251,10 @@ fn on_host(host: &mut Host, act: &Act, now: Millis) -> Option<()> {
         Act::ForgetFreshCopy => host.durable.fresh_copy = false,
         Act::SetSync { sync } => primary(host)?.names = names_of(sync),
         Act::Checkpoint => {
+            // On a standby it is a restart point, which nothing here depends on.
+            if host.process == Proc::Standby {
+                return Some(());
+            }
             let data = primary(host)?;
             data.checkpoint = data.end;
             data.checkpoint_timeline = data.timeline;

@@ -227,6 +227,7 @@ impl World {
             ended: Vec::new(),
             tick: false,
             shutdown: false,
+            asked: Vec::new(),
         });
     }
 

@@ -1,7 +1,8 @@
 //! The words of the scripts; `testdata/README.md` explains them to a reader.
 
+use decide::Request;
 use serde_json::Value;
-use types::{FailoverRequest, Fault, Health, Lsn, MemberName, Millis, Trouble};
+use types::{FailoverRequest, Fault, Health, Lsn, MemberName, Millis, RestartRequest, Trouble};
 
 use crate::data::Proc;
 use crate::say;
@@ -54,6 +55,7 @@ pub(crate) fn obey(world: &mut World, line: &str) -> Result<(), String> {
             Ok(())
         }
         ["operator", "asks", rest @ ..] => request(world, rest),
+        ["operator", verb, rest @ ..] => errand(world, verb, rest),
         _ => obey_more(world, &words),
     }
 }
@@ -296,8 +298,12 @@ fn config(world: &mut World, setting: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// `switchover [from a] [to c]`, `failover to c`.
+/// `switchover [from a] [to c] [at 00:00:05]`, `failover to c`.
 fn request(world: &mut World, words: &[&str]) -> Result<(), String> {
+    let (words, at) = match words {
+        [rest @ .., "at", at] => (rest, Some(format!("2026-11-24T{at}Z"))),
+        all => (all, None),
+    };
     let (leader, member) = match words {
         ["switchover", "from", leader] => (Some(*leader), None),
         ["switchover", "from", leader, "to", member] => (Some(*leader), Some(*member)),
@@ -307,9 +313,38 @@ fn request(world: &mut World, words: &[&str]) -> Result<(), String> {
     let request = FailoverRequest {
         leader: leader.map(MemberName::from),
         member: member.map(MemberName::from),
-        scheduled_at: None,
+        scheduled_at: at,
     };
     world.store.change(|view, at| put(&mut view.failover, at, 0, Some(request)));
+    Ok(())
+}
+
+/// `restarts a [if replica] [within 5s] [at 00:00:05]`, `forgets the restart of a`,
+/// `reinitializes c [by force]`.
+fn errand(world: &mut World, verb: &str, words: &[&str]) -> Result<(), String> {
+    let wrong = || format!("no operator {verb} {}", words.join(" "));
+    let (name, asked) = match (verb, words) {
+        ("restarts", [name, rest @ ..]) => {
+            let mut wanted = RestartRequest::default();
+            for pair in rest.chunks(2) {
+                let [how, what] = pair else { return Err(wrong()) };
+                match (*how, *what) {
+                    ("if", "pending") => wanted.restart_pending = true,
+                    ("if", role) => wanted.role = Some(role.to_owned()),
+                    ("within", span) => wanted.timeout = Some(span_of(span)?.0 / 1000),
+                    ("at", at) => wanted.schedule = Some(format!("2026-11-24T{at}Z")),
+                    _ => return Err(wrong()),
+                }
+            }
+            (name, Request::Restart(wanted))
+        }
+        ("forgets", ["the", "restart", "of", name]) => (name, Request::CancelRestart),
+        ("reinitializes", [name]) => (name, Request::Reinitialize { force: false }),
+        ("reinitializes", [name, "by", "force"]) => (name, Request::Reinitialize { force: true }),
+        _ => return Err(wrong()),
+    };
+    let agent = world.host(name)?.agent.as_mut().ok_or_else(|| format!("no agent on {name}"))?;
+    agent.asked.push(asked);
     Ok(())
 }
 

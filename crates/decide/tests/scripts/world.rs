@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use decide::{Act, Action, ActionId, Brain, Event, Outcome};
+use decide::{Act, Action, ActionId, Brain, Event, Outcome, Request, RequestId};
 use serde_json::Value;
-use types::{Compared, Durable, Heartbeat, LocalPostgres, MemberName, Millis, Revision, Tags};
+use types::{
+    Compared, Durable, Heartbeat, LocalPostgres, MemberName, Millis, Revision, Tags, UnixMillis,
+};
 
 use crate::data::{Data, Proc};
 use crate::say;
@@ -78,6 +80,14 @@ pub(crate) struct Agent {
     pub(crate) ended: Vec<(ActionId, Outcome)>,
     pub(crate) tick: bool,
     pub(crate) shutdown: bool,
+    /// What operators ask of this member.
+    pub(crate) asked: Vec<Request>,
+}
+
+/// The stories begin at midnight, Greenwich.
+pub(crate) fn wall(now: Millis) -> UnixMillis {
+    let midnight = UnixMillis::parse("2026-11-24T00:00:00Z").expect("an instant");
+    UnixMillis(midnight.0 + i64::try_from(now.0).expect("a short story"))
 }
 
 /// Everything that a script talks about.
@@ -159,6 +169,9 @@ impl World {
             return Vec::new();
         };
         let actions = agent.brain.step(now, event);
+        for (_, answer) in agent.brain.take_answers() {
+            self.tell(name, &format!("answers {answer:?}"));
+        }
         actions.into_iter().map(|action| (name.clone(), action)).collect()
     }
 
@@ -196,7 +209,11 @@ impl World {
             news.push(Event::Finished { id, outcome });
         }
         if std::mem::take(&mut agent.tick) {
-            news.push(Event::Tick);
+            news.push(Event::WallClock { unix: wall(now) });
+        }
+        for request in std::mem::take(&mut agent.asked) {
+            news.push(Event::WallClock { unix: wall(now) });
+            news.push(Event::Asked { id: RequestId(0), request });
         }
         news
     }
