@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use api::{ApiReply, ApiRequest, Command, ValidatedSwitchover};
 use dcs::Write;
+use decide::Answer;
 use postgres::Instance;
 use serde_json::{Value, json};
 use types::{ClusterView, FailoverRequest, MemberName};
@@ -36,9 +37,45 @@ pub(crate) async fn serve<I: Instance>(
         // The loop answers these itself: a promise is the brain's, the settings are the loop's.
         Command::Failsafe(_) => crate::failsafe::reply_of(None),
         Command::Reload => reply(503, "the agent does not reload"),
+        Command::Restart(_) | Command::CancelRestart | Command::Reinitialize { .. } => {
+            reply(503, "the brain was not asked")
+        }
     };
     // The client may have left; the change is made all the same.
     drop(request.reply.send(reply));
+}
+
+/// What the brain decides about.
+pub(crate) fn for_brain(command: &Command) -> Option<decide::Request> {
+    match command {
+        Command::Restart(request) => Some(decide::Request::Restart(request.clone())),
+        Command::CancelRestart => Some(decide::Request::CancelRestart),
+        Command::Reinitialize { force } => Some(decide::Request::Reinitialize { force: *force }),
+        Command::Switchover(_)
+        | Command::PatchConfig(_)
+        | Command::ReplaceConfig(_)
+        | Command::Reload
+        | Command::CancelSwitchover
+        | Command::Failsafe(_) => None,
+    }
+}
+
+/// What the brain answered, in Patroni's words.
+pub(crate) fn answer(answer: &Answer) -> ApiReply {
+    match answer {
+        Answer::Restarted => reply(200, "restarted successfully"),
+        Answer::StillStarting => reply(503, "postgres is still starting"),
+        Answer::RestartFailed => reply(503, "restart failed"),
+        Answer::ConditionsNotMet => reply(503, "restart conditions are not satisfied"),
+        Answer::RestartScheduled => reply(202, "Restart scheduled"),
+        Answer::AlreadyScheduled => reply(409, "Another restart is already scheduled"),
+        Answer::RestartCancelled => reply(200, "scheduled restart deleted"),
+        Answer::NoneScheduled => reply(404, "no restarts are scheduled"),
+        Answer::ReinitializeStarted => reply(200, "reinitialize started"),
+        Answer::NoLeader => reply(503, "Cluster has no leader, can not reinitialize"),
+        Answer::IsLeader => reply(503, "I am the leader, can not reinitialize"),
+        Answer::Busy(what) => reply(503, format!("{what} already in progress")),
+    }
 }
 
 fn reply(status: u16, text: impl Into<String>) -> ApiReply {
@@ -51,13 +88,17 @@ async fn write_failover<I: Instance>(
     present: Option<MemberName>,
 ) -> ApiReply {
     let (leader, member) = match wanted {
-        ValidatedSwitchover::Switchover { leader, candidate } => {
+        ValidatedSwitchover::Switchover { leader, candidate, .. } => {
             (Some(leader.clone()), candidate.clone())
         }
         // With a leader there it is an orderly hand-over; only without one it forces anything.
         ValidatedSwitchover::Failover { candidate } => (present, Some(candidate.clone())),
     };
-    let request = FailoverRequest { leader, member, scheduled_at: None };
+    let scheduled_at = match wanted {
+        ValidatedSwitchover::Switchover { scheduled_at, .. } => scheduled_at.clone(),
+        ValidatedSwitchover::Failover { .. } => None,
+    };
+    let request = FailoverRequest { leader, member, scheduled_at };
     let value = serde_json::to_value(&request).unwrap_or(Value::Null);
     match context.store.write_failover(&value).await {
         Ok(Write::Written { revision }) => {

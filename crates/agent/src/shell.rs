@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use api::peers::Heard;
 use api::{ApiReply, ApiRequest, Command, FailsafePost, Snapshot};
-use decide::{Act, Action, ActionId, Brain, Event, Lane, Outcome, Reason};
+use decide::{Act, Action, ActionId, Brain, Event, Lane, Outcome, Reason, RequestId};
 use postgres::Instance;
 use serde_json::json;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
-use types::{ClusterView, LocalPostgres, Millis, Suspicion};
+use types::{ClusterView, LocalPostgres, Millis, Suspicion, UnixMillis};
 
 use crate::clock;
 use crate::context::{Context, Limits};
@@ -90,6 +90,9 @@ pub(crate) struct Shell<I: Instance> {
     worried: bool,
     /// Whom we hold for lost.
     suspects: Option<Suspicion>,
+    /// Who waits for the brain's answer. All but one are answered at once.
+    waiting: BTreeMap<RequestId, oneshot::Sender<ApiReply>>,
+    last_request: u64,
     /// What the log has said of each round.
     rounds: said::Rounds,
     /// SIGUSR2 came.
@@ -138,6 +141,8 @@ impl<I: Instance> Shell<I> {
             heartbeats: parts.heartbeats,
             worried: false,
             suspects: None,
+            waiting: BTreeMap::new(),
+            last_request: 0,
             rounds: said::Rounds::default(),
             reexecute: false,
             exit: None,
@@ -188,7 +193,7 @@ impl<I: Instance> Shell<I> {
                 Signal::Reload => self.reload_file().await,
                 Signal::Reexecute => self.reexecute = true,
             },
-            () = tokio::time::sleep(tick) => self.step(Event::Tick),
+            () = tokio::time::sleep(tick) => self.step(wall_clock()),
         }
         // Programs that work on the data directory end first: the new agent would not know of them.
         let working = self.running.values().any(|running| running.lane == Lane::Data);
@@ -259,8 +264,8 @@ impl<I: Instance> Shell<I> {
     }
 
     fn see(&mut self, view: Arc<ClusterView>) {
-        let eventful =
-            view.leader.is_none() || view.fence.is_some() || view.failover_request().is_some();
+        let asked = view.failover_request().is_some_and(|r| r.scheduled_at.is_none());
+        let eventful = view.leader.is_none() || view.fence.is_some() || asked;
         let changed = self.viewed.as_ref().map(|v| v.leader_name().cloned())
             != Some(view.leader_name().cloned());
         if eventful || changed {
@@ -319,11 +324,23 @@ impl<I: Instance> Shell<I> {
         for action in actions {
             self.start(action);
         }
+        self.answer_requests();
         self.note_failsafe();
         self.note_suspicion();
         self.look_often_when_worried();
         self.say_round();
         self.publish();
+    }
+
+    fn answer_requests(&mut self) {
+        for (id, answer) in self.brain.take_answers() {
+            let reply = requests::answer(&answer);
+            self.journal.note("answer", json!({ "status": reply.status, "text": reply.text }));
+            if let Some(waiting) = self.waiting.remove(&id) {
+                // Whoever asked may have left.
+                drop(waiting.send(reply));
+            }
+        }
     }
 
     /// Says on the log how things stand here.
@@ -459,6 +476,14 @@ impl<I: Instance> Shell<I> {
             self.reload_file().await;
             return;
         }
+        if let Some(asked) = requests::for_brain(&request.command) {
+            self.last_request += 1;
+            let id = RequestId(self.last_request);
+            self.waiting.insert(id, request.reply);
+            self.step(wall_clock());
+            self.step(Event::Asked { id, request: asked });
+            return;
+        }
         let context = Arc::clone(&self.context);
         let view = self.viewed.clone();
         tokio::spawn(requests::serve(context, view, request));
@@ -521,6 +546,11 @@ impl<I: Instance> Shell<I> {
             tracing::warn!(%error, "the guard did not end; it has nothing to guard");
         }
     }
+}
+
+/// What the wall clock shows, for what is scheduled.
+fn wall_clock() -> Event {
+    Event::WallClock { unix: UnixMillis(jiff::Timestamp::now().as_millisecond()) }
 }
 
 /// Says on the log what an operator wants to see happen; the journal has all of it.

@@ -179,6 +179,9 @@ fn member_json(info: &MemberInfo<'_>) -> Value {
     if member.pending_restart {
         body.insert("pending_restart".into(), Value::Bool(true));
     }
+    if let Some(restart) = &member.scheduled_restart {
+        body.insert("scheduled_restart".into(), json!(restart));
+    }
     if member.tags != types::Tags::default() {
         body.insert("tags".into(), json!(member.tags));
     }

@@ -3,22 +3,23 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use axum::body::{Body, to_bytes};
+use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{Query, State};
 use axum::http::{HeaderValue, Method, Request, StatusCode, Uri, header};
 use axum::response::Response;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::oneshot;
-use types::Millis;
+use types::{Millis, UnixMillis};
 
 use crate::failsafe::{self, FailsafePost};
 use crate::health::{self, Filters};
 use crate::json::spaced;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Settings, Snapshot};
 use crate::switchover::{self, SwitchoverRequest, validate_switchover};
 use crate::{
-    ApiReply, ApiRequest, ApiState, Command, Published, cluster, metrics, peers, received, status,
+    ApiReply, ApiRequest, ApiState, Command, Published, cluster, metrics, peers, received, restart,
+    status,
 };
 
 /// The largest body that is read; larger ones are refused.
@@ -26,6 +27,10 @@ const BODY_MAX: usize = 1 << 20;
 
 /// A body that has not arrived by then is refused.
 const BODY_WAIT: Duration = Duration::from_secs(10);
+
+/// What a restart may take besides the start and the usual answer: an orderly stop, and one that
+/// follows where that did not end.
+const RESTART_WAIT: Duration = Duration::from_secs(120);
 
 const HTML: &str = "text/html";
 const JSON: &str = "application/json";
@@ -57,8 +62,8 @@ pub(crate) async fn dispatch(State(state): State<ApiState>, request: Request<Bod
     let method = parts.method.as_str();
     let known = matches!(
         (method, segment.as_str()),
-        ("POST" | "DELETE", "switchover")
-            | ("POST", "failover" | "failsafe" | "reload")
+        ("POST" | "DELETE", "switchover" | "restart")
+            | ("POST", "failover" | "failsafe" | "reload" | "reinitialize")
             | ("PATCH" | "PUT", "config")
     );
     if !known {
@@ -68,6 +73,7 @@ pub(crate) async fn dispatch(State(state): State<ApiState>, request: Request<Bod
         return refused(refusal.status(), &refusal.to_string());
     }
     match (method, segment.as_str()) {
+        ("DELETE", "restart") => reply_answer(ask(&state, Command::CancelRestart).await),
         ("DELETE", _) => cancel_switchover(&state).await,
         ("PATCH", _) => match read_object(body).await {
             Ok(patch) => patch_config(&state, patch).await,
@@ -79,6 +85,17 @@ pub(crate) async fn dispatch(State(state): State<ApiState>, request: Request<Bod
         },
         // Whatever body comes with it says nothing.
         (_, "reload") => reply_answer(ask(&state, Command::Reload).await),
+        (_, "restart") => match read_map(body).await {
+            Ok(body) => restart_postgres(&state, &body).await,
+            Err(response) => *response,
+        },
+        (_, "reinitialize") => match read_map(body).await {
+            Ok(body) => {
+                let force = restart::is_forced(&body);
+                reply_answer(ask(&state, Command::Reinitialize { force }).await)
+            }
+            Err(response) => *response,
+        },
         (_, "failsafe") => match read_object(body).await {
             Ok(body) => failsafe(&state, &body).await,
             Err(response) => *response,
@@ -143,7 +160,7 @@ fn config(snapshot: &Snapshot) -> Response {
 async fn switch_over(state: ApiState, failover: bool, body: &Value) -> Response {
     let snapshot: Published = state.snapshots.borrow().clone();
     let request = SwitchoverRequest::from_json(failover, body);
-    let request = match validate_switchover(&snapshot, request) {
+    let request = match validate_switchover(&snapshot, request, wall_clock()) {
         Ok(request) => request,
         Err((status, text)) => return answer(status, HTML, text),
     };
@@ -153,10 +170,21 @@ async fn switch_over(state: ApiState, failover: bool, body: &Value) -> Response 
     if reply.status != 200 {
         return reply_answer(reply);
     }
+    if request.is_scheduled() {
+        return answer(202, HTML, "Switchover scheduled".to_owned());
+    }
     let mut snapshots = state.snapshots.clone();
     let result = switchover::result(&mut snapshots, &request, old_leader.as_ref(), reply.written);
     let (status, text) = result.await;
     answer(status, HTML, text)
+}
+
+async fn restart_postgres(state: &ApiState, body: &Map<String, Value>) -> Response {
+    let snapshot: Published = state.snapshots.borrow().clone();
+    match restart::restart_request(&snapshot, body, wall_clock()) {
+        Ok(request) => reply_answer(ask(state, Command::Restart(request)).await),
+        Err((status, text)) => answer(status, HTML, text),
+    }
 }
 
 async fn cancel_switchover(state: &ApiState) -> Response {
@@ -194,7 +222,7 @@ async fn failsafe(state: &ApiState, body: &Value) -> Response {
 
 /// Hands a command to the agent and waits for its answer, both with a bound.
 async fn ask(state: &ApiState, command: Command) -> ApiReply {
-    let limit = switchover::result_wait(&state.snapshots.borrow().settings);
+    let limit = answer_wait(&state.snapshots.borrow().settings, &command);
     let (reply, answer) = oneshot::channel();
     let failed = |text: String| ApiReply { status: 503, text, written: None };
     match state.requests.try_send(ApiRequest { command, reply }) {
@@ -214,12 +242,44 @@ async fn ask(state: &ApiState, command: Command) -> ApiReply {
     }
 }
 
-/// A body that is a JSON object with content. The error is boxed as a response is large.
-async fn read_object(body: Body) -> Result<Value, Box<Response>> {
+/// How long the agent may take. A restart leaves the synchronous set, makes a checkpoint and stops
+/// before it starts; each has its own limit there.
+fn answer_wait(settings: &Settings, command: &Command) -> Duration {
+    let usual = switchover::result_wait(settings);
+    match command {
+        Command::Restart(request) => {
+            let asked = request.timeout.map(Duration::from_secs);
+            let start = settings.primary_start_timeout.as_duration();
+            usual + RESTART_WAIT + start + asked.unwrap_or(start)
+        }
+        _ => usual,
+    }
+}
+
+/// A body that is absent, or a JSON object.
+async fn read_map(body: Body) -> Result<Map<String, Value>, Box<Response>> {
+    let bytes = read_body(body).await?;
+    if bytes.is_empty() {
+        return Ok(Map::new());
+    }
+    match serde_json::from_slice(&bytes) {
+        Ok(Value::Object(map)) => Ok(map),
+        Ok(_) => Err(Box::new(error_page(400, "the body should be a JSON object"))),
+        Err(_) => Err(Box::new(error_page(400, "the body is not JSON"))),
+    }
+}
+
+async fn read_body(body: Body) -> Result<Bytes, Box<Response>> {
     let bad = |text: &str| Box::new(error_page(400, text));
     let bytes = tokio::time::timeout(BODY_WAIT, to_bytes(body, BODY_MAX)).await;
     let bytes = bytes.map_err(|_| bad("the body did not arrive in time"))?;
-    let bytes = bytes.map_err(|_| bad("the body cannot be read, or is larger than 1 MiB"))?;
+    bytes.map_err(|_| bad("the body cannot be read, or is larger than 1 MiB"))
+}
+
+/// A body that is a JSON object with content. The error is boxed as a response is large.
+async fn read_object(body: Body) -> Result<Value, Box<Response>> {
+    let bad = |text: &str| Box::new(error_page(400, text));
+    let bytes = read_body(body).await?;
     match serde_json::from_slice(&bytes) {
         Ok(Value::Object(map)) if !map.is_empty() => Ok(Value::Object(map)),
         Ok(_) => Err(bad("the body should be a JSON object with content")),
@@ -256,6 +316,11 @@ pub(crate) fn answer(status: u16, kind: &'static str, text: String) -> Response 
         StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     response
+}
+
+/// The wall clock, for what operators schedule.
+fn wall_clock() -> UnixMillis {
+    UnixMillis(i64::try_from(unix_now()).unwrap_or(i64::MAX))
 }
 
 /// The wall clock in milliseconds, for display alone.

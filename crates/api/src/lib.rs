@@ -23,6 +23,7 @@ mod handlers;
 mod in_force;
 mod listener;
 mod received;
+mod restart;
 #[cfg(test)]
 mod samples;
 #[cfg(test)]
@@ -34,7 +35,7 @@ use std::sync::Arc;
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
-use types::{Millis, Revision};
+use types::{Millis, RestartRequest, Revision};
 
 pub use access::{Access, Credentials, base64};
 pub use failsafe::FailsafePost;
@@ -63,6 +64,15 @@ pub enum Command {
     ReplaceConfig(Value),
     /// Read the node's file again: 202, before it is done.
     Reload,
+    /// Restart PostgreSQL, now or at its time: 200, 202, 409, 503; answered when it is over.
+    Restart(RestartRequest),
+    /// Forget the scheduled restart: 200, or 404 if there is none.
+    CancelRestart,
+    /// Copy the data anew from the leader: 200 when that has begun, else 503.
+    Reinitialize {
+        /// Give up what is under way.
+        force: bool,
+    },
     /// Clear a scheduled switchover: 200, or 409 after a conflict.
     CancelSwitchover,
     /// A leader that cannot reach the DCS asks us to wait for it. 200 `Accepted` is a promise: it

@@ -178,6 +178,7 @@ async fn a_switchover_waits_for_the_new_leader() {
     let expected = ValidatedSwitchover::Switchover {
         leader: "node-0".into(),
         candidate: Some("node-1".into()),
+        scheduled_at: None,
     };
     assert_eq!(request.command, Command::Switchover(expected));
     let reply = ApiReply { status: 200, text: String::new(), written: Some(Revision(101)) };

@@ -35,6 +35,8 @@ pub struct Settings {
     pub ttl: Millis,
     /// Upper bound between two evaluations of the agent.
     pub loop_wait: Millis,
+    /// How long PostgreSQL may take to come up before a leader fails over.
+    pub primary_start_timeout: Millis,
     /// Bytes a candidate may be behind; the default `lag` of `/readiness`.
     pub maximum_lag_on_failover: u64,
     /// Cluster management is paused.
@@ -51,6 +53,7 @@ impl Default for Settings {
         Settings {
             ttl: Millis::from_secs(30),
             loop_wait: Millis::from_secs(10),
+            primary_start_timeout: Millis::from_secs(300),
             maximum_lag_on_failover: 1_048_576,
             paused: false,
             synchronous: Synchronous::Off,
@@ -76,6 +79,7 @@ impl Settings {
         Settings {
             ttl: seconds("ttl", default.ttl),
             loop_wait: seconds("loop_wait", default.loop_wait),
+            primary_start_timeout: seconds("primary_start_timeout", default.primary_start_timeout),
             maximum_lag_on_failover: config
                 .get("maximum_lag_on_failover")
                 .and_then(Value::as_u64)
@@ -103,6 +107,7 @@ impl From<&config::Dynamic> for Settings {
         Settings {
             ttl: dynamic.ttl,
             loop_wait: dynamic.loop_wait,
+            primary_start_timeout: dynamic.primary_start_timeout,
             maximum_lag_on_failover: dynamic.maximum_lag_on_failover,
             paused: dynamic.pause,
             synchronous: match dynamic.synchronous_mode {
@@ -129,7 +134,7 @@ fn synchronous_of(value: Option<&Value>) -> Synchronous {
 }
 
 /// Patroni's reading of a boolean: `true`, `on`, `yes`, `1` in any case.
-fn truthy(value: &Value) -> bool {
+pub(crate) fn truthy(value: &Value) -> bool {
     match value {
         Value::Bool(flag) => *flag,
         Value::Number(number) => number.as_i64() == Some(1),
@@ -314,11 +319,13 @@ impl Snapshot {
     /// One of the state texts of Patroni, or `unknown`.
     #[must_use]
     pub fn state(&self, now: Millis) -> &str {
+        let published = self.member.as_ref().map_or("unknown", |m| m.state.as_str());
         if self.running(now).is_some() {
-            return "running";
+            // A copy that is to be replaced may run on for a while.
+            let replaced = published == "creating replica";
+            return if replaced { published } else { "running" };
         }
         // `running` in the member key is a promise that the probe no longer confirms.
-        let published = self.member.as_ref().map_or("unknown", |m| m.state.as_str());
         if published == "running" { "unknown" } else { published }
     }
 

@@ -1,7 +1,7 @@
 //! The node's status as `GET /patroni` and every health check print it.
 
 use serde_json::{Map, Value, json};
-use types::{Millis, Primary, Role};
+use types::{Millis, Primary, RestartRequest, Role};
 
 use crate::snapshot::{PATRONI_VERSION, PGHERD_VERSION, Snapshot, Synchronous};
 
@@ -35,6 +35,12 @@ pub fn status_json(snapshot: &Snapshot, now: Millis, unix_now: u64) -> Value {
     }
     if let Some(primary) = snapshot.primary(now).filter(|p| !p.replicas.is_empty()) {
         body.insert("replication".into(), replication_json(primary, snapshot));
+    }
+    let scheduled = snapshot.member.as_ref().and_then(|m| m.scheduled_restart.as_ref());
+    if let Some(restart) = scheduled {
+        // Without what is only for the agent that does it.
+        let shown = RestartRequest { postmaster_start_time: None, ..restart.clone() };
+        body.insert("scheduled_restart".into(), json!(shown));
     }
     insert_cluster_facts(&mut body, snapshot, now, unix_now);
     body.insert(

@@ -6,10 +6,11 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::sync::watch;
 use tokio::time::Instant;
-use types::{ClusterView, MemberName, Millis, Revision};
+use types::{ClusterView, MemberName, Millis, Revision, UnixMillis};
 
 use crate::Published;
 use crate::cluster::is_voter;
+use crate::restart;
 use crate::snapshot::{Settings, Snapshot, Synchronous};
 
 /// The least time that the result of a switchover is waited for; twice this, or twice `loop_wait`.
@@ -54,6 +55,8 @@ pub enum ValidatedSwitchover {
         leader: MemberName,
         /// Who shall lead; anybody suitable if `None`.
         candidate: Option<MemberName>,
+        /// Not before; ISO 8601 with an offset. Whether it is possible is seen then.
+        scheduled_at: Option<String>,
     },
     /// A change to this member, with or without a leader.
     Failover {
@@ -69,6 +72,11 @@ impl ValidatedSwitchover {
             ValidatedSwitchover::Switchover { .. } => "Switch",
             ValidatedSwitchover::Failover { .. } => "Fail",
         }
+    }
+
+    /// Whether it is for later.
+    pub(crate) const fn is_scheduled(&self) -> bool {
+        matches!(self, ValidatedSwitchover::Switchover { scheduled_at: Some(_), .. })
     }
 
     /// Who shall lead, if that was said.
@@ -88,6 +96,7 @@ impl ValidatedSwitchover {
 pub fn validate_switchover(
     snapshot: &Snapshot,
     request: SwitchoverRequest,
+    now: UnixMillis,
 ) -> Result<ValidatedSwitchover, (u16, String)> {
     let refuse = |status: u16, text: &str| Err((status, text.to_owned()));
     let SwitchoverRequest { failover, leader, candidate, scheduled_at } = request;
@@ -100,13 +109,12 @@ pub fn validate_switchover(
         return refuse(400, "Switchover could be performed only from a specific leader");
     }
     let paused = snapshot.settings.paused;
-    if scheduled_at.is_some() {
-        return match (failover, paused) {
-            (true, _) => refuse(400, "Failover can't be scheduled"),
-            (false, true) => refuse(400, "Can't schedule switchover in the paused state"),
-            (false, false) => refuse(501, "scheduled switchover is not supported yet"),
-        };
-    }
+    let scheduled_at = match scheduled_at {
+        None => None,
+        Some(_) if failover => return refuse(400, "Failover can't be scheduled"),
+        Some(_) if paused => return refuse(400, "Can't schedule switchover in the paused state"),
+        Some(at) => Some(restart::schedule(&Value::String(at), "switchover", now)?),
+    };
     if paused && candidate.is_none() {
         let text = "Switchover is possible only to a specific candidate in a paused state";
         return refuse(400, text);
@@ -117,9 +125,13 @@ pub fn validate_switchover(
     let Some(view) = snapshot.view.as_deref() else {
         return refuse(503, "the DCS has not been read yet");
     };
-    possible(view, leader.as_ref(), candidate.as_ref()).map_err(|text| (412, text))?;
+    if scheduled_at.is_none() {
+        possible(view, leader.as_ref(), candidate.as_ref()).map_err(|text| (412, text))?;
+    }
     match (leader, candidate) {
-        (Some(leader), candidate) => Ok(ValidatedSwitchover::Switchover { leader, candidate }),
+        (Some(leader), candidate) => {
+            Ok(ValidatedSwitchover::Switchover { leader, candidate, scheduled_at })
+        }
         (None, Some(candidate)) => Ok(ValidatedSwitchover::Failover { candidate }),
         (None, None) => refuse(400, "Failover could be performed only to a specific candidate"),
     }
@@ -250,9 +262,10 @@ mod tests {
 
     fn refused(snapshot: &Snapshot, failover: bool, body: Value) -> (u16, String) {
         let request = SwitchoverRequest::from_json(failover, &body);
-        validate_switchover(snapshot, request).expect_err("should be refused")
+        validate_switchover(snapshot, request, NOW).expect_err("should be refused")
     }
 
+    const NOW: UnixMillis = UnixMillis(1_795_471_262_000);
     const ON: (&str, &str) = ("config", r#"{"synchronous_mode":true}"#);
     const PAUSED: (&str, &str) = ("config", r#"{"pause":true}"#);
     const NOFAILOVER: &str = r#"{"state":"running","tags":{"nofailover":true}}"#;
@@ -266,13 +279,20 @@ mod tests {
         let paused = with(&[PAUSED]);
         let bad = with(&[("members/node-1", NOFAILOVER), ("members/node-2", NOFAILOVER)]);
         let scheduled = json!({"leader": "node-0", "scheduled_at": "x"});
+        let at = |at: &str| json!({"leader": "node-0", "scheduled_at": at});
+        let (past, zoneless) = (at("2026-11-23T22:00Z"), at("2026-11-23T22:02"));
+        let to_itself = json!({"leader": "node-0", "candidate": "node-0",
+            "scheduled_at": "2026-11-23T22:02Z"});
         let scheduled_failover = json!({"candidate": "node-1", "scheduled_at": "x"});
         let cases = [
             (&plain, true, json!({}), 400, "Failover could be performed only to a specific"),
             (&plain, false, json!({"candidate": "a"}), 400, "Switchover could be performed only"),
             (&plain, true, scheduled_failover, 400, "Failover can't be scheduled"),
             (&paused, false, scheduled.clone(), 400, "Can't schedule switchover in the paused"),
-            (&plain, false, scheduled, 501, "scheduled switchover is not supported yet"),
+            (&plain, false, scheduled, 422, "Unable to parse scheduled timestamp"),
+            (&plain, false, past, 422, "Cannot schedule switchover in the past"),
+            (&plain, false, zoneless, 400, "Timezone information is mandatory"),
+            (&plain, false, to_itself, 400, "Switchover target and source are the same"),
             (&paused, false, from("node-0"), 400, "Switchover is possible only to a specific"),
             (
                 &plain,
@@ -330,16 +350,24 @@ mod tests {
     fn good_requests_pass() {
         let check = |failover, body| {
             let request = SwitchoverRequest::from_json(failover, &body);
-            validate_switchover(&with(&[]), request)
+            validate_switchover(&with(&[]), request, NOW)
         };
         let leader = MemberName::from("node-0");
         assert_eq!(
             check(false, json!({"leader": "node-0", "candidate": ""})),
-            Ok(ValidatedSwitchover::Switchover { leader, candidate: None })
+            Ok(ValidatedSwitchover::Switchover { leader, candidate: None, scheduled_at: None })
         );
         assert_eq!(
             check(true, json!({"candidate": "node-2"})),
             Ok(ValidatedSwitchover::Failover { candidate: "node-2".into() })
+        );
+        // Who leads then is seen then.
+        let later = json!({"leader": "node-9", "scheduled_at": "2026-11-23 23:02+01:00"});
+        let leader = MemberName::from("node-9");
+        let scheduled_at = Some("2026-11-23T23:02+01:00".to_owned());
+        assert_eq!(
+            check(false, later),
+            Ok(ValidatedSwitchover::Switchover { leader, candidate: None, scheduled_at })
         );
     }
 
@@ -349,6 +377,7 @@ mod tests {
         let to = |candidate: Option<&str>| ValidatedSwitchover::Switchover {
             leader: old.clone(),
             candidate: candidate.map(MemberName::from),
+            scheduled_at: None,
         };
         let pending = ("failover", r#"{"leader":"node-0"}"#);
         let check = |keys: &[(&str, &str)], request: &ValidatedSwitchover, written| {

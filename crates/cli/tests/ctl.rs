@@ -213,7 +213,7 @@ fn members_are_selected_and_confirmed() {
     assert_eq!(code, 0, "what a member refuses is no failure of the command");
     assert!(said.starts_with("Failed: reload for member node-2, (cannot connect"), "{said}");
     for (arguments, error) in [
-        (vec!["node-9"], "node-9 is not a member of cluster"),
+        (vec!["node-9"], "No any among provided members"),
         (vec!["node-1", "-r", "replica"], "No replica among provided members"),
     ] {
         let arguments = [vec!["reload", "demo", "--force"], arguments].concat();
@@ -225,4 +225,47 @@ fn members_are_selected_and_confirmed() {
     assert_eq!((code, error.as_str()), (1, "Error: Aborted reload\n"));
     let question = "Are you sure you want to reload members node-1, node-2? [y/N]: ";
     assert!(said.starts_with("+ Cluster: demo (7711") && said.ends_with(question), "{said}");
+}
+
+#[test]
+fn restarts_and_copies_are_asked_for_with_their_conditions() {
+    let site = Site::new();
+    let (code, said, _) = site.said(&["restart", "demo", "node-2", "--force"]);
+    assert_eq!(code, 0, "what a member refuses is no failure of the command");
+    assert!(said.starts_with("Failed: restart for member node-2, (cannot connect"), "{said}");
+    let said = site.said(&["restart", "demo", "--force", "--pending"]).1;
+    assert_eq!(said, "", "no parameter waits anywhere");
+    for (arguments, error) in [
+        (
+            vec!["--scheduled", "soon"],
+            "Unable to parse scheduled timestamp (soon). It should be in an unambiguous format \
+             (e.g. ISO 8601)",
+        ),
+        (
+            vec!["--pg-version", "15"],
+            "Invalid PostgreSQL version format: X.Y or X.Y.Z is accepted: 15",
+        ),
+    ] {
+        let arguments = [vec!["restart", "demo", "--force"], arguments].concat();
+        assert_eq!(site.said(&arguments).2, format!("Error: {error}\n"));
+    }
+    let (_, said, error) = site.told(&["restart", "demo", "node-2"], "2035-01-01T10:00Z\nn\n");
+    assert_eq!(error, "Error: Aborted scheduled restart\n");
+    let question = "schedule restart of members node-2 at 2035-01-01T10:00Z? [y/N]: ";
+    assert!(said.contains("When should the restart take place (e.g. ") && said.ends_with(question));
+
+    let said = site.said(&["reinit", "demo", "node-2", "--force", "--wait"]).1;
+    let failed = "Failed: reinitialize for member node-2, (cannot connect";
+    assert!(said.starts_with("+ Cluster: demo (7711") && said.contains(failed), "{said}");
+    let said = site.said(&["reinit", "demo", "node-1", "--force"]).2;
+    assert_eq!(said, "Error: No replica among provided members\n");
+    let (_, said, error) = site.told(&["reinit", "demo"], "node-1\n");
+    assert!(said.ends_with("Which member do you want to reinitialize [node-2]? []: "), "{said}");
+    assert_eq!(error, "Error: node-1 is not a member of cluster\n");
+
+    let said = site.said(&["flush", "demo", "--force", "restart"]).1;
+    let none = "No scheduled restart for member node-1\nNo scheduled restart for member node-2\n";
+    assert_eq!(said, none);
+    assert_eq!(site.said(&["flush", "demo", "switchover"]).1, "No pending scheduled switchover\n");
+    assert_eq!(site.said(&["flush", "demo", "everything"]).0, 2);
 }

@@ -2,17 +2,22 @@
 //! (as Patroni 4.1 has it). They read the DCS, and ask the agents' REST to change things.
 #![allow(clippy::print_stdout)] // This is what these commands are for.
 
+mod ask;
 mod config;
 mod dynamic;
 mod events;
+mod flush;
 mod haproxy;
 mod inspect;
 mod list;
 mod output;
 mod pause;
 mod prompt;
+mod reinit;
 mod reload;
 mod remove;
+mod restart;
+mod schedule;
 mod select;
 mod store;
 mod switchover;
@@ -27,13 +32,16 @@ use std::process::ExitCode;
 pub(crate) use config::{CtlConfig, CtlOptions};
 pub(crate) use dynamic::{EditConfigArgs, ShowConfigArgs};
 pub(crate) use events::EventsArgs;
+pub(crate) use flush::FlushArgs;
 pub(crate) use haproxy::HaproxyArgs;
 pub(crate) use inspect::{DsnArgs, HistoryArgs, VersionArgs};
 pub(crate) use list::{ListArgs, TopologyArgs};
 pub(crate) use pause::PauseArgs;
 use prompt::Aborted;
+pub(crate) use reinit::ReinitArgs;
 pub(crate) use reload::ReloadArgs;
 pub(crate) use remove::RemoveArgs;
+pub(crate) use restart::RestartArgs;
 pub(crate) use switchover::{FailoverArgs, SwitchoverArgs};
 
 /// Every operator's command.
@@ -63,6 +71,12 @@ pub(crate) enum CtlCommand {
     Version(VersionArgs),
     /// Let members read their files again
     Reload(ReloadArgs),
+    /// Restart PostgreSQL on members, now or at a time
+    Restart(RestartArgs),
+    /// Copy the data of members anew from the leader
+    Reinit(ReinitArgs),
+    /// Discard what is scheduled
+    Flush(FlushArgs),
     /// Remove a cluster from the DCS
     Remove(RemoveArgs),
     /// Print a configuration of HAProxy for a cluster
@@ -102,6 +116,9 @@ async fn dispatch(options: &CtlOptions, command: CtlCommand) -> anyhow::Result<E
         CtlCommand::Dsn(args) => inspect::dsn(args, &config).await,
         CtlCommand::Version(args) => inspect::version(args, &config).await,
         CtlCommand::Reload(args) => reload::reload(args, &config).await,
+        CtlCommand::Restart(args) => restart::restart(args, &config).await,
+        CtlCommand::Reinit(args) => reinit::reinit(args, &config).await,
+        CtlCommand::Flush(args) => flush::flush(args, &config).await,
         CtlCommand::Remove(args) => remove::remove(args, &config).await,
         CtlCommand::HaproxyConfig(args) => haproxy::print(args, &config).await,
         CtlCommand::Events(args) => events::run(args, &config).await,

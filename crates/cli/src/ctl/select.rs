@@ -75,28 +75,45 @@ impl Selection {
         view: &ClusterView,
         action: &str,
     ) -> anyhow::Result<Vec<MemberName>> {
+        let names = self.shown(view)?;
+        self.confirm(&names, action).await?;
+        Ok(names)
+    }
+
+    /// Shows the members and selects.
+    ///
+    /// # Errors
+    /// Nobody is selected.
+    pub(super) fn shown(&self, view: &ClusterView) -> anyhow::Result<Vec<MemberName>> {
+        self.show(view)?;
+        self.named(view)
+    }
+
+    /// Shows the members, unless nobody looks.
+    pub(super) fn show(&self, view: &ClusterView) -> anyhow::Result<()> {
         if !self.force || self.role.is_some() {
             let layout = Layout { format: Format::Pretty, extended: false, tree: false };
             say(&members_text(view, &self.cluster, layout))?;
         }
-        let names = self.named(view)?;
+        Ok(())
+    }
+
+    /// Asks whether the operator means these.
+    ///
+    /// # Errors
+    /// No.
+    pub(super) async fn confirm(&self, names: &[MemberName], action: &str) -> anyhow::Result<()> {
         if !self.force {
-            let listed: Vec<&str> = names.iter().map(MemberName::as_str).collect();
-            let question =
-                format!("Are you sure you want to {action} members {}?", listed.join(", "));
+            let question = format!("Are you sure you want to {action} members {}?", list(names));
             anyhow::ensure!(prompt::confirm(&question).await?, "Aborted {action}");
         }
-        Ok(names)
+        Ok(())
     }
 
     fn named(&self, view: &ClusterView) -> anyhow::Result<Vec<MemberName>> {
         let infos = members(view);
         anyhow::ensure!(!infos.is_empty(), "{} cluster doesn't have any members", self.cluster);
         let role = self.role.unwrap_or(Role::Any);
-        for name in &self.members {
-            let known = infos.iter().any(|member| member.name.as_str() == name);
-            anyhow::ensure!(known, "{name} is not a member of cluster");
-        }
         let wanted = |member: &&MemberInfo<'_>| {
             let named = self.members.is_empty()
                 || self.members.iter().any(|name| member.name.as_str() == name);
@@ -107,4 +124,10 @@ impl Selection {
         anyhow::ensure!(!found.is_empty(), "No {} among provided members", role.as_str());
         Ok(found)
     }
+}
+
+/// Names as questions list them.
+pub(super) fn list(names: &[MemberName]) -> String {
+    let names: Vec<&str> = names.iter().map(MemberName::as_str).collect();
+    names.join(", ")
 }

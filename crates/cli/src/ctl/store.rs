@@ -42,6 +42,15 @@ impl Store {
         written.map(|_| ()).context("cannot write the failover key to etcd")
     }
 
+    /// Discards the pending request, if it is still the one that was read.
+    pub(super) async fn clear_failover(&self, read: Revision) -> anyhow::Result<()> {
+        match self.store.clear_failover(read).await {
+            Ok(Write::Written { .. }) => Ok(()),
+            Ok(Write::Conflict) => anyhow::bail!("the failover key was changed by somebody else"),
+            Err(error) => Err(error).context("cannot write the failover key to etcd"),
+        }
+    }
+
     /// Changes the dynamic configuration, if it is still the one that was read.
     pub(super) async fn change_config(&self, read: Revision, config: &Value) -> anyhow::Result<()> {
         match self.store.patch_config(Some(read), config).await {

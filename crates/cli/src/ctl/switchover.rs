@@ -11,7 +11,7 @@ use types::{ClusterView, FailoverRequest, MemberName, Millis};
 
 use super::store::Store;
 use super::table::{Format, Layout, members_text};
-use super::{CtlConfig, prompt, say, timestamp};
+use super::{CtlConfig, prompt, say, schedule, timestamp};
 
 /// Above the agent's own limit of twice the larger of this and `loop_wait`, which applies once to
 /// its answer and once to the outcome.
@@ -231,19 +231,17 @@ async fn choose_time(args: &SwitchoverArgs, view: &ClusterView) -> anyhow::Resul
         Some(text) => text.clone(),
         None if args.force => "now".to_owned(),
         None => {
-            // The day and hour of now; patronictl's example is as rough.
-            let example: String = timestamp(0).replace(' ', "T").chars().take(13).collect();
             let question = "When should the switchover take place (e.g.";
-            prompt::ask(&format!("{question} {example}:00+00:00 ) "), "now").await?
+            prompt::ask(&format!("{question} {} ) ", schedule::example()), "now").await?
         }
     };
-    if text == "now" {
+    let Some(at) = schedule::instant(&text)? else {
         return Ok(None);
-    }
+    };
     if Settings::from_view(view).paused {
         anyhow::bail!("Can't schedule switchover in the paused state");
     }
-    Ok(Some(text))
+    Ok(Some(at))
 }
 
 async fn confirm(

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use api::cluster::{MemberInfo, Progress, members};
 use api::{Settings, json::spaced};
 use serde_json::{Map, Value, json};
-use types::{ClusterView, MemberName, Tags};
+use types::{ClusterView, MemberName, RestartRequest, Tags};
 
 use super::output::yaml;
 
@@ -267,6 +267,15 @@ fn columns(rows: &[Row], layout: Layout) -> Vec<Column> {
     always.chain(Column::OPTIONAL.into_iter().filter(filled)).collect()
 }
 
+/// When a restart is scheduled, and for which versions.
+fn when(restart: &RestartRequest) -> String {
+    let mut text = restart.schedule.clone().unwrap_or_default();
+    if let Some(version) = &restart.postgres_version {
+        text.push_str(&format!(" if version < {version}"));
+    }
+    text
+}
+
 /// One member's cells. An empty text is a missing value.
 struct Row {
     cluster: String,
@@ -278,6 +287,7 @@ struct Row {
     receive: (String, Option<u64>),
     replay: (String, Option<u64>),
     pending_restart: bool,
+    scheduled_restart: String,
     tags: Map<String, Value>,
 }
 
@@ -299,6 +309,11 @@ impl Row {
             receive: progress_cells(receive),
             replay: progress_cells(replay),
             pending_restart: info.member.pending_restart,
+            scheduled_restart: info
+                .member
+                .scheduled_restart
+                .as_ref()
+                .map_or_else(String::new, when),
             tags: sorted_tags(&info.member.tags),
         }
     }
@@ -317,8 +332,9 @@ impl Row {
             Column::ReplayLsn => json!(self.replay.0),
             Column::ReplayLag => number(self.replay.1),
             Column::PendingRestart => json!(if self.pending_restart { "*" } else { "" }),
-            // Members do not publish these yet.
-            Column::PendingRestartReason | Column::ScheduledRestart => Value::Null,
+            // Members do not publish it yet.
+            Column::PendingRestartReason => Value::Null,
+            Column::ScheduledRestart => json!(self.scheduled_restart),
             Column::Tags if self.tags.is_empty() => Value::Null,
             Column::Tags => Value::Object(self.tags.clone()),
         }
