@@ -260,8 +260,8 @@ mod tests {
             file.write_all(line.as_bytes()).expect("it is written");
         }
         let read = |name: &str| std::fs::read_to_string(dir.path().join(name));
-        assert_eq!(read("patroni.log").expect("there"), "seven\n");
-        assert_eq!(read("patroni.log.1").expect("there"), "five\nsix\n");
+        assert_eq!(read("patroni.log").expect("there"), "six\nseven\n");
+        assert_eq!(read("patroni.log.1").expect("there"), "four\nfive\n");
         assert_eq!(read("patroni.log.2").expect("there"), "three\n");
         assert!(read("patroni.log.3").is_err(), "no more are kept than asked for");
     }
