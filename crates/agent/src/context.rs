@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use dcs::{ClusterStore, Session};
-use postgres::Instance;
+use postgres::{Instance, OsUser};
 use types::{Compared, Health, LocalPostgres, MemberName, Millis};
 
 use crate::clock;
@@ -26,6 +26,9 @@ pub(crate) struct Context<I> {
     pub(crate) recorded: Recorded,
     compared: Mutex<Option<Compared>>,
     settings: Mutex<Limits>,
+    hooks: Mutex<config::Hooks>,
+    /// Whom the operator's commands run as.
+    pub(crate) os_user: Option<OsUser>,
     /// Wakes the observer.
     pub(crate) look_again: Arc<tokio::sync::Notify>,
 }
@@ -72,6 +75,8 @@ pub(crate) struct ContextParts<I> {
     pub(crate) rest_credentials: Option<(String, String)>,
     pub(crate) state: StateDir,
     pub(crate) limits: Limits,
+    pub(crate) hooks: config::Hooks,
+    pub(crate) os_user: Option<OsUser>,
 }
 
 impl<I: Instance> Context<I> {
@@ -87,6 +92,8 @@ impl<I: Instance> Context<I> {
             recorded: Recorded::new(parts.state),
             compared: Mutex::new(None),
             settings: Mutex::new(parts.limits),
+            hooks: Mutex::new(parts.hooks),
+            os_user: parts.os_user,
             look_again: Arc::default(),
         })
     }
@@ -98,6 +105,15 @@ impl<I: Instance> Context<I> {
     pub(crate) fn set_limits(&self, limits: Limits) {
         *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = limits;
         self.guard.set_timing(limits.timing());
+    }
+
+    /// The operator's commands.
+    pub(crate) fn hooks(&self) -> config::Hooks {
+        self.hooks.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_hooks(&self, hooks: &config::Hooks) {
+        hooks.clone_into(&mut self.hooks.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     pub(crate) fn set_compared(&self, compared: Option<Compared>) {

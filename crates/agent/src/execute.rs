@@ -194,7 +194,10 @@ async fn on_postgres<I: Instance>(context: &Arc<Context<I>>, act: Act) -> Result
         }
         Act::Start { start_as, term } => start(context, start_as, term).await?,
         Act::Stop { mode } => match mode {
-            StopMode::Fast => instance.stop(postgres::StopMode::Fast, STOP_FAST).await?,
+            StopMode::Fast => {
+                before_stop(context).await;
+                instance.stop(postgres::StopMode::Fast, STOP_FAST).await?;
+            }
             StopMode::Immediate => {
                 let stopped = instance.stop(postgres::StopMode::Immediate, STOP_IMMEDIATE).await;
                 if stopped.is_err() {
@@ -310,6 +313,30 @@ async fn start<I: Instance>(
     Ok(())
 }
 
+/// What fences a former primary the operator's way. Without its success nothing is promoted.
+async fn pre_promote<I: Instance>(context: &Context<I>) -> Result<(), Failure> {
+    let Some(command) = context.hooks().pre_promote else {
+        return Ok(());
+    };
+    let user = context.os_user.as_ref();
+    postgres::run_hook(user, "pre_promote", command.words(), &[], &[]).await?;
+    Ok(())
+}
+
+/// Bounded, since PostgreSQL has to stop; whatever comes of it, it does.
+async fn before_stop<I: Instance>(context: &Context<I>) {
+    let Some(command) = context.hooks().before_stop else {
+        return;
+    };
+    let user = context.os_user.as_ref();
+    let run = postgres::run_hook(user, "before_stop", command.words(), &[], &[]);
+    match tokio::time::timeout(STOP_FAST.as_duration(), run).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::error!(%error, "before_stop"),
+        Err(_) => tracing::error!(limit = %STOP_FAST, "before_stop did not end in time"),
+    }
+}
+
 async fn promote<I: Instance>(
     context: &Arc<Context<I>>,
     term: Term,
@@ -317,6 +344,7 @@ async fn promote<I: Instance>(
     sync: &SyncRule,
 ) -> Result<(), Failure> {
     follow_term(context, term).await?;
+    pre_promote(context).await?;
     let plan = postgres::PromotePlan { timeline, sync: rule(sync) };
     let promoted = context.instance.promote(plan, PROMOTE).await;
     if promoted.as_ref().is_ok_and(|taken| *taken == timeline) {
@@ -353,6 +381,7 @@ async fn stop_for_hand_over<I: Instance>(
     candidate: Option<MemberName>,
     limit: Millis,
 ) -> Result<(), Failure> {
+    before_stop(context).await;
     let view = context.store.current().view;
     let address = candidate.as_ref().and_then(|name| view.as_ref()?.member(name)?.api_address());
     let received = move |end| {

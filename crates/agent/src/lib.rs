@@ -5,6 +5,7 @@
 //! over one bounded channel, so that nothing long blocks the loop.
 #![forbid(unsafe_code)]
 
+mod callbacks;
 mod clock;
 mod context;
 mod error;

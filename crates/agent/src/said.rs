@@ -77,7 +77,6 @@ pub(crate) fn done(act: &Act) -> Option<Said> {
         Act::Promote { .. } => info("promoted self to leader by acquiring session lock"),
         Act::RetakeLeadership(_) => info("acquired session lock as a leader"),
         Act::ReleaseLeader { .. } => info("Leader key released"),
-        Act::Clone { .. } => info("replica has been created using basebackup"),
         Act::Rewind { .. } => info("pg_rewind exit code=0"),
         Act::Stop { .. } => None,
         _ => None,

@@ -13,6 +13,7 @@ use postgres::{Instance, InstanceConfig, LocalInstance, OsUser, Remote};
 use tokio::sync::{mpsc, watch};
 use types::{ClusterView, Member, MemberName, Millis, keys};
 
+use crate::callbacks::Callbacks;
 use crate::clock;
 use crate::context::{Context, ContextParts, Limits};
 use crate::error::AgentError;
@@ -54,6 +55,7 @@ pub(crate) struct Parts<I: Instance> {
     pub(crate) follower: Follower,
     pub(crate) heartbeats: Heartbeats,
     pub(crate) heard: mpsc::Receiver<Heard>,
+    pub(crate) callbacks: Callbacks,
 }
 
 /// What is needed to read the file again.
@@ -192,7 +194,10 @@ pub(crate) async fn start(options: AgentOptions) -> Result<Parts<LocalInstance>,
         rest_credentials: rest_credentials(&settings),
         state,
         limits,
+        hooks: dynamic.postgresql.hooks.clone(),
+        os_user: os_user(&settings.pgherd.os_user)?,
     });
+    let callbacks = Callbacks::of(&settings.scope, &context);
     let peer_secret = heartbeats.secret();
     let reload = Reload { options, settings: Arc::clone(&settings), watchdog, peer_secret };
     let (snapshots, published) = watch::channel(Arc::new(reload.snapshot_base()));
@@ -210,6 +215,7 @@ pub(crate) async fn start(options: AgentOptions) -> Result<Parts<LocalInstance>,
         follower,
         heartbeats,
         heard,
+        callbacks,
     })
 }
 

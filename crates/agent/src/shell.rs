@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 use types::{ClusterView, LocalPostgres, Millis, Suspicion, UnixMillis};
 
+use crate::callbacks::{CallRole, Callbacks, Meaning};
 use crate::clock;
 use crate::context::{Context, Limits};
 use crate::execute::{Ended, execute, finished};
@@ -34,6 +35,8 @@ pub(crate) enum News {
     Local(Box<LocalPostgres>),
     /// An action has ended.
     Ended(Box<Ended>),
+    /// PostgreSQL reads its configuration again.
+    Reloaded,
 }
 
 /// How the loop ended.
@@ -53,6 +56,7 @@ struct Running {
     issued: Millis,
     abort: AbortHandle,
     mark: Option<Mark>,
+    meaning: Option<Meaning>,
     /// What the log says when it has taken effect.
     said: Option<Said>,
 }
@@ -95,6 +99,7 @@ pub(crate) struct Shell<I: Instance> {
     last_request: u64,
     /// What the log has said of each round.
     rounds: said::Rounds,
+    callbacks: Callbacks,
     /// SIGUSR2 came.
     reexecute: bool,
     exit: Option<End>,
@@ -144,6 +149,7 @@ impl<I: Instance> Shell<I> {
             waiting: BTreeMap::new(),
             last_request: 0,
             rounds: said::Rounds::default(),
+            callbacks: parts.callbacks,
             reexecute: false,
             exit: None,
         };
@@ -162,6 +168,7 @@ impl<I: Instance> Shell<I> {
         if matches!(end, End::Exit(_)) {
             shell.leave().await;
         }
+        shell.callbacks.finish().await;
         shell.context.instance.close().await;
         end
     }
@@ -216,6 +223,10 @@ impl<I: Instance> Shell<I> {
         match news {
             News::Local(local) => self.look(*local),
             News::Ended(ended) => self.conclude(*ended),
+            News::Reloaded => {
+                let calls = self.callbacks.tracker.reloaded();
+                self.call_back(calls);
+            }
         }
     }
 
@@ -252,6 +263,10 @@ impl<I: Instance> Shell<I> {
         self.observed_at = local.at;
         self.phases.look(clock::now(), &local);
         self.local = Some(local.clone());
+        let leads = self.viewed.as_ref().and_then(|v| v.leader_name()) == Some(&self.context.name);
+        let standby_leader = leads && self.brain.dynamic().standby_cluster.is_some();
+        let calls = self.callbacks.tracker.seen(&local, standby_leader);
+        self.call_back(calls);
         if let types::DataDir::Present(control) = &local.data_dir {
             let checked = self.context.recorded.check(&control.system_identifier);
             if let Err(error) = checked {
@@ -292,6 +307,10 @@ impl<I: Instance> Shell<I> {
         if let (Some(said), Outcome::Done) = (running.said, ended.outcome) {
             write_line(&said);
         }
+        if let Some(meaning) = running.meaning {
+            let calls = self.callbacks.tracker.ended(meaning, ended.outcome);
+            self.call_back(calls);
+        }
         let line = running.mark.and_then(|m| self.phases.end(clock::now(), m, ended.outcome));
         if let Some(line) = line {
             self.journal.note(line.event, line.detail);
@@ -316,6 +335,12 @@ impl<I: Instance> Shell<I> {
             self.look(local);
         }
         self.step(Event::Finished { id: ended.id, outcome: ended.outcome });
+    }
+
+    fn call_back(&mut self, calls: Vec<(config::Callback, CallRole)>) {
+        for (event, role) in self.callbacks.call(calls) {
+            self.journal.note("callback", json!({ "callback": event, "role": role }));
+        }
     }
 
     /// One step of the brain, and the start of what it wants.
@@ -373,6 +398,10 @@ impl<I: Instance> Shell<I> {
         }
         self.phases.begin(clock::now(), &action.act);
         let (id, mark, said) = (action.id, Mark::of(&action.act), said::done(&action.act));
+        let meaning = Meaning::of(&action.act, &action.why);
+        if let Some(meaning) = meaning {
+            self.callbacks.tracker.begun(meaning);
+        }
         let news = self.news.clone();
         let context = Arc::clone(&self.context);
         let task = tokio::spawn(async move {
@@ -381,7 +410,8 @@ impl<I: Instance> Shell<I> {
             drop(news.send(News::Ended(Box::new(ended))).await);
         });
         let issued = clock::now();
-        self.running.insert(id, Running { lane, issued, abort: task.abort_handle(), mark, said });
+        let abort = task.abort_handle();
+        self.running.insert(id, Running { lane, issued, abort, mark, meaning, said });
     }
 
     /// A stop takes over from whatever runs on the data directory.
@@ -500,6 +530,8 @@ impl<I: Instance> Shell<I> {
         self.applied_config = applied;
         let dynamic = self.brain.dynamic().clone();
         self.context.set_limits(Limits::of(&dynamic));
+        self.context.set_hooks(&dynamic.postgresql.hooks);
+        self.callbacks.configure(&dynamic.postgresql.hooks);
         self.heartbeats.set_interval(dynamic.pgherd.heartbeat_interval);
         self.context.store.client().set_retry_timeout(dynamic.retry_timeout);
         self.context.session.set_ttl(dynamic.ttl);
@@ -511,9 +543,15 @@ impl<I: Instance> Shell<I> {
             }
         };
         let context = Arc::clone(&self.context);
+        let news = self.news.clone();
         tokio::spawn(async move {
-            if let Err(error) = context.instance.apply(config).await {
-                tracing::error!(%error, "cannot apply the configuration to PostgreSQL");
+            match context.instance.apply(config).await {
+                // The loop is gone only when the agent ends.
+                Ok(true) => drop(news.send(News::Reloaded).await),
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::error!(%error, "cannot apply the configuration to PostgreSQL");
+                }
             }
         });
     }

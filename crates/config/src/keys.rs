@@ -91,6 +91,9 @@ use Type::{
     Secret, Text,
 };
 
+const ON_EVENT: &str = "A command; it is told event, role and scope, and not waited for.";
+const PRE_PROMOTE: &str = "A command before a promotion; a failure gives the leader key back.";
+const BEFORE_STOP: &str = "A command before PostgreSQL is stopped in order.";
 const METHODS: &str = "How a copy is made, in order: basebackup, or sections with a command.";
 const METHODS_OLD: &str = "Older name of create_replica_methods.";
 const BASEBACKUP: &str = "Options of pg_basebackup.";
@@ -254,7 +257,11 @@ pub(crate) const STATIC: &[Key] = &[
     used("postgresql.pg_ident", Lines, "", "The lines of pg_ident.conf."),
     not_yet("postgresql.recovery_conf", Any),
     not_yet("postgresql.custom_conf", Text),
-    not_yet("postgresql.callbacks", Any),
+    used("postgresql.callbacks.on_start", Text, "", ON_EVENT),
+    used("postgresql.callbacks.on_stop", Text, "", ON_EVENT),
+    used("postgresql.callbacks.on_restart", Text, "", ON_EVENT),
+    used("postgresql.callbacks.on_reload", Text, "", ON_EVENT),
+    used("postgresql.callbacks.on_role_change", Text, "", ON_EVENT),
     used("postgresql.create_replica_methods", List, "basebackup", METHODS),
     used("postgresql.create_replica_method", List, "basebackup", METHODS_OLD),
     used("postgresql.basebackup", Options, "[]", BASEBACKUP),
@@ -265,8 +272,8 @@ pub(crate) const STATIC: &[Key] = &[
     used("postgresql.use_unix_socket", Bool, "false", "Probes use the unix socket."),
     not_yet("postgresql.use_unix_socket_repl", Bool),
     used("postgresql.pg_ctl_timeout", Duration, "60", "Limit of a start or stop."),
-    not_yet("postgresql.pre_promote", Text),
-    not_yet("postgresql.before_stop", Text),
+    used("postgresql.pre_promote", Text, "", PRE_PROMOTE),
+    used("postgresql.before_stop", Text, "", BEFORE_STOP),
     not_yet("postgresql.krbsrvname", Text),
     used("pgherd.state_dir", Text, "<data_dir>.pgherd", "The agent's durable state."),
     used("pgherd.os_user", Text, "postgres", "Whom PostgreSQL runs as if the agent is root."),
@@ -331,7 +338,11 @@ pub(crate) const DYNAMIC: &[Key] = &[
     not_yet("postgresql.parameters_primary", Scalars),
     not_yet("postgresql.parameters_replica", Scalars),
     not_yet("postgresql.recovery_conf", Any),
-    not_yet("postgresql.callbacks", Any),
+    used("postgresql.callbacks.on_start", Text, "", ON_EVENT),
+    used("postgresql.callbacks.on_stop", Text, "", ON_EVENT),
+    used("postgresql.callbacks.on_restart", Text, "", ON_EVENT),
+    used("postgresql.callbacks.on_reload", Text, "", ON_EVENT),
+    used("postgresql.callbacks.on_role_change", Text, "", ON_EVENT),
     used("postgresql.create_replica_methods", List, "basebackup", METHODS),
     used("postgresql.create_replica_method", List, "basebackup", METHODS_OLD),
     used("postgresql.basebackup", Options, "[]", BASEBACKUP),
@@ -340,8 +351,8 @@ pub(crate) const DYNAMIC: &[Key] = &[
     not_yet("postgresql.use_unix_socket_repl", Any),
     not_yet("postgresql.pg_ctl_timeout", Any),
     not_yet("postgresql.custom_conf", Any),
-    not_yet("postgresql.pre_promote", Any),
-    not_yet("postgresql.before_stop", Any),
+    used("postgresql.pre_promote", Text, "", PRE_PROMOTE),
+    used("postgresql.before_stop", Text, "", BEFORE_STOP),
     used(
         "pgherd.failover_mode",
         OneOf(&["lease", "fenced"]),

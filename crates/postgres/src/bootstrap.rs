@@ -163,7 +163,7 @@ async fn run_custom(config: &InstanceConfig, custom: &CustomBootstrap) -> Result
     let theirs = custom.arguments.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     let arguments = long_options(ours.chain(theirs));
     let what = format!("the bootstrap method {}", custom.method);
-    run_hook(config, &what, &custom.command, &arguments, &[]).await
+    run_hook(config.os_user.as_ref(), &what, &custom.command, &arguments, &[]).await
 }
 
 /// Settings and signal files for the private server.
@@ -365,7 +365,14 @@ async fn post_bootstrap(config: &InstanceConfig, private: &Path) -> Result<(), E
         ("PGPASSFILE", config.pgpass.clone().into_os_string()),
         ("PGOPTIONS", "-c synchronous_commit=local -c statement_timeout=0".into()),
     ];
-    run_hook(config, "bootstrap.post_bootstrap", words, &[connection.into()], &variables).await
+    run_hook(
+        config.os_user.as_ref(),
+        "bootstrap.post_bootstrap",
+        words,
+        &[connection.into()],
+        &variables,
+    )
+    .await
 }
 
 fn initdb_arguments(config: &InstanceConfig, new: &Path, private: &Path) -> Vec<OsString> {

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::process::Stdio;
 
 use crate::command::{Tie, prepare};
-use crate::config::{InstanceConfig, OsUser};
+use crate::config::OsUser;
 use crate::error::Error;
 
 /// A cluster that a command makes instead of initdb.
@@ -67,12 +67,12 @@ pub struct Hooks {
 }
 
 /// A command of the operator's: in the agent's working directory and with its environment, less
-/// what is the agent's own; its output is the agent's. It dies with the agent.
-#[must_use]
-pub fn hook_command(
+/// what is the agent's own; its output is the agent's.
+fn command(
     os_user: Option<&OsUser>,
     words: &[String],
     arguments: &[OsString],
+    tie: Tie,
 ) -> tokio::process::Command {
     let program = words.first().map_or("", String::as_str);
     let mut command = std::process::Command::new(program);
@@ -84,17 +84,26 @@ pub fn hook_command(
             command.env_remove(&name);
         }
     }
-    prepare(&mut command, os_user, Tie::DiesWithUs);
+    prepare(&mut command, os_user, tie);
     let mut command = tokio::process::Command::from(command);
-    command.kill_on_drop(true);
+    command.kill_on_drop(tie == Tie::DiesWithUs);
     command
 }
 
-/// Runs a command to its end.
+/// A callback: as other commands, but with a session of its own, in which it outlives the agent.
+#[must_use]
+pub fn callback_command(os_user: Option<&OsUser>, words: &[String]) -> tokio::process::Command {
+    command(os_user, words, &[], Tie::Survives)
+}
+
+/// Runs a command of the operator's to its end.
 ///
 /// Cancel safety: dropping the future kills the command.
-pub(crate) async fn run_hook(
-    config: &InstanceConfig,
+///
+/// # Errors
+/// It cannot be run, or its exit status is not 0.
+pub async fn run_hook(
+    os_user: Option<&OsUser>,
     what: &str,
     words: &[String],
     arguments: &[OsString],
@@ -103,7 +112,7 @@ pub(crate) async fn run_hook(
     // The arguments may hold what is nobody's business (I6).
     let program = words.first().cloned().unwrap_or_default();
     tracing::info!(program, "running {what}");
-    let mut command = hook_command(config.os_user.as_ref(), words, arguments);
+    let mut command = command(os_user, words, arguments, Tie::DiesWithUs);
     command.envs(variables.iter().map(|(name, value)| (name, value)));
     let status = command.status().await.map_err(|source| Error::Hook {
         what: format!("{what} ({program})"),
@@ -129,17 +138,16 @@ mod tests {
 
     #[tokio::test]
     async fn a_failure_is_told_without_the_arguments() {
-        let config = crate::conf::tests_support::sample();
         let words = ["sh", "-c", "exit $CODE", "password"].map(str::to_owned);
         let run = async |code: &str| {
             let variables = [("CODE", OsString::from(code))];
-            run_hook(&config, "the test", &words, &[], &variables).await
+            run_hook(None, "the test", &words, &[], &variables).await
         };
         run("0").await.unwrap();
         let error = run("3").await.unwrap_err().to_string();
         assert_eq!(error, "the test (sh) failed: exit status: 3");
         let missing = ["/nonexistent/x".to_owned()];
-        let error = run_hook(&config, "the test", &missing, &[], &[]).await.unwrap_err();
+        let error = run_hook(None, "the test", &missing, &[], &[]).await.unwrap_err();
         assert!(error.to_string().contains("/nonexistent/x) failed: it cannot be run"), "{error}");
     }
 }

@@ -42,7 +42,7 @@ pub use config::{Credentials, InstanceConfig, OsUser, ProgramOption, Remote, Sec
 pub use copy::CopyProgress;
 pub use disk_helper::run_disk_helper;
 pub use error::{Error, SetupError};
-pub use hooks::{CustomBootstrap, CustomMethod, Hooks, ReplicaMethod, hook_command};
+pub use hooks::{CustomBootstrap, CustomMethod, Hooks, ReplicaMethod, callback_command, run_hook};
 pub use instance::LocalInstance;
 pub use lead::PromotePlan;
 pub use lifecycle::{HandOver, StartAs, Started, StopMode};

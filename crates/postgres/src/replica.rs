@@ -122,7 +122,7 @@ async fn run_method(
     let arguments = long_options(theirs.chain(ours));
     let variables = [("PGPASSFILE", OsString::from(&config.pgpass))];
     let what = format!("the replica method {}", method.name);
-    run_hook(&config, &what, &method.command, &arguments, &variables).await
+    run_hook(config.os_user.as_ref(), &what, &method.command, &arguments, &variables).await
 }
 
 /// Makes what the command wrote a standby.
