@@ -22,6 +22,7 @@ mod preflight;
 mod recorded;
 mod requests;
 mod said;
+mod service_manager;
 mod setup;
 mod shell;
 mod signals;

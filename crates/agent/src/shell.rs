@@ -23,6 +23,7 @@ use crate::journal::Journal;
 use crate::phases::{Mark, Phases};
 use crate::requests;
 use crate::said::{self, Said, Scene};
+use crate::service_manager;
 use crate::setup::{Parts, Reload};
 use crate::signals::{Signal, Signals};
 
@@ -153,6 +154,7 @@ impl<I: Instance> Shell<I> {
             reexecute: false,
             exit: None,
         };
+        service_manager::ready();
         shell.step(Event::Lease { ttl: parts.lease });
         let first = inputs.views.borrow_and_update().view.clone();
         if let Some(view) = first {
@@ -194,6 +196,7 @@ impl<I: Instance> Shell<I> {
             Some(heard) = inputs.heard.recv() => self.heard(heard),
             signal = inputs.signals.next() => match signal {
                 Signal::Terminate => {
+                    service_manager::stopping();
                     self.journal.note("shutdown", json!({}));
                     self.step(Event::Shutdown);
                 }
@@ -557,6 +560,7 @@ impl<I: Instance> Shell<I> {
     }
 
     async fn reload_file(&mut self) {
+        service_manager::reloading();
         match self.reload.read_again() {
             Ok((node, local)) => {
                 self.journal.note("reload", json!({}));
@@ -569,6 +573,7 @@ impl<I: Instance> Shell<I> {
                 tracing::error!(%error, "the file was refused; the old settings stay");
             }
         }
+        service_manager::ready();
     }
 
     /// Nothing of ours shall outlive a clean end but PostgreSQL in pause: the member key goes at
