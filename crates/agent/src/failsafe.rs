@@ -7,7 +7,7 @@ use decide::{FailsafeAnswer, FailsafeClaim};
 use postgres::Instance;
 use serde_json::json;
 use tokio::task::JoinSet;
-use types::{Lsn, Member, MemberName, Millis, Term};
+use types::{DurablePromise, Lsn, Member, MemberName, Millis, Term};
 
 use crate::context::Context;
 
@@ -107,6 +107,26 @@ pub(crate) fn reply_of(answer: Option<FailsafeAnswer>) -> ApiReply {
         None => (503, "the agent has not taken it in"),
     };
     ApiReply { status, text: text.to_owned(), written: None }
+}
+
+/// Writes a promise down before it is given: the next agent is bound by it, too.
+pub(crate) async fn keep<I: Instance>(
+    context: &Context<I>,
+    promise: Option<DurablePromise>,
+    reply: ApiReply,
+) -> ApiReply {
+    if reply.status != 200 {
+        return reply;
+    }
+    let kept = context.recorded.update(move |durable| durable.promise = promise).await;
+    match kept {
+        Ok(()) => reply,
+        Err(error) => {
+            tracing::error!(%error, "a promise to a leader without the DCS was not recorded");
+            let text = "the promise could not be recorded".to_owned();
+            ApiReply { status: 500, text, ..reply }
+        }
+    }
 }
 
 #[cfg(test)]

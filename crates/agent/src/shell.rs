@@ -497,8 +497,13 @@ impl<I: Instance> Shell<I> {
     async fn serve(&mut self, request: ApiRequest) {
         if let Command::Failsafe(post) = &request.command {
             let reply = self.answer_leader(post);
-            // A leader that has left is not told, and cannot count on it.
-            drop(request.reply.send(reply));
+            let promise = self.brain.promise();
+            let context = Arc::clone(&self.context);
+            tokio::spawn(async move {
+                let reply = failsafe::keep(&context, promise, reply).await;
+                // A leader that has left is not told, and cannot count on it.
+                drop(request.reply.send(reply));
+            });
             return;
         }
         let summary = requests::summary(&request);

@@ -7,7 +7,9 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use types::{Durable, MemberName};
+use types::{Durable, MemberName, Millis};
+
+use crate::clock;
 
 /// Why the state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -99,6 +101,9 @@ struct StateFile {
     /// Our own initdb makes the data directory that will be found next.
     #[serde(default)]
     own_initdb: bool,
+    /// The boot of the machine whose clock `durable.promise` is of.
+    #[serde(default)]
+    boot: String,
     /// The lease that this agent was granted; 0 for none.
     #[serde(default)]
     lease: i64,
@@ -120,6 +125,16 @@ impl StateFile {
             self.lease = 0;
         }
         cluster.clone_into(&mut self.cluster);
+    }
+
+    /// After a boot the clock begins anew, and a promise with it.
+    fn wake_up(&mut self, boot: &str, now: Millis) {
+        if self.boot != boot {
+            if let Some(promise) = &mut self.durable.promise {
+                promise.until = now.plus(promise.span);
+            }
+            boot.clone_into(&mut self.boot);
+        }
     }
 
     /// Refuses a state that names another cluster.
@@ -162,7 +177,10 @@ impl StateDir {
         lock_for(&lock, dir)?;
         let state = read(&dir.join(FILE), member)?;
         let mut opened = StateDir { dir: dir.to_owned(), state, _lock: lock };
-        opened.change(|state| state.belong_to(cluster))?;
+        opened.change(|state| {
+            state.belong_to(cluster);
+            state.wake_up(&boot_id(), clock::now());
+        })?;
         Ok(opened)
     }
 
@@ -266,6 +284,12 @@ impl StateDir {
     }
 }
 
+/// What distinguishes one boot of the machine from another; empty where the kernel does not say.
+fn boot_id() -> String {
+    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    text.trim().to_owned()
+}
+
 /// Takes the lock that only one agent can hold, as long as the file is open.
 fn lock_for(lock: &File, dir: &Path) -> Result<(), StateError> {
     rustix::fs::flock(lock, rustix::fs::FlockOperation::NonBlockingLockExclusive)
@@ -282,6 +306,7 @@ fn read(path: &Path, member: &MemberName) -> Result<StateFile, StateError> {
                 cluster: String::new(),
                 system_identifier: String::new(),
                 own_initdb: false,
+                boot: String::new(),
                 lease: 0,
                 durable: Durable::default(),
             });
@@ -350,6 +375,24 @@ mod tests {
         let durable = state.durable();
         assert_eq!((durable.term, durable.in_progress), (Term(0), begun));
         assert!(durable.fresh_copy, "nothing is known of its past there");
+    }
+
+    #[test]
+    fn a_promise_is_kept_over_a_restart_and_begins_anew_with_a_boot() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let (path, a) = (dir.path().join("s"), MemberName::from("a"));
+        let until = clock::now().plus(Millis(7_000));
+        let promise = Some(types::DurablePromise { until, span: Millis(20_000) });
+        let mut state = StateDir::open(&path, &a, "/s/c/").expect("fresh");
+        state.update(|d| d.promise = promise).expect("written");
+        drop(state);
+        let mut state = StateDir::open(&path, &a, "/s/c/").expect("again");
+        assert_eq!(state.durable().promise, promise);
+        state.change(|state| state.boot = "another".to_owned()).expect("written");
+        drop(state);
+        let state = StateDir::open(&path, &a, "/s/c/").expect("after a boot");
+        let kept = state.durable().promise.expect("it still binds");
+        assert!(kept.until >= until.plus(Millis(13_000)), "for its whole span");
     }
 
     #[test]

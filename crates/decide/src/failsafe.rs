@@ -11,8 +11,8 @@
 use std::collections::BTreeMap;
 
 use types::{
-    ClusterView, LocalPostgres, Lsn, MemberName, Millis, Position, Primary, Process, Revision,
-    Role, Running, Term, TermRecord,
+    ClusterView, DurablePromise, LocalPostgres, Lsn, MemberName, Millis, Position, Primary,
+    Process, Revision, Role, Running, Term, TermRecord,
 };
 
 use crate::action::{Act, Lane, Retake};
@@ -55,10 +55,12 @@ const ROUND_MAX: Millis = Millis::from_secs(2);
 /// What is remembered of failsafe mode, and of the server that runs here.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct FailsafeMemory {
-    /// The first event of this agent. What an agent before it promised is not known.
+    /// The first event of this agent.
     began: Option<Millis>,
     /// Whom we promised to wait for, and until when.
     promise: Option<(MemberName, Millis)>,
+    /// How long that was when it was given.
+    span: Millis,
     answer: Option<FailsafeAnswer>,
     /// A renewal did not succeed, and none has since.
     unanswered: bool,
@@ -119,6 +121,14 @@ impl Brain {
         self.failsafe.answer
     }
 
+    /// What has to be on disk before a claim is answered [`FailsafeAnswer::Accepted`]: an agent
+    /// after this one knows by it what it is bound to.
+    #[must_use]
+    pub fn promise(&self) -> Option<DurablePromise> {
+        let (_, until) = self.failsafe.promise.as_ref()?;
+        Some(DurablePromise { until: *until, span: self.failsafe.span })
+    }
+
     /// Every event is noted: the first one says when this agent began.
     pub(crate) fn note_beginning(&mut self, now: Millis) {
         self.failsafe.began.get_or_insert(now);
@@ -132,6 +142,7 @@ impl Brain {
             let span = self.dynamic.ttl.max(claim.ttl.min(PROMISE_MAX));
             let until = now.plus(span).max(self.failsafe.promise.as_ref().map_or(now, |p| p.1));
             self.failsafe.promise = Some((claim.leader.clone(), until));
+            self.failsafe.span = span;
             let status = self.view.as_ref().and_then(|view| view.status.as_ref());
             self.failsafe.slots =
                 Some((claim.slots.clone(), status.map(|status| status.mod_revision)));
@@ -186,10 +197,18 @@ impl Brain {
         self.failsafe.promise.as_ref().is_some_and(|(_, until)| now < *until)
     }
 
-    /// Whether an agent before this one may have promised something that still binds. It kept that
-    /// promise nowhere, so for one `ttl` after its start an agent acts as if there were one.
-    pub(crate) fn former_agent_may_have_promised(&self, now: Millis, view: &ClusterView) -> bool {
-        self.dynamic.failsafe_mode
+    /// Whether a promise of an agent before this one still binds: it stands in the state directory.
+    /// Where that may be another than it was, for one `ttl` after its start an agent acts as if
+    /// there were one.
+    pub(crate) fn bound_by_former_agent(&self, now: Millis, view: &ClusterView) -> bool {
+        let Some(durable) = self.local.as_ref().map(|local| &local.durable) else {
+            return true;
+        };
+        if durable.promise.is_some_and(|promise| now < promise.until) {
+            return true;
+        }
+        durable.fresh_copy
+            && self.dynamic.failsafe_mode
             && failsafe_map(view).is_some()
             && self.failsafe.began.is_none_or(|began| now < began.plus(self.dynamic.ttl))
     }
@@ -204,9 +223,11 @@ impl Brain {
             self.wake_at(*until);
             return true;
         }
-        if self.former_agent_may_have_promised(now, view) {
+        if self.bound_by_former_agent(now, view) {
+            let promise = self.local.as_ref().and_then(|local| local.durable.promise);
             let began = self.failsafe.began.unwrap_or(now);
-            self.wake_at(began.plus(self.dynamic.ttl));
+            let until = promise.map(|promise| promise.until).filter(|until| now < *until);
+            self.wake_at(until.unwrap_or(began.plus(self.dynamic.ttl)));
             return true;
         }
         let me = &self.node.name;

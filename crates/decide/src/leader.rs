@@ -407,7 +407,7 @@ impl Brain {
             self.await_promotion(now, key);
             return;
         }
-        if !self.may_write(now) || self.former_agent_may_have_promised(now, view) {
+        if !self.may_write(now) || self.bound_by_former_agent(now, view) {
             return;
         }
         let sync = self.rule_before_promotion(now, view);

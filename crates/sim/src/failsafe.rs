@@ -43,6 +43,10 @@ impl World {
         self.feed(to, decide::Event::FailsafeClaim(claim));
         let answer = self.hosts[to].agent.as_ref().and_then(|a| a.brain.failsafe_answer());
         let agreed = answer == Some(FailsafeAnswer::Accepted);
+        let promise = self.hosts[to].agent.as_ref().and_then(|a| a.brain.promise());
+        if agreed && !self.mutated(Mutation::ForgetPromise) {
+            self.hosts[to].disk.durable.promise = promise;
+        }
         self.tell(to, || format!("answers {answer:?}"));
         let delay = self.hop();
         if self.linked(to, from) && !self.rng.chance(self.store_loss) {

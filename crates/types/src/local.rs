@@ -381,6 +381,18 @@ pub struct Durable {
     /// it neither pledges nor leads until it is a voter again.
     #[serde(default)]
     pub fresh_copy: bool,
+    /// A promise to a leader that cannot reach the DCS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub promise: Option<DurablePromise>,
+}
+
+/// How long this member waits for a leader that cannot reach the DCS (`failsafe_mode`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct DurablePromise {
+    /// Until when, on the boot-time clock.
+    pub until: Millis,
+    /// How long that was when it was promised.
+    pub span: Millis,
 }
 
 /// A pledge as it stands in the state directory.

@@ -80,6 +80,9 @@ impl World {
         let agent = host.agent.as_mut()?;
         let actions = agent.brain.step(now, Event::FailsafeClaim(claim));
         let answer = agent.brain.failsafe_answer();
+        if answer == Some(FailsafeAnswer::Accepted) {
+            host.durable.promise = agent.brain.promise();
+        }
         for action in actions {
             self.perform(name, action);
         }
