@@ -231,7 +231,7 @@ mod tests {
         let server = types::Server {
             version: 15,
             started: String::new(),
-            pending_restart: false,
+            pending_restart: std::collections::BTreeMap::new(),
             slots: Vec::new(),
             lowered: std::collections::BTreeSet::new(),
         };

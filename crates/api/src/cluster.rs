@@ -182,6 +182,9 @@ fn member_json(info: &MemberInfo<'_>) -> Value {
     if let Some(restart) = &member.scheduled_restart {
         body.insert("scheduled_restart".into(), json!(restart));
     }
+    if !member.pending_restart_reason.is_empty() {
+        body.insert("pending_restart_reason".into(), json!(member.pending_restart_reason));
+    }
     if member.tags != types::Tags::default() {
         body.insert("tags".into(), json!(member.tags));
     }

@@ -102,8 +102,9 @@ fn insert_cluster_facts(
     if let Some(id) = snapshot.database_system_identifier() {
         body.insert("database_system_identifier".into(), json!(id));
     }
-    if pending_restart(snapshot, now) {
+    if let Some((server, _)) = snapshot.running(now).filter(|_| pending_restart(snapshot, now)) {
         body.insert("pending_restart".into(), Value::Bool(true));
+        body.insert("pending_restart_reason".into(), json!(server.pending_restart));
     }
 }
 
@@ -134,7 +135,7 @@ pub(crate) fn unlocked(snapshot: &Snapshot, now: Millis) -> bool {
 }
 
 pub(crate) fn pending_restart(snapshot: &Snapshot, now: Millis) -> bool {
-    snapshot.running(now).is_some_and(|(server, _)| server.pending_restart)
+    snapshot.running(now).is_some_and(|(server, _)| !server.pending_restart.is_empty())
 }
 
 /// Seconds since the epoch; 0 before the DCS was first seen.

@@ -258,7 +258,7 @@ impl Brain {
             Process::Running(running) => Some(&running.server),
             _ => None,
         };
-        let pending = server.is_some_and(|server| server.pending_restart);
+        let pending = server.is_some_and(|server| !server.pending_restart.is_empty());
         wanted.fits(role, server.map(|server| server.version), pending)
     }
 

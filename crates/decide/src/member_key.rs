@@ -76,7 +76,8 @@ impl Brain {
         let Process::Running(running) = &local.process else {
             return member;
         };
-        member.pending_restart = running.server.pending_restart;
+        member.pending_restart = !running.server.pending_restart.is_empty();
+        member.pending_restart_reason.clone_from(&running.server.pending_restart);
         match &running.role {
             Role::Primary(primary) => {
                 let published = match leadership {

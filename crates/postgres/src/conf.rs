@@ -428,7 +428,7 @@ fn floor_of(name: &str, control: &ControlFile) -> Option<i32> {
     }
 }
 
-fn line(text: &mut String, name: &str, value: &str) {
+pub(crate) fn line(text: &mut String, name: &str, value: &str) {
     let value = value.replace('\\', "\\\\").replace('\'', "''");
     writeln!(text, "{name} = '{value}'").expect("a String takes everything");
 }

@@ -10,7 +10,7 @@ use pgproto::control::ControlFile;
 use rustix::process::Signal;
 use tokio::sync::watch;
 use tokio_postgres::Client;
-use types::{Fault, Lsn, Millis, Timeline, Trouble, Upstream};
+use types::{Fault, Lsn, Millis, PendingChange, Timeline, Trouble, Upstream};
 
 use crate::conf::{self, ConfState};
 use crate::config::InstanceConfig;
@@ -19,6 +19,7 @@ use crate::disk_helper::{Look, Request};
 use crate::error::{Error, SetupError};
 use crate::files::{self, blocking};
 use crate::observe::now;
+use crate::parameters;
 use crate::processes::{DirId, Watched, belongs_to, find_postmaster, of_directory};
 use crate::setup::{self, Programs};
 use crate::sql;
@@ -41,6 +42,8 @@ pub struct LocalInstance {
 struct Shared {
     config: RwLock<Arc<InstanceConfig>>,
     programs: Programs,
+    /// Held while a new configuration is taken over: the newest is the last.
+    applying: tokio::sync::Mutex<()>,
     /// Held while configuration files are read, changed and written.
     conf_files: Mutex<()>,
     /// The kept superuser connection.
@@ -64,8 +67,8 @@ struct Shared {
 pub(crate) struct Memory {
     /// Since when the postmaster has been not ready, or silent.
     pub(crate) since: Option<(bool, Millis)>,
-    /// `pg_conf_load_time` and whether anything waited for a restart then.
-    pub(crate) pending: Option<(String, bool)>,
+    /// `pg_conf_load_time` and what waited for a restart then.
+    pub(crate) pending: Option<(String, BTreeMap<String, PendingChange>)>,
     /// Where `synchronous_commit` is below `on`.
     pub(crate) lowered: crate::lowered::Memory,
     /// Where a timeline began.
@@ -93,12 +96,14 @@ impl LocalInstance {
     ///
     /// # Errors
     /// All problems with programs, users, paths and the data directory, one line each.
-    pub fn new(config: InstanceConfig) -> Result<LocalInstance, SetupError> {
+    pub fn new(mut config: InstanceConfig) -> Result<LocalInstance, SetupError> {
         let programs = setup::check(&config)?;
+        config.parameters = parameters::accepted(&programs, &config.parameters);
         Ok(LocalInstance {
             shared: Arc::new(Shared {
                 config: RwLock::new(Arc::new(config)),
                 programs,
+                applying: tokio::sync::Mutex::default(),
                 conf_files: Mutex::new(()),
                 client: tokio::sync::Mutex::new(None),
                 first_writer: Mutex::new(None),
@@ -123,6 +128,11 @@ impl LocalInstance {
     #[must_use]
     pub fn programs(&self) -> &Programs {
         &self.shared.programs
+    }
+
+    /// Whoever holds it takes a configuration over; others wait in their order.
+    pub(crate) async fn applying(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.shared.applying.lock().await
     }
 
     pub(crate) fn set_config(&self, config: InstanceConfig) {

@@ -24,6 +24,8 @@ mod lead;
 mod lifecycle;
 mod lowered;
 mod observe;
+mod parameters;
+mod pending;
 mod processes;
 mod receive;
 mod replica;
@@ -235,17 +237,29 @@ impl Instance for LocalInstance {
     }
 
     async fn apply(&self, config: InstanceConfig) -> Result<bool, Error> {
+        let _one = self.applying().await;
+        let (programs, wanted) = (self.programs().clone(), config.parameters.clone());
+        let accepted = move || parameters::accepted(&programs, &wanted);
+        let config = InstanceConfig { parameters: files::blocking(accepted).await, ..config };
+        let old = self.config();
         self.set_config(config);
         self.memory().pending = None;
         let dir = self.config().data_dir.clone();
         if !files::blocking(move || dir.join("PG_VERSION").is_file()).await {
             return Ok(false);
         }
-        let changed = self.write_conf(|_| {}).await?;
-        if changed {
-            self.reload().await?;
+        if self.postmaster().await?.is_some()
+            && let Err(error) = pending::tell_changes(self, &old, &self.config()).await
+        {
+            tracing::info!(%error, "what changes is not known");
         }
-        Ok(changed)
+        if !self.write_conf(|_| {}).await? {
+            tracing::info!("No PostgreSQL configuration items changed, nothing to reload.");
+            return Ok(false);
+        }
+        tracing::info!("Reloading PostgreSQL configuration.");
+        self.reload().await?;
+        Ok(true)
     }
 
     async fn bootstrap(&self, unfinished: bool) -> Result<(), Error> {

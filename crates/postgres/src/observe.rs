@@ -8,12 +8,12 @@ use types::{
     Replica, Role, Running, Server, Slot, Standby, SyncNames, Timeline,
 };
 
-use crate::conf;
 use crate::disk_helper::{Found, Look, Request};
 use crate::error::Error;
 use crate::identity::{self, Sender};
 use crate::instance::LocalInstance;
 use crate::lowered;
+use crate::pending::pending_restart;
 use crate::processes::of_directory;
 use crate::sql::{self, PROBE_LIMIT, Row, lsn};
 use crate::sync_rule::SyncRule;
@@ -55,11 +55,6 @@ SELECT status, received_tli, latest_end_lsn,
   greatest(0, extract(epoch FROM clock_timestamp() - last_msg_receipt_time) * 1000)::bigint
   FROM pg_stat_wal_receiver;
 SELECT 1 FROM pg_stat_get_activity(NULL) WHERE backend_type = 'walreceiver'";
-
-/// What waits for a restart; asked only when the configuration was loaded anew, since it computes
-/// every parameter.
-const PENDING: &str = "SELECT name, setting, pending_restart FROM pg_settings \
-  WHERE pending_restart OR context = 'postmaster'";
 
 /// Observes the instance. Nothing is read of the data directory here: the helper is asked, so that
 /// a disk that hangs costs time and nothing else. What does not answer is shown as it was last.
@@ -383,51 +378,9 @@ async fn replayed_timeline(
     memory.standby_timeline
 }
 
-/// Whether a parameter waits for a restart: one that PostgreSQL knows of, or one that stands on the
-/// command line, of which PostgreSQL does not say it.
-async fn pending_restart(instance: &LocalInstance, loaded: String) -> Result<bool, Error> {
-    if let Some((at, pending)) = &instance.memory().pending
-        && *at == loaded
-    {
-        return Ok(*pending);
-    }
-    let client = instance.client().await?;
-    let rows = sql::rows(&client, "read the parameters", PENDING).await?;
-    let wanted = conf::controlled(&instance.config());
-    let waits = |row: &Row| {
-        let name = field(row, 0).unwrap_or_default();
-        let wants = wanted.iter().find(|(n, _)| *n == name);
-        let differs = wants.is_some_and(|(_, w)| !same_value(w, field(row, 1).unwrap_or_default()));
-        field(row, 2) == Some("t") || differs
-    };
-    let pending = rows.iter().any(waits);
-    instance.memory().pending = Some((loaded, pending));
-    Ok(pending)
-}
-
-/// Compares a wanted value with what pg_settings shows: `on` is `true` is `1`.
-fn same_value(wanted: &str, shown: &str) -> bool {
-    let normal = |text: &str| match text.trim().to_ascii_lowercase().as_str() {
-        "true" | "yes" | "1" | "on" => "on".to_owned(),
-        "false" | "no" | "0" | "off" => "off".to_owned(),
-        // An old name of `replica` that PostgreSQL still takes.
-        "hot_standby" | "archive" => "replica".to_owned(),
-        other => other.to_owned(),
-    };
-    normal(wanted) == normal(shown)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn values_are_compared_as_postgresql_means_them() {
-        assert!(same_value("true", "on"));
-        assert!(same_value("hot_standby", "replica"));
-        assert!(same_value("100", "100"));
-        assert!(!same_value("100", "101"));
-    }
 
     #[test]
     fn a_refused_connection_means_not_ready_and_a_wrong_password_means_silent() {

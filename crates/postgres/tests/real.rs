@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use common::{
@@ -10,7 +11,7 @@ use common::{
     running, standby, streaming,
 };
 use postgres::{HandOver, Instance, PromotePlan, StartAs, StopMode, SyncRule};
-use types::{ControlState, DataDir, Lsn, Millis, Process, Timeline};
+use types::{ControlState, DataDir, Lsn, Millis, PendingChange, Process, Timeline};
 
 #[tokio::test]
 async fn a_failover_and_the_return_of_the_old_primary() {
@@ -43,7 +44,7 @@ async fn files_and_roles(a: &Node) {
     let error = a.instance.bootstrap(false).await.unwrap_err();
     assert!(error.to_string().contains("stop it first"), "{error}");
     let seen = running(a).await;
-    assert!(!seen.server.pending_restart && seen.server.version >= 140_000);
+    assert!(seen.server.pending_restart.is_empty() && seen.server.version >= 140_000);
 }
 
 async fn compare_with_pg_controldata(a: &Node, bin_dir: &std::path::Path) {
@@ -190,7 +191,20 @@ async fn other_operations(a: &Node, b: &Node) {
     let Process::Running(seen) = second.observe().await.process else {
         panic!("it runs");
     };
-    assert!(seen.server.pending_restart, "max_connections stands on the command line");
+    // It stands on the command line, so PostgreSQL does not say it.
+    let change = PendingChange { old_value: "30".into(), new_value: "31".into() };
+    let pending = BTreeMap::from([("max_connections".to_owned(), change)]);
+    assert_eq!(seen.server.pending_restart, pending);
+    // What PostgreSQL would not start with does not reach its files.
+    for (name, value) in [("foo", "1"), ("work_mem", "5kB"), ("timezone", "Mars"), ("x.y", "z")] {
+        config.parameters.insert(name.into(), value.into());
+    }
+    assert!(second.apply(config).await.unwrap());
+    let taken = second.config().parameters.clone();
+    assert_eq!((taken.get("foo"), taken.get("timezone")), (None, None));
+    // PostgreSQL 15 tells the range without its unit, which is that of a bare number.
+    assert_eq!(taken["work_mem"].trim_end_matches("kB"), "64");
+    assert_eq!(taken["x.y"], "z");
     // A frozen postmaster answers nobody, whatever an old backend would say.
     let pid = rustix::process::Pid::from_raw(a.postmaster_pid()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();

@@ -33,7 +33,7 @@ impl World {
         let server = Server {
             version: 150_000,
             started: instance.number.to_string(),
-            pending_restart: false,
+            pending_restart: std::collections::BTreeMap::new(),
             slots: self.slots_of(node),
             ..Server::default()
         };

@@ -20,8 +20,8 @@ pub mod view;
 pub use fencing::Unfenced;
 pub use local::{
     Compared, Control, ControlState, DataDir, Durable, DurablePledge, DurablePromise, Fault,
-    Health, InProgress, LocalPostgres, Lowered, Primary, Process, Receiver, Replica, Role,
-    RoleState, Running, Server, Standby, SyncNames, Trouble, Upstream,
+    Health, InProgress, LocalPostgres, Lowered, PendingChange, Primary, Process, Receiver, Replica,
+    Role, RoleState, Running, Server, Standby, SyncNames, Trouble, Upstream,
 };
 pub use names::{MemberName, slot_name};
 pub use peers::{Heartbeat, Suspicion};

@@ -1,7 +1,7 @@
 //! What an agent can observe of its own PostgreSQL and of its own durable state. Probes write
 //! these, the core reads them; nothing here is a wish.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -201,12 +201,23 @@ pub struct Server {
     pub version: u32,
     /// Start time of the postmaster as PostgreSQL prints it.
     pub started: String,
-    /// A parameter waits for a restart.
-    pub pending_restart: bool,
+    /// The parameters that wait for a restart.
+    pub pending_restart: BTreeMap<String, PendingChange>,
     /// Its replication slots that outlive their sessions.
     pub slots: Vec<Slot>,
     /// Where `synchronous_commit` is set below `on`: commits there are acknowledged by nobody (I1).
     pub lowered: BTreeSet<Lowered>,
+}
+
+/// A parameter that waits for a restart, in PostgreSQL's words.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+pub struct PendingChange {
+    /// What is in force.
+    #[serde(default)]
+    pub old_value: String,
+    /// What is configured.
+    #[serde(default)]
+    pub new_value: String,
 }
 
 /// A place where `synchronous_commit` stands below `on`.

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::local::PendingChange;
 use crate::names::MemberName;
 use crate::position::{Lsn, Position, Timeline};
 use crate::requests::RestartRequest;
@@ -145,6 +146,9 @@ pub struct Member {
     /// Some parameter waits for a restart.
     #[serde(default, skip_serializing_if = "is_false")]
     pub pending_restart: bool,
+    /// Which.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub pending_restart_reason: BTreeMap<String, PendingChange>,
     /// Primary: flush position; standby: the newer of received and replayed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub xlog_location: Option<Lsn>,

@@ -276,6 +276,23 @@ fn when(restart: &RestartRequest) -> String {
     text
 }
 
+/// A longer line shows the parameter alone in a table.
+const PENDING_CHARS_MAX: usize = 50;
+
+fn pending_lines(member: &types::Member) -> Vec<String> {
+    let reason = member.pending_restart_reason.iter();
+    reason.map(|(name, c)| format!("{name}: {}->{}", c.old_value, c.new_value)).collect()
+}
+
+fn shortened(line: &str) -> String {
+    match line.split_once(": ") {
+        Some((name, _)) if line.chars().count() > PENDING_CHARS_MAX => {
+            format!("{name}: [hidden - too long]")
+        }
+        Some(_) | None => line.to_owned(),
+    }
+}
+
 /// One member's cells. An empty text is a missing value.
 struct Row {
     cluster: String,
@@ -288,6 +305,8 @@ struct Row {
     replay: (String, Option<u64>),
     pending_restart: bool,
     scheduled_restart: String,
+    /// Parameters, with what is in force and what is configured.
+    pending: Vec<String>,
     tags: Map<String, Value>,
 }
 
@@ -314,6 +333,7 @@ impl Row {
                 .scheduled_restart
                 .as_ref()
                 .map_or_else(String::new, when),
+            pending: pending_lines(info.member),
             tags: sorted_tags(&info.member.tags),
         }
     }
@@ -332,17 +352,19 @@ impl Row {
             Column::ReplayLsn => json!(self.replay.0),
             Column::ReplayLag => number(self.replay.1),
             Column::PendingRestart => json!(if self.pending_restart { "*" } else { "" }),
-            // Members do not publish it yet.
-            Column::PendingRestartReason => Value::Null,
+            Column::PendingRestartReason => json!(self.pending.join("\n")),
             Column::ScheduledRestart => json!(self.scheduled_restart),
             Column::Tags if self.tags.is_empty() => Value::Null,
             Column::Tags => Value::Object(self.tags.clone()),
         }
     }
 
-    /// The cell of a table; several lines for several tags.
+    /// The cell of a table; several lines for several tags or parameters.
     fn text(&self, column: Column) -> String {
         match self.value(column) {
+            Value::String(text) if column == Column::PendingRestartReason => {
+                text.lines().map(shortened).collect::<Vec<_>>().join("\n")
+            }
             Value::Null => String::new(),
             Value::String(text) => text,
             Value::Object(tags) => {
