@@ -6,7 +6,7 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use config::Callback;
-use decide::{Act, Outcome, Reason, StartAs};
+use decide::{Act, Outcome, Reason, StartAs, StopMode};
 use postgres::OsUser;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::process::Child;
@@ -48,6 +48,8 @@ impl CallRole {
 pub(crate) enum Meaning {
     /// It stops PostgreSQL; `graceful`: for a successor.
     Stops { graceful: bool },
+    /// It stops PostgreSQL to start it again, as an operator asked.
+    Restarts,
     /// It starts PostgreSQL as a primary.
     StartsPrimary,
     /// It promotes.
@@ -62,6 +64,9 @@ impl Meaning {
     /// That of an action.
     pub(crate) fn of(act: &Act, why: &Reason) -> Option<Meaning> {
         match act {
+            Act::Stop { mode: StopMode::Fast } if *why == Reason::AskedByOperator => {
+                Some(Meaning::Restarts)
+            }
             Act::Stop { .. } => Some(Meaning::Stops { graceful: false }),
             Act::StopForHandOver { .. } => {
                 Some(Meaning::Stops { graceful: *why != Reason::ShuttingDown })
@@ -84,6 +89,8 @@ pub(crate) struct Tracker {
     role: CallRole,
     running: bool,
     stopping: bool,
+    /// It was stopped to be started again.
+    restarting: bool,
     /// A start as primary failed, and nothing has run since.
     start_failed: bool,
     /// Something was called before: the first call is a start.
@@ -96,6 +103,7 @@ impl Default for Tracker {
             role: CallRole::Uninitialized,
             running: false,
             stopping: false,
+            restarting: false,
             start_failed: false,
             called: false,
         }
@@ -129,12 +137,15 @@ impl Tracker {
         let former = std::mem::replace(&mut self.role, role);
         let started = !std::mem::replace(&mut self.running, true);
         self.start_failed = false;
+        let restarted = std::mem::take(&mut self.restarting) && started;
         let standby = |role| matches!(role, CallRole::Replica | CallRole::StandbyLeader);
         let was_primary = matches!(former, CallRole::Primary | CallRole::Demoted);
         let event = if !self.called {
             Callback::OnStart
         } else if standby(role) && (was_primary || (standby(former) && former != role)) {
             Callback::OnRoleChange
+        } else if restarted {
+            Callback::OnRestart
         } else if started {
             Callback::OnStart
         } else if former != role {
@@ -147,7 +158,7 @@ impl Tracker {
 
     /// An action has begun.
     pub(crate) fn begun(&mut self, meaning: Meaning) {
-        if let Meaning::Stops { .. } = meaning {
+        if let Meaning::Stops { .. } | Meaning::Restarts = meaning {
             self.stopping = true;
         }
     }
@@ -165,6 +176,13 @@ impl Tracker {
                     self.role = CallRole::Demoted;
                 }
                 self.call(Callback::OnStop)
+            }
+            Meaning::Restarts => {
+                self.stopping = false;
+                if done {
+                    self.restarting = std::mem::replace(&mut self.running, false);
+                }
+                Calls::new()
             }
             Meaning::StartsPrimary => {
                 self.start_failed = outcome == Outcome::Failed;

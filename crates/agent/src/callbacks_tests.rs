@@ -102,6 +102,17 @@ fn a_crash_that_is_cured_in_place_is_a_start() {
 }
 
 #[test]
+fn a_restart_is_no_stop_and_start() {
+    let mut told = Told::default();
+    told.see(&primary()).take();
+    told.tracker.begun(Meaning::Restarts);
+    told.see(&stopped()).act(Meaning::Restarts, Outcome::Done).see(&stopped()).see(&primary());
+    assert_eq!(told.take(), ["on_restart primary"]);
+    told.see(&stopped()).see(&primary());
+    assert_eq!(told.take(), ["on_start primary"]);
+}
+
+#[test]
 fn a_lost_lease_and_a_rewind() {
     let mut told = Told::default();
     told.see(&primary()).take();
