@@ -15,6 +15,7 @@ mod guarding;
 mod heartbeat;
 mod hooks;
 mod journal;
+mod kept;
 mod on_dcs;
 mod peer;
 mod phases;

@@ -10,6 +10,7 @@ use config::{Dynamic, Static};
 use dcs::{Client, ClientConfig, ClusterStore, Follower, Session};
 use decide::{Brain, Node};
 use postgres::{Instance, InstanceConfig, LocalInstance, OsUser, Remote};
+use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 use types::{ClusterView, Member, MemberName, Millis, keys};
 
@@ -21,6 +22,7 @@ use crate::guarding::Guard;
 use crate::heartbeat::{self, Heartbeats, Ingredients, PeerSecret};
 use crate::hooks;
 use crate::journal::Journal;
+use crate::kept::with_kept;
 use crate::preflight;
 use crate::signals::Signals;
 use crate::sources;
@@ -69,7 +71,10 @@ pub(crate) struct Reload {
 impl Reload {
     /// Reads the file again; the old settings stay when it is refused.
     pub(crate) fn read_again(&mut self) -> Result<(Node, Arc<Static>), AgentError> {
-        let settings = Arc::new(read_file(&self.options)?);
+        let mut settings = read_file(&self.options)?;
+        // Only a new cluster begins with what the file says.
+        settings.bootstrap.dcs = self.settings.bootstrap.dcs.clone();
+        let settings = Arc::new(settings);
         let peer_secret = PeerSecret::read(&settings)?;
         self.settings = Arc::clone(&settings);
         self.peer_secret.send_replace(peer_secret);
@@ -77,9 +82,13 @@ impl Reload {
         Ok((node_of(&settings), settings))
     }
 
-    /// PostgreSQL's configuration under this dynamic one.
-    pub(crate) fn instance_config(&self, dynamic: &Dynamic) -> Result<InstanceConfig, AgentError> {
-        instance_config(&self.settings, dynamic)
+    /// PostgreSQL's configuration under this dynamic one, which was read from `document`.
+    pub(crate) fn instance_config(
+        &self,
+        dynamic: &Dynamic,
+        document: &Value,
+    ) -> Result<InstanceConfig, AgentError> {
+        instance_config(&self.settings, dynamic, document)
     }
 
     /// The parts of a snapshot that come from the file.
@@ -119,11 +128,12 @@ struct Checked {
 
 /// `ports`: the agent's own ports must be free, and no agent of this name may answer.
 async fn check(options: &AgentOptions, ports: bool) -> Result<Checked, AgentError> {
-    let settings = Arc::new(read_file(options)?);
+    let settings = Arc::new(with_kept(read_file(options)?));
     let peer_secret = PeerSecret::read(&settings)?;
     let (dynamic, _) = Dynamic::from_json(&settings.bootstrap.dcs)
         .map_err(|errors| AgentError::InitialConfig { detail: errors.join("; ") })?;
-    let instance = LocalInstance::new(instance_config(&settings, &dynamic)?)?;
+    let instance =
+        LocalInstance::new(instance_config(&settings, &dynamic, &settings.bootstrap.dcs)?)?;
     let host = preflight::check_host(&settings, &instance, ports).await?;
     let (client, view, store) = reach_dcs(&settings, &dynamic).await?;
     let mut listener = None;
@@ -372,7 +382,11 @@ fn node_of(settings: &Static) -> Node {
     }
 }
 
-fn instance_config(settings: &Static, dynamic: &Dynamic) -> Result<InstanceConfig, AgentError> {
+fn instance_config(
+    settings: &Static,
+    dynamic: &Dynamic,
+    document: &Value,
+) -> Result<InstanceConfig, AgentError> {
     let section = &settings.postgresql;
     let auth = &section.authentication;
     let credentials = |c: &config::Credentials| postgres::Credentials {
@@ -410,6 +424,9 @@ fn instance_config(settings: &Static, dynamic: &Dynamic) -> Result<InstanceConfi
         initdb: settings.bootstrap.initdb.clone(),
         basebackup: dynamic.postgresql.hooks.basebackup.clone().unwrap_or_default(),
         hooks: hooks::for_the_instance(settings, &dynamic),
+        recovery_conf: dynamic.postgresql.hooks.recovery_conf.clone().unwrap_or_default(),
+        custom_conf: dynamic.postgresql.hooks.custom_conf.clone(),
+        dynamic: api::json::spaced(document),
         use_unix_socket: section.use_unix_socket,
         // This very program, whatever has become of the file: an upgrade may have replaced it, and
         // PostgreSQL's user may not reach it.

@@ -543,7 +543,9 @@ impl<I: Instance> Shell<I> {
         self.heartbeats.set_interval(dynamic.pgherd.heartbeat_interval);
         self.context.store.client().set_retry_timeout(dynamic.retry_timeout);
         self.context.session.set_ttl(dynamic.ttl);
-        let config = match self.reload.instance_config(&dynamic) {
+        let document = self.viewed.as_ref().and_then(|v| v.config.as_ref()).map(|c| &c.value);
+        let document = document.unwrap_or(&serde_json::Value::Null);
+        let config = match self.reload.instance_config(&dynamic, document) {
             Ok(config) => postgres::InstanceConfig { force_feedback: feedback, ..config },
             Err(error) => {
                 tracing::error!(%error, "the configuration was not applied to PostgreSQL");

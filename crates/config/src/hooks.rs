@@ -4,6 +4,7 @@
 //! is found before anything runs.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use crate::keys::STATIC;
 use crate::problem::Problem;
@@ -146,6 +147,8 @@ pub struct Hooks {
     pub basebackup: Option<Vec<ProgramOption>>,
     /// `recovery_conf`.
     pub recovery_conf: Option<BTreeMap<String, String>>,
+    /// `custom_conf`.
+    pub custom_conf: Option<PathBuf>,
     /// `pre_promote`.
     pub pre_promote: Option<CommandLine>,
     /// `before_stop`.
@@ -165,6 +168,7 @@ impl Hooks {
             sections: shared.sections.clone().into_iter().chain(self.sections.clone()).collect(),
             basebackup: first(&self.basebackup, &shared.basebackup),
             recovery_conf: first(&self.recovery_conf, &shared.recovery_conf),
+            custom_conf: first(&self.custom_conf, &shared.custom_conf),
             pre_promote: first(&self.pre_promote, &shared.pre_promote),
             before_stop: first(&self.before_stop, &shared.before_stop),
         }
@@ -200,6 +204,10 @@ impl Hooks {
             sections: reader.sections(),
             basebackup: tree.at("postgresql.basebackup").and_then(values::options),
             recovery_conf: reader.settings("postgresql.recovery_conf"),
+            custom_conf: tree
+                .at("postgresql.custom_conf")
+                .and_then(values::text)
+                .map(PathBuf::from),
             pre_promote: reader.command("postgresql.pre_promote"),
             before_stop: reader.command("postgresql.before_stop"),
         }

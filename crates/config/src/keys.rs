@@ -94,6 +94,9 @@ use Type::{
 const ON_EVENT: &str = "A command; it is told event, role and scope, and not waited for.";
 const PRE_PROMOTE: &str = "A command before a promotion; a failure gives the leader key back.";
 const BEFORE_STOP: &str = "A command before PostgreSQL is stopped in order.";
+const RECOVERY_CONF: &str =
+    "Recovery settings; connection, slot and targets are not taken from it.";
+const CUSTOM_CONF: &str = "Included by postgresql.conf instead of what initdb wrote.";
 const METHODS: &str = "How a copy is made, in order: basebackup, or sections with a command.";
 const METHODS_OLD: &str = "Older name of create_replica_methods.";
 const BASEBACKUP: &str = "Options of pg_basebackup.";
@@ -255,8 +258,8 @@ pub(crate) const STATIC: &[Key] = &[
     not_yet("postgresql.parameters_standby_leader", Scalars),
     used("postgresql.pg_hba", Lines, "", "The lines of pg_hba.conf."),
     used("postgresql.pg_ident", Lines, "", "The lines of pg_ident.conf."),
-    not_yet("postgresql.recovery_conf", Any),
-    not_yet("postgresql.custom_conf", Text),
+    used("postgresql.recovery_conf", Scalars, "", RECOVERY_CONF),
+    used("postgresql.custom_conf", Text, "", CUSTOM_CONF),
     used("postgresql.callbacks.on_start", Text, "", ON_EVENT),
     used("postgresql.callbacks.on_stop", Text, "", ON_EVENT),
     used("postgresql.callbacks.on_restart", Text, "", ON_EVENT),
@@ -337,7 +340,7 @@ pub(crate) const DYNAMIC: &[Key] = &[
     used("postgresql.pg_ident", Lines, "", "The lines of pg_ident.conf."),
     not_yet("postgresql.parameters_primary", Scalars),
     not_yet("postgresql.parameters_replica", Scalars),
-    not_yet("postgresql.recovery_conf", Any),
+    used("postgresql.recovery_conf", Scalars, "", RECOVERY_CONF),
     used("postgresql.callbacks.on_start", Text, "", ON_EVENT),
     used("postgresql.callbacks.on_stop", Text, "", ON_EVENT),
     used("postgresql.callbacks.on_restart", Text, "", ON_EVENT),
@@ -350,7 +353,7 @@ pub(crate) const DYNAMIC: &[Key] = &[
     not_yet("postgresql.use_unix_socket", Any),
     not_yet("postgresql.use_unix_socket_repl", Any),
     not_yet("postgresql.pg_ctl_timeout", Any),
-    not_yet("postgresql.custom_conf", Any),
+    used("postgresql.custom_conf", Text, "", CUSTOM_CONF),
     used("postgresql.pre_promote", Text, "", PRE_PROMOTE),
     used("postgresql.before_stop", Text, "", BEFORE_STOP),
     used(

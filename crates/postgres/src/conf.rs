@@ -143,7 +143,9 @@ pub(crate) fn render_bootstrap(
 }
 
 fn render_settings(config: &InstanceConfig, dir: &Path, state: &ConfState) -> String {
-    let mut text = format!("{HEADER}include 'postgresql.base.conf'\n\n");
+    let base = config.custom_conf.as_deref().unwrap_or(Path::new("postgresql.base.conf"));
+    let base = base.to_string_lossy().replace('\'', "''");
+    let mut text = format!("{HEADER}include '{base}'\n\n");
     for (name, value) in settings(config, state) {
         line(&mut text, &name, &value);
     }
@@ -192,7 +194,8 @@ fn recovery_settings(config: &InstanceConfig, state: &ConfState) -> BTreeMap<&'s
     let mut all = BTreeMap::new();
     for name in RECOVERY {
         let ours = name.starts_with("recovery_target") || name.starts_with("primary_");
-        if let Some(value) = config.parameters.get(name)
+        let given = config.recovery_conf.get(name).or_else(|| config.parameters.get(name));
+        if let Some(value) = given
             && !ours
         {
             all.insert(name, value.clone());
@@ -501,6 +504,9 @@ pub(crate) mod tests_support {
             initdb: Vec::new(),
             basebackup: Vec::new(),
             hooks: crate::hooks::Hooks::default(),
+            recovery_conf: BTreeMap::new(),
+            custom_conf: None,
+            dynamic: String::new(),
             use_unix_socket: true,
             use_slots: true,
             remote: None,

@@ -89,3 +89,32 @@ fn arguments_respect_the_floor_of_a_standby() {
     assert!(arguments.contains(&"--restart_after_crash=off".to_owned()));
     assert!(arguments.contains(&"--wal_level=replica".to_owned()));
 }
+
+#[test]
+fn recovery_settings_of_the_operators_stand_but_for_the_connection_and_targets() {
+    let mut config = sample();
+    config.custom_conf = Some("/etc/mine.conf".into());
+    for (name, value) in [
+        ("recovery_min_apply_delay", "5min"),
+        ("restore_command", "mine"),
+        ("primary_conninfo", "host=elsewhere"),
+        ("recovery_target_time", "2020-01-01"),
+    ] {
+        config.recovery_conf.insert(name.to_owned(), value.to_owned());
+    }
+    let upstream = Upstream { name: "a".into(), host: "10.0.0.1".to_owned(), port: 5432 };
+    let state = ConfState { upstream: Some(upstream), ..ConfState::default() };
+    let text = render(&config, Path::new("/d/data"), &state);
+    for line in [
+        "include '/etc/mine.conf'",
+        "recovery_min_apply_delay = '5min'",
+        "restore_command = 'mine'",
+        "recovery_target_time = ''",
+    ] {
+        assert!(text.lines().any(|l| l == line), "{line} is not in {text}");
+    }
+    assert!(!text.contains("elsewhere"), "{text}");
+    // A fenced primary's archive is not read on.
+    let fenced = render(&config, Path::new("/d/data"), &ConfState::default());
+    assert!(fenced.contains("restore_command = ''\n"), "{fenced}");
+}

@@ -7,6 +7,9 @@ use types::{MemberName, Millis};
 
 use crate::hooks::Hooks;
 
+/// The file of the data directory that keeps the cluster's configuration, as with Patroni.
+pub const DYNAMIC_FILE: &str = "patroni.dynamic.json";
+
 /// A password. It never shows in debug output (I6).
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
@@ -108,6 +111,12 @@ pub struct InstanceConfig {
     pub basebackup: Vec<ProgramOption>,
     /// Commands of the operator's for new data directories.
     pub hooks: Hooks,
+    /// Recovery settings of the operator's.
+    pub recovery_conf: BTreeMap<String, String>,
+    /// A configuration file that is included instead of what initdb wrote.
+    pub custom_conf: Option<PathBuf>,
+    /// The cluster's configuration, which the data directory keeps; empty for none.
+    pub dynamic: String,
     /// Whether probes use the unix socket.
     pub use_unix_socket: bool,
     /// Whether standbys stream by slots, each by its own.

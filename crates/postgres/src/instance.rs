@@ -13,7 +13,7 @@ use tokio_postgres::Client;
 use types::{Fault, Lsn, Millis, PendingChange, Timeline, Trouble, Upstream};
 
 use crate::conf::{self, ConfState};
-use crate::config::InstanceConfig;
+use crate::config::{DYNAMIC_FILE, InstanceConfig};
 use crate::disk::{Helper, NoAnswer};
 use crate::disk_helper::{Look, Request};
 use crate::error::{Error, SetupError};
@@ -493,6 +493,9 @@ pub(crate) fn write_files(
             let text = conf::render_lines(lines);
             changed |= files::write_durably(&dir.join(name), &text, mode, owner)?;
         }
+    }
+    if !config.dynamic.is_empty() {
+        files::write_durably(&dir.join(DYNAMIC_FILE), &config.dynamic, mode, owner)?;
     }
     // Where the server finds them is the final place, whatever `dir` is now.
     let text = conf::render(config, &config.data_dir, &state);

@@ -40,7 +40,9 @@ use std::path::PathBuf;
 
 use types::{HistoryLine, Lsn, MemberName, Millis, SlotChange, Timeline, Upstream};
 
-pub use config::{Credentials, InstanceConfig, OsUser, ProgramOption, Remote, Secret};
+pub use config::{
+    Credentials, DYNAMIC_FILE, InstanceConfig, OsUser, ProgramOption, Remote, Secret,
+};
 pub use copy::CopyProgress;
 pub use disk_helper::run_disk_helper;
 pub use error::{Error, SetupError};

@@ -34,6 +34,8 @@ async fn files_and_roles(a: &Node) {
     let config = a.instance.config();
     let text = std::fs::read_to_string(config.data_dir.join("postgresql.conf")).unwrap();
     assert!(text.contains("include 'postgresql.base.conf'"));
+    let kept = std::fs::read_to_string(config.data_dir.join(postgres::DYNAMIC_FILE)).unwrap();
+    assert_eq!(kept, config.dynamic);
     assert!(!config.beside(".new").exists() && !config.socket_dir.join("pgherd-init").exists());
     assert_eq!(a.sql("show data_checksums").await, ["on"]);
     assert_eq!(a.sql("show restart_after_crash").await, ["off"]);
