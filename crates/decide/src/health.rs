@@ -37,6 +37,7 @@ const fn way_of(fault: &Fault) -> Way {
         | Fault::DiskHangs
         | Fault::DiskFails(_)
         | Fault::PromotionFails
+        | Fault::StartFails
         | Fault::NoGuard => Way::AtOnce,
         Fault::NoConnectionLeft | Fault::DiskFull | Fault::NoWatchdog => Way::InOrder,
     }

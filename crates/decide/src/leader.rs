@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use types::{
-    ClusterView, ControlState, DataDir, Fault, LocalPostgres, Lsn, MemberName, Millis, Primary,
-    Process, Revision, Role, Standby, Status, SyncNames, Term, Timeline,
+    ClusterView, Fault, LocalPostgres, Lsn, MemberName, Millis, Primary, Process, Revision, Role,
+    Standby, Status, SyncNames, Term, Timeline,
 };
 
-use crate::action::{Act, Lane, Outcome, StartAs, SyncRule};
+use crate::action::{Act, Lane, Outcome, SyncRule};
 use crate::brain::{Brain, Leadership};
 use crate::claim::UnderWay;
 use crate::hand_over::HandOver;
@@ -34,6 +34,8 @@ pub(crate) struct LeaderMemory {
     pub(crate) slow: BTreeMap<MemberName, Lsn>,
     /// Since when PostgreSQL has been trying to come up.
     pub(crate) starting_since: Option<Millis>,
+    /// The last start did not succeed.
+    pub(crate) start_failed: bool,
     /// How long it may, where an operator has said so.
     pub(crate) start_limit: Option<Millis>,
     /// The timeline whose history was published.
@@ -82,6 +84,7 @@ impl Brain {
                     self.leader.taken_over_at = Some(now);
                 }
             }
+            Act::Start { .. } => self.leader.start_failed = !done,
             // One that was given up for a stop says nothing about the next.
             Act::Promote { .. }
                 if !done && !matches!(self.lanes.running(Lane::Data), Some(Act::Stop { .. })) =>
@@ -131,6 +134,7 @@ impl Brain {
         if let Process::Running(running) = &local.process {
             self.leader.starting_since = None;
             self.leader.start_limit = None;
+            self.leader.start_failed = false;
             if let Role::Primary(primary) = &running.role {
                 for replica in streaming_members(primary) {
                     let name = MemberName::from(replica.name.as_str());
@@ -257,112 +261,6 @@ impl Brain {
         !self.promised_to_wait(now)
             && self.claim.holds(now, self.node.stop_margin)
             && self.guard.is_some_and(|kill| now < kill)
-    }
-
-    /// Our PostgreSQL is down while the leader key is ours.
-    pub(crate) fn lead_stopped(
-        &mut self,
-        now: Millis,
-        view: &ClusterView,
-        local: &LocalPostgres,
-        key: Revision,
-        term: Term,
-    ) {
-        let DataDir::Present(control) = &local.data_dir else {
-            self.release(now, key, None, Reason::CannotLead);
-            return;
-        };
-        if local.durable.in_progress.is_some() {
-            self.release(now, key, None, Reason::CannotLead);
-            return;
-        }
-        if self.lanes.running(Lane::Data).is_some() {
-            return;
-        }
-        if let Some(fault) = self.leader.unwell.clone() {
-            let why = Reason::Unwell { fault, since: now };
-            self.release(now, key, None, why);
-            return;
-        }
-        // Without a synchronous candidate a failover could lose commits, which a restart does not.
-        let candidates = match view.active_sync() {
-            Some(_) if !self.starts_again() => view.successors(&self.node.name),
-            Some(_) | None => BTreeSet::new(),
-        };
-        // Shortly after a failover one restart in place is tried first.
-        let in_place = self.leader.starting_since.is_none() && self.is_damped(now);
-        let why = match candidates.is_empty() {
-            _ if self.starts_again() => Reason::AskedByOperator,
-            true => Reason::NoCandidate,
-            false => Reason::Damped,
-        };
-        if !candidates.is_empty() && !in_place {
-            let status = view.status.as_ref().map(|s| s.value.clone());
-            self.release(now, key, status, Reason::PostgresDown { candidates });
-            return;
-        }
-        // A limit of nothing asks for another leader at once, if one can be had.
-        let crashed = control.state != ControlState::ShutDown && !self.starts_again();
-        let at_once = crashed && self.dynamic.primary_start_timeout == Millis::ZERO;
-        if (at_once && self.can_fail_over(view)) || self.start_timed_out(now, view) {
-            let status = view.status.as_ref().map(|s| s.value.clone());
-            self.release(now, key, status, Reason::StartTimedOut);
-            return;
-        }
-        let start_as =
-            if control.standby_signal { StartAs::Standby(None) } else { StartAs::Primary };
-        let writable = start_as == StartAs::Primary;
-        if writable && !self.may_write(now) {
-            return;
-        }
-        let act = Act::Start { start_as, term: writable.then_some(term) };
-        if self.issue_if_free(now, act, why) {
-            self.leader.starting_since.get_or_insert(now);
-        }
-    }
-
-    /// Our PostgreSQL comes up, or does not answer.
-    pub(crate) fn lead_starting(
-        &mut self,
-        now: Millis,
-        view: &ClusterView,
-        local: &LocalPostgres,
-        key: Revision,
-    ) {
-        let since = *self.leader.starting_since.get_or_insert(now);
-        self.wake_at(since.plus(self.start_limit()).plus(Millis(1)));
-        if self.start_timed_out(now, view) {
-            self.stop_now(now, local, Reason::StartTimedOut);
-            if local.process == Process::Stopped {
-                self.release(now, key, None, Reason::StartTimedOut);
-            }
-        }
-    }
-
-    fn start_limit(&self) -> Millis {
-        self.leader.start_limit.unwrap_or(self.dynamic.primary_start_timeout)
-    }
-
-    fn start_timed_out(&self, now: Millis, view: &ClusterView) -> bool {
-        let limit = self.start_limit();
-        limit > Millis::ZERO
-            && self.can_fail_over(view)
-            && self.leader.starting_since.is_some_and(|since| now.since(since) > limit)
-    }
-
-    /// Whether another member could lead.
-    fn can_fail_over(&self, view: &ClusterView) -> bool {
-        view.members.iter().any(|(name, member)| {
-            *name != self.node.name
-                && member.value.tags.may_lead()
-                && member.value.role != "uninitialized"
-                && self.may_be_chosen(view, name)
-        })
-    }
-
-    /// With an active `/sync` only its voters can be elected (I2).
-    fn may_be_chosen(&self, view: &ClusterView, name: &MemberName) -> bool {
-        view.active_sync().is_none_or(|sync| sync.value.voters.contains(name))
     }
 
     /// We won (or took over) and PostgreSQL is in recovery.

@@ -27,6 +27,7 @@ mod leader;
 mod member_key;
 mod pause;
 mod reason;
+mod restart_in_place;
 pub mod slots;
 mod standby_cluster;
 mod strangers;

@@ -144,6 +144,8 @@ pub enum Reason {
     NoCandidate,
     /// PostgreSQL is down here shortly after a failover: one restart in place is tried first.
     Damped,
+    /// PostgreSQL did not come up, and another member may lead.
+    StartFailed,
     /// PostgreSQL did not come up within `primary_start_timeout`.
     StartTimedOut,
     /// PostgreSQL lives, but has not served or written for `retry_timeout`.

@@ -1,7 +1,7 @@
 //! What goes wrong, and when: drawn from the seed before the run begins.
 
-use decide::Act;
-use types::FailoverRequest;
+use decide::{Act, Request, RequestId};
+use types::{FailoverRequest, RestartRequest};
 
 use crate::postgres::Disk;
 use crate::rng::Rng;
@@ -54,6 +54,8 @@ pub(crate) enum Kind {
     SlowDisk,
     SlowReplay,
     Switchover,
+    Restart,
+    Reinitialize,
     ModeChange,
     LeaderKeyDeleted,
     PostmasterFrozen,
@@ -63,7 +65,7 @@ pub(crate) enum Kind {
     PromotionFails,
 }
 
-const KINDS: [Kind; 22] = [
+const KINDS: [Kind; 24] = [
     Kind::AgentKilled,
     Kind::AgentTerminated,
     Kind::PostmasterKilled,
@@ -84,13 +86,15 @@ const KINDS: [Kind; 22] = [
     Kind::SlowDisk,
     Kind::SlowReplay,
     Kind::Switchover,
+    Kind::Restart,
+    Kind::Reinitialize,
     Kind::ModeChange,
     Kind::LeaderKeyDeleted,
 ];
 
 /// Faults that are harmless apart and dangerous together: the first strikes a member, the second
 /// the leader, shortly after.
-const PAIRS: [(Kind, Aim, Kind, Aim); 11] = [
+const PAIRS: [(Kind, Aim, Kind, Aim); 14] = [
     (Kind::CutFromPeers, Aim::Node, Kind::HostLost, Aim::Leader),
     (Kind::CutFromPeers, Aim::Node, Kind::AgentAndPostmasterFrozen, Aim::Leader),
     (Kind::SlowDisk, Aim::Node, Kind::HostLost, Aim::Leader),
@@ -102,6 +106,9 @@ const PAIRS: [(Kind, Aim, Kind, Aim); 11] = [
     (Kind::DiskLost, Aim::Node, Kind::HostLost, Aim::Leader),
     (Kind::SlowReplay, Aim::Node, Kind::HostLost, Aim::Leader),
     (Kind::ModeChange, Aim::Leader, Kind::HostLost, Aim::Leader),
+    (Kind::Restart, Aim::Leader, Kind::CutFromStore, Aim::Leader),
+    (Kind::Restart, Aim::Node, Kind::HostLost, Aim::Leader),
+    (Kind::Reinitialize, Aim::Node, Kind::HostLost, Aim::Leader),
 ];
 
 /// Pairs for `failsafe_mode`: the first is an outage of the store, often longer than any lease.
@@ -380,6 +387,7 @@ impl World {
             Kind::SlowDisk => self.hosts[node].slow_disk += 1,
             Kind::SlowReplay => self.hosts[node].slow_replay += 1,
             Kind::Switchover => self.operator_switches(index),
+            Kind::Restart | Kind::Reinitialize => self.operator_asks(node, kind),
             Kind::ModeChange => self.operator_changes_mode(),
             Kind::LeaderKeyDeleted => {
                 if self.store.see().leader.is_some() {
@@ -445,6 +453,8 @@ impl World {
             | Kind::StoreLeaderChange
             | Kind::ClockJump
             | Kind::Switchover
+            | Kind::Restart
+            | Kind::Reinitialize
             | Kind::ModeChange
             | Kind::LeaderKeyDeleted => {}
         }
@@ -502,6 +512,18 @@ impl World {
         self.tell_all(|| format!("an operator asks: {request:?}"));
         self.store.request_failover(request);
         self.publish();
+    }
+
+    fn operator_asks(&mut self, node: usize, kind: Kind) {
+        let request = match kind {
+            Kind::Reinitialize => Request::Reinitialize { force: self.rng.chance(300) },
+            _ => Request::Restart(RestartRequest::default()),
+        };
+        let host = &self.hosts[node];
+        if host.up && host.frozen == 0 && host.agent_frozen == 0 {
+            self.tell(node, || format!("an operator asks: {request:?}"));
+            self.feed(node, decide::Event::Asked { id: RequestId(0), request });
+        }
     }
 
     fn operator_changes_mode(&mut self) {

@@ -64,6 +64,8 @@ pub enum Fault {
     DiskFull,
     /// A volume of the instance refuses writes: what came back.
     DiskFails(String),
+    /// PostgreSQL did not come up here.
+    StartFails,
     /// A promotion here did not come to its end.
     PromotionFails,
     /// The watchdog device that is required cannot be used.
@@ -80,6 +82,7 @@ impl std::fmt::Display for Fault {
             Fault::DiskHangs => f.write_str("disk hangs"),
             Fault::DiskFull => f.write_str("disk full"),
             Fault::DiskFails(what) => write!(f, "disk fails: {what}"),
+            Fault::StartFails => f.write_str("start failed"),
             Fault::PromotionFails => f.write_str("promotion failed"),
             Fault::NoWatchdog => f.write_str("no watchdog"),
             Fault::NoGuard => f.write_str("no guard"),
