@@ -12,12 +12,15 @@ use crate::reason::Reason;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub(crate) struct Claim {
     until: Option<Millis>,
+    /// When the newest renewal that was answered was issued.
+    sent: Option<Millis>,
 }
 
 impl Claim {
     /// A renewal issued at `sent` was answered: the claim runs until `sent + ttl`.
     pub(crate) fn extend(&mut self, sent: Millis, ttl: Millis) {
         let until = sent.plus(ttl);
+        self.sent = self.sent.max(Some(sent));
         if self.until.is_none_or(|old| old < until) {
             self.until = Some(until);
         }
@@ -26,6 +29,12 @@ impl Claim {
     /// The leader key is not ours any more.
     pub(crate) fn clear(&mut self) {
         self.until = None;
+        self.sent = None;
+    }
+
+    /// Whether somebody has confirmed at or after `at` that we lead.
+    pub(crate) fn confirmed_since(self, at: Millis) -> bool {
+        self.sent.is_some_and(|sent| sent >= at)
     }
 
     /// When the claim ends.
@@ -164,6 +173,7 @@ mod tests {
         assert!(claim.holds(Millis(8_999), margin));
         assert!(!claim.holds(Millis(9_000), margin));
         assert_eq!(claim.kill_at(margin), Some(Millis(10_000)));
+        assert!(claim.confirmed_since(Millis(1_000)) && !claim.confirmed_since(Millis(1_001)));
     }
 
     #[test]

@@ -417,6 +417,8 @@ impl Brain {
         errand.since = now;
         if let (Phase::Starting, What::Restart { limit }) = (phase, errand.what) {
             self.leader.start_limit = Some(limit);
+            // Asked anew whether we still lead.
+            self.leader.renewed_at = None;
         }
     }
 
@@ -462,6 +464,14 @@ impl Brain {
     /// PostgreSQL is down by an operator's wish, and to be started as what it was, here.
     pub(crate) fn starts_again(&self) -> bool {
         self.phase() == Some(Phase::Starting)
+    }
+
+    /// The leadership was confirmed since PostgreSQL was stopped for a restart. A leader that was
+    /// replaced meanwhile, unheard, has not what its successor has: what it shows from before could
+    /// be taken for the present (I2).
+    pub(crate) fn may_start_again(&self) -> bool {
+        let errand = self.errands.present.as_ref();
+        errand.is_none_or(|errand| self.claim.confirmed_since(errand.since))
     }
 
     /// The data is to be copied anew from the leader.

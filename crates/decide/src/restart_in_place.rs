@@ -69,7 +69,7 @@ impl Brain {
         let start_as =
             if control.standby_signal { StartAs::Standby(None) } else { StartAs::Primary };
         let writable = start_as == StartAs::Primary;
-        if writable && !self.may_write(now) {
+        if writable && !(self.may_write(now) && self.may_start_again()) {
             return;
         }
         let act = Act::Start { start_as, term: writable.then_some(term) };
