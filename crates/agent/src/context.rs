@@ -2,8 +2,10 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use api::RestClient;
 use dcs::{ClusterStore, Session};
 use postgres::{Instance, OsUser};
+use tokio::sync::watch;
 use types::{Compared, Health, LocalPostgres, MemberName, Millis};
 
 use crate::clock;
@@ -22,6 +24,7 @@ pub(crate) struct Context<I> {
     pub(crate) initial_config: serde_json::Value,
     /// User and password of the other members' REST interfaces: ours.
     pub(crate) rest_credentials: Option<(String, String)>,
+    rest: watch::Receiver<RestClient>,
     /// The durable state.
     pub(crate) recorded: Recorded,
     compared: Mutex<Option<Compared>>,
@@ -73,6 +76,7 @@ pub(crate) struct ContextParts<I> {
     pub(crate) guard: Guard,
     pub(crate) initial_config: serde_json::Value,
     pub(crate) rest_credentials: Option<(String, String)>,
+    pub(crate) rest: watch::Receiver<RestClient>,
     pub(crate) state: StateDir,
     pub(crate) limits: Limits,
     pub(crate) hooks: config::Hooks,
@@ -89,6 +93,7 @@ impl<I: Instance> Context<I> {
             guard: parts.guard,
             initial_config: parts.initial_config,
             rest_credentials: parts.rest_credentials,
+            rest: parts.rest,
             recorded: Recorded::new(parts.state),
             compared: Mutex::new(None),
             settings: Mutex::new(parts.limits),
@@ -96,6 +101,11 @@ impl<I: Instance> Context<I> {
             os_user: parts.os_user,
             look_again: Arc::default(),
         })
+    }
+
+    /// How the other members' REST interfaces are reached.
+    pub(crate) fn rest(&self) -> RestClient {
+        self.rest.borrow().clone()
     }
 
     pub(crate) fn limits(&self) -> Limits {

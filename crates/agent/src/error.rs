@@ -36,6 +36,15 @@ pub enum AgentError {
     /// The secret of the heartbeats cannot be used.
     #[error(transparent)]
     PeerSecret(#[from] SecretError),
+    /// TLS cannot be set up.
+    #[error("no TLS with the settings of the section {section}")]
+    Tls {
+        /// Whose settings.
+        section: &'static str,
+        /// What is wrong.
+        #[source]
+        source: tls::TlsError,
+    },
     /// `bootstrap.dcs` is wrong.
     #[error("bootstrap.dcs: {detail}")]
     InitialConfig {

@@ -125,11 +125,11 @@ async fn on_members<I: Instance>(context: &Arc<Context<I>>, id: ActionId, act: A
             }
         }
         Act::AskTerms { members, limit } => {
-            let term_seen = peer::newest_term(&members, limit).await;
+            let term_seen = peer::newest_term(&context.rest(), &members, limit).await;
             Ended { term_seen, ..finished(id, Outcome::Done, None) }
         }
         Act::AskPositions { members, limit } => {
-            let positions = Some(peer::positions(&members, limit).await);
+            let positions = Some(peer::positions(&context.rest(), &members, limit).await);
             Ended { positions, ..finished(id, Outcome::Done, None) }
         }
         Act::Knock { leader, limit } => {
@@ -384,13 +384,14 @@ async fn stop_for_hand_over<I: Instance>(
     before_stop(context).await;
     let view = context.store.current().view;
     let address = candidate.as_ref().and_then(|name| view.as_ref()?.member(name)?.api_address());
+    let rest = context.rest();
     let received = move |end| {
-        let address = address.clone();
+        let (address, rest) = (address.clone(), rest.clone());
         async move {
             match address {
                 // Nobody takes over: PostgreSQL alone says when it has stopped.
                 None => false,
-                Some((host, port)) => peer::has_received(&host, port, end).await,
+                Some(address) => peer::has_received(&rest, &address, end).await,
             }
         }
     };

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use api::{ApiReply, FailsafePost};
+use api::{ApiReply, FailsafePost, RestClient};
 use decide::{FailsafeAnswer, FailsafeClaim};
 use postgres::Instance;
 use serde_json::json;
@@ -28,11 +28,13 @@ pub(crate) async fn ask<I: Instance>(
 ) -> Result<BTreeMap<MemberName, Lsn>, String> {
     let body = body(context, question);
     let auth = context.rest_credentials.clone();
+    let rest = context.rest();
     let mut answers = JoinSet::new();
     for (name, url) in members {
         let (name, url, body, auth) = (name.clone(), url.clone(), body.clone(), auth.clone());
+        let rest = rest.clone();
         answers.spawn(async move {
-            let answer = ask_one(&url, body, auth, limit).await;
+            let answer = ask_one(&rest, &url, body, auth, limit).await;
             answer.map_err(|why| format!("{name}: {why}")).map(|held| (name, held))
         });
     }
@@ -66,19 +68,20 @@ fn body<I>(context: &Context<I>, question: &Question) -> Vec<u8> {
 }
 
 async fn ask_one(
+    rest: &RestClient,
     url: &str,
     body: Vec<u8>,
     auth: Option<(String, String)>,
     limit: Millis,
 ) -> Result<Option<Lsn>, String> {
     let member = Member { api_url: url.to_owned(), ..Member::default() };
-    let Some((host, port)) = member.api_address() else {
+    let Some(address) = member.api_address() else {
         return Err(format!("{url:?} is no address of a REST interface"));
     };
     let auth = auth.as_ref().map(|(user, password)| (user.as_str(), password.as_str()));
     let limit = limit.as_duration();
-    let answer = api::client::ask("POST", &host, port, "/failsafe", Some(body), auth, limit).await;
-    match answer {
+    let answer = rest.ask("POST", &address, "/failsafe", Some(body), auth, limit);
+    match answer.await {
         Ok(answer) if answer.status == 200 && answer.body == b"Accepted" => {
             Ok(answer.lsn.map(Lsn).filter(|lsn| *lsn > Lsn(0)))
         }
@@ -158,7 +161,7 @@ mod tests {
 
     async fn check(answer: Option<&'static str>) -> Result<Option<Lsn>, String> {
         let url = member(answer).await;
-        ask_one(&url, b"{}".to_vec(), None, Millis(500)).await
+        ask_one(&RestClient::default(), &url, b"{}".to_vec(), None, Millis(500)).await
     }
 
     #[tokio::test]
@@ -176,7 +179,11 @@ mod tests {
             assert!(check(Some(other)).await.is_err(), "{other}");
         }
         assert!(check(None).await.is_err(), "silence is none");
-        assert!(ask_one("nonsense", Vec::new(), None, Millis(500)).await.is_err());
+        assert!(
+            ask_one(&RestClient::default(), "nonsense", Vec::new(), None, Millis(500))
+                .await
+                .is_err()
+        );
     }
 
     #[test]

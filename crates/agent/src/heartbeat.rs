@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::RestClient;
 use api::peers::{Board, HEARD_MAX, Heard, PeerKey, Reception};
 use config::Static;
 use dcs::ViewState;
@@ -39,6 +40,7 @@ pub(crate) struct Ingredients {
     pub(crate) secret: PeerSecret,
     pub(crate) interval: Millis,
     pub(crate) views: watch::Receiver<ViewState>,
+    pub(crate) rest: watch::Receiver<RestClient>,
 }
 
 impl Ingredients {
@@ -47,9 +49,10 @@ impl Ingredients {
         secret: PeerSecret,
         interval: Millis,
         views: watch::Receiver<ViewState>,
+        rest: watch::Receiver<RestClient>,
     ) -> Ingredients {
         let (scope, name) = (settings.scope.clone(), settings.name.clone());
-        Ingredients { scope, name, secret, interval, views }
+        Ingredients { scope, name, secret, interval, views, rest }
     }
 }
 
@@ -63,8 +66,15 @@ pub(crate) fn start(of: Ingredients) -> (Heartbeats, Reception, mpsc::Receiver<H
     let board = Arc::<Board>::default();
     let reception =
         Reception::new(&of.scope, of.name.clone(), keys.clone(), heard, Arc::clone(&board));
-    let shared =
-        Shared { scope: of.scope, name: of.name, key: keys, saying, interval: pace, board };
+    let shared = Shared {
+        scope: of.scope,
+        name: of.name,
+        key: keys,
+        saying,
+        interval: pace,
+        board,
+        rest: of.rest,
+    };
     let manager = Manager {
         shared: Arc::new(shared),
         key,
@@ -114,6 +124,7 @@ struct Shared {
     saying: watch::Receiver<Heartbeat>,
     interval: watch::Receiver<Duration>,
     board: Arc<Board>,
+    rest: watch::Receiver<RestClient>,
 }
 
 /// Keeps key and dialling tasks as view and secret want them.
@@ -177,10 +188,10 @@ impl Manager {
         let others = view.members.iter().filter(|(name, _)| **name != self.shared.name);
         let wanted: BTreeMap<&MemberName, Peer> = others
             .filter_map(|(name, member)| {
-                let (host, port) = member.value.api_address()?;
+                let address = member.value.api_address()?;
                 let ours = member.value.pgherd.is_some();
                 let pace = if ours { Pace::Quick } else { Pace::Slow };
-                Some((name, Peer { name: name.clone(), host, port, pace }))
+                Some((name, Peer { name: name.clone(), address, pace }))
             })
             .collect();
         self.dialling.retain(|name, (peer, _)| wanted.get(name) == Some(peer));

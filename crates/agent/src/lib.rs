@@ -23,6 +23,7 @@ mod preflight;
 mod recorded;
 mod requests;
 mod said;
+mod secure;
 mod service_manager;
 mod setup;
 mod shell;
@@ -36,6 +37,7 @@ use std::process::{Command, ExitCode};
 
 pub use error::AgentError;
 pub use heartbeat::SecretError;
+pub use secure::{etcd_client, rest_client};
 pub use setup::{AgentOptions, validate};
 pub use sources::gather;
 pub use state::StateError;

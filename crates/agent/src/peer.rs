@@ -3,20 +3,21 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use api::RestClient;
 use decide::foreign::ForeignAnswer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use types::{Lsn, Member, MemberName, Millis, Term, Timeline};
+use types::{Lsn, Member, MemberName, Millis, RestAddress, Term, Timeline};
 
 /// A question to a peer is given up after this; it is asked again at once by whoever needs it.
 const LIMIT: Duration = Duration::from_millis(500);
 
 /// Whether the standby behind this REST address has received everything up to `end`. It answers
 /// as soon as it has.
-pub(crate) async fn has_received(host: &str, port: u16, end: Lsn) -> bool {
+pub(crate) async fn has_received(rest: &RestClient, address: &RestAddress, end: Lsn) -> bool {
     let path = format!("/received?lsn={}", end.0);
-    let answer = api::client::request("GET", host, port, &path, None, None, LIMIT).await;
+    let answer = rest.request("GET", address, &path, None, None, LIMIT).await;
     let Ok((_, body)) = answer else {
         return false;
     };
@@ -28,16 +29,18 @@ pub(crate) async fn has_received(host: &str, port: u16, end: Lsn) -> bool {
 
 /// The newest term that any of these members knows of, asked all at once.
 pub(crate) async fn newest_term(
+    rest: &RestClient,
     members: &BTreeMap<MemberName, String>,
     limit: Millis,
 ) -> Option<Term> {
     let mut answers = JoinSet::new();
     for url in members.values() {
         let member = Member { api_url: url.clone(), ..Member::default() };
-        let Some((host, port)) = member.api_address() else { continue };
+        let Some(address) = member.api_address() else { continue };
+        let rest = rest.clone();
         answers.spawn(async move {
             let limit = limit.as_duration();
-            let answer = api::client::request("GET", &host, port, "/cluster", None, None, limit);
+            let answer = rest.request("GET", &address, "/cluster", None, None, limit);
             let (_, body) = answer.await.ok()?;
             let cluster: serde_json::Value = serde_json::from_slice(&body).ok()?;
             cluster.get("term")?.as_u64().map(Term)
@@ -54,16 +57,17 @@ pub(crate) async fn newest_term(
 /// What each of these members, asked all at once, says of its PostgreSQL; `None` for one that gives
 /// no answer, or none that says so.
 pub(crate) async fn positions(
+    rest: &RestClient,
     members: &BTreeMap<MemberName, String>,
     limit: Millis,
 ) -> BTreeMap<MemberName, Option<ForeignAnswer>> {
     let mut answers = JoinSet::new();
     for (name, url) in members {
         let member = Member { api_url: url.clone(), ..Member::default() };
-        let name = name.clone();
+        let (name, rest) = (name.clone(), rest.clone());
         answers.spawn(async move {
             let answer = match member.api_address() {
-                Some((host, port)) => position(&host, port, limit.as_duration()).await,
+                Some(address) => position(&rest, &address, limit.as_duration()).await,
                 None => None,
             };
             (name, answer)
@@ -76,8 +80,12 @@ pub(crate) async fn positions(
     found
 }
 
-async fn position(host: &str, port: u16, limit: Duration) -> Option<ForeignAnswer> {
-    let answer = api::client::request("GET", host, port, "/patroni", None, None, limit).await;
+async fn position(
+    rest: &RestClient,
+    address: &RestAddress,
+    limit: Duration,
+) -> Option<ForeignAnswer> {
+    let answer = rest.request("GET", address, "/patroni", None, None, limit).await;
     let status: serde_json::Value = serde_json::from_slice(&answer.ok()?.1).ok()?;
     let xlog = &status["xlog"];
     let at = |field: &str| xlog[field].as_u64().map(Lsn);

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use api::peers::{Heard, Reception};
-use api::{Access, ApiRequest, ApiState, Snapshot};
-use config::{Dynamic, Static};
+use api::{Access, ApiRequest, ApiState, Door, RestClient, Snapshot};
+use config::{Dynamic, Static, VerifyClient};
 use dcs::{Client, ClientConfig, ClusterStore, Follower, Session};
 use decide::{Brain, Node};
 use postgres::{Instance, InstanceConfig, LocalInstance, OsUser, Remote};
@@ -24,6 +24,7 @@ use crate::hooks;
 use crate::journal::Journal;
 use crate::kept::with_kept;
 use crate::preflight;
+use crate::secure::{self, Ways};
 use crate::signals::Signals;
 use crate::sources;
 use crate::state::StateDir;
@@ -66,6 +67,8 @@ pub(crate) struct Reload {
     settings: Arc<Static>,
     watchdog: Watchdog,
     peer_secret: watch::Sender<PeerSecret>,
+    rest: watch::Sender<RestClient>,
+    door: watch::Sender<Arc<Door>>,
 }
 
 impl Reload {
@@ -75,9 +78,11 @@ impl Reload {
         // Only a new cluster begins with what the file says.
         settings.bootstrap.dcs = self.settings.bootstrap.dcs.clone();
         let settings = Arc::new(settings);
-        let peer_secret = PeerSecret::read(&settings)?;
+        let ways = Ways::read(&settings)?;
+        self.rest.send_replace(ways.rest);
+        self.door.send_replace(ways.door);
         self.settings = Arc::clone(&settings);
-        self.peer_secret.send_replace(peer_secret);
+        self.peer_secret.send_replace(ways.peer_secret);
         self.watchdog.configure(settings.watchdog.clone());
         Ok((node_of(&settings), settings))
     }
@@ -117,7 +122,7 @@ pub(crate) fn read_file(options: &AgentOptions) -> Result<Static, AgentError> {
 /// Everything that an agent may be refused for, looked at. Nothing was changed.
 struct Checked {
     settings: Arc<Static>,
-    peer_secret: PeerSecret,
+    ways: Ways,
     instance: LocalInstance,
     client: Client,
     view: Arc<ClusterView>,
@@ -129,7 +134,7 @@ struct Checked {
 /// `ports`: the agent's own ports must be free, and no agent of this name may answer.
 async fn check(options: &AgentOptions, ports: bool) -> Result<Checked, AgentError> {
     let settings = Arc::new(with_kept(read_file(options)?));
-    let peer_secret = PeerSecret::read(&settings)?;
+    let ways = Ways::read(&settings)?;
     let (dynamic, _) = Dynamic::from_json(&settings.bootstrap.dcs)
         .map_err(|errors| AgentError::InitialConfig { detail: errors.join("; ") })?;
     let instance =
@@ -138,13 +143,13 @@ async fn check(options: &AgentOptions, ports: bool) -> Result<Checked, AgentErro
     let (client, view, store) = reach_dcs(&settings, &dynamic).await?;
     let mut listener = None;
     if ports {
-        refuse_twin(&settings, &view).await?;
+        refuse_twin(&ways.rest, &settings, &view).await?;
         listener = Some(bind(&settings).await?);
     }
     let in_force = view.config.as_ref().and_then(|c| Dynamic::from_json(&c.value).ok());
     let dynamic = in_force.map_or(dynamic, |(dynamic, _)| dynamic).merged(&settings);
     preflight::check_cluster(&settings, &host, &view, &dynamic)?;
-    Ok(Checked { settings, peer_secret, instance, client, view, store, listener, dynamic })
+    Ok(Checked { settings, ways, instance, client, view, store, listener, dynamic })
 }
 
 /// Whether an agent with these options would start. Changes nothing. Without `ports` it does not
@@ -160,12 +165,9 @@ pub async fn validate(options: &AgentOptions, ports: bool) -> Result<(), AgentEr
 
 /// Starts every part. Nothing of the cluster changes before the loop runs.
 pub(crate) async fn start(options: AgentOptions) -> Result<Parts<LocalInstance>, AgentError> {
-    let Checked { settings, peer_secret, instance, client, view, store, listener, dynamic } =
+    let Checked { settings, ways, instance, client, view, store, listener, dynamic } =
         check(&options, true).await?;
-    let listener = match listener {
-        Some(listener) => listener,
-        None => bind(&settings).await?,
-    };
+    let listener = listener.expect("ports were asked for");
 
     // From here on things change; the guard comes last, so that no failure leaves one behind.
     let session = Session::new(client, dynamic.ttl);
@@ -192,7 +194,9 @@ pub(crate) async fn start(options: AgentOptions) -> Result<Parts<LocalInstance>,
     brain.reconfigure(node_of(&settings), Arc::clone(&settings));
     let follower = store.follow();
     let interval = dynamic.pgherd.heartbeat_interval;
-    let ingredients = Ingredients::of(&settings, peer_secret, interval, store.subscribe());
+    let (rest, door) = (watch::Sender::new(ways.rest), watch::Sender::new(ways.door));
+    let (views, secret) = (store.subscribe(), ways.peer_secret);
+    let ingredients = Ingredients::of(&settings, secret, interval, views, rest.subscribe());
     let (heartbeats, reception, heard) = heartbeat::start(ingredients);
     let context = Context::new(ContextParts {
         name: settings.name.clone(),
@@ -202,6 +206,7 @@ pub(crate) async fn start(options: AgentOptions) -> Result<Parts<LocalInstance>,
         guard,
         initial_config: settings.bootstrap.dcs.clone(),
         rest_credentials: rest_credentials(&settings),
+        rest: rest.subscribe(),
         state,
         limits,
         hooks: dynamic.postgresql.hooks.clone(),
@@ -209,10 +214,11 @@ pub(crate) async fn start(options: AgentOptions) -> Result<Parts<LocalInstance>,
     });
     let callbacks = Callbacks::of(&settings.scope, &context);
     let peer_secret = heartbeats.secret();
-    let reload = Reload { options, settings: Arc::clone(&settings), watchdog, peer_secret };
+    let reload =
+        Reload { options, settings: Arc::clone(&settings), watchdog, peer_secret, rest, door };
     let (snapshots, published) = watch::channel(Arc::new(reload.snapshot_base()));
     let nudge = Arc::clone(&context.look_again);
-    let requests = serve_api(&settings, listener, published, nudge, reception);
+    let requests = serve_api(listener, published, reload.door.subscribe(), nudge, reception);
     Ok(Parts {
         brain,
         context,
@@ -250,16 +256,19 @@ async fn reach_dcs(
 }
 
 /// Two agents of one name would share lease and leadership (as Patroni 4.1 has it).
-async fn refuse_twin(settings: &Static, view: &ClusterView) -> Result<(), AgentError> {
-    let Some((host, port)) = view.member(&settings.name).and_then(Member::api_address) else {
+async fn refuse_twin(
+    rest: &RestClient,
+    settings: &Static,
+    view: &ClusterView,
+) -> Result<(), AgentError> {
+    let Some(address) = view.member(&settings.name).and_then(Member::api_address) else {
         return Ok(());
     };
-    let answer = api::client::request("GET", &host, port, "/liveness", None, None, TWIN_LIMIT);
+    let answer = rest.request("GET", &address, "/liveness", None, None, TWIN_LIMIT);
     match answer.await {
-        Ok(_) => Err(AgentError::Twin {
-            name: settings.name.to_string(),
-            address: format!("{host}:{port}"),
-        }),
+        Ok(_) => {
+            Err(AgentError::Twin { name: settings.name.to_string(), address: address.to_string() })
+        }
         Err(_) => Ok(()),
     }
 }
@@ -270,6 +279,7 @@ fn dcs_config(settings: &Static, retry_timeout: Millis) -> Result<ClientConfig, 
         endpoints: etcd.endpoints.iter().map(ToString::to_string).collect(),
         username: etcd.username.clone(),
         password: etcd.password.as_ref().map(|p| p.expose().to_owned()),
+        tls: secure::etcd_client(etcd),
         retry_timeout,
         seed: Some(seed()?),
     })
@@ -310,40 +320,51 @@ fn rest_credentials(settings: &Static) -> Option<(String, String)> {
 /// Whether requests that change something need no password although they may come from other hosts:
 /// as Patroni serves a file that says nothing else.
 fn is_open(settings: &Static) -> bool {
+    !is_local(settings) && settings.restapi.authentication.is_none() && !settings.pgherd.declared
+}
+
+/// Whether the REST interface can be reached from this host alone.
+fn is_local(settings: &Static) -> bool {
     let listen = &settings.restapi.listen;
     let loopback = |host: &str| {
         host == "localhost"
             || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
     };
-    let local = !listen.is_wildcard() && listen.hosts().iter().all(|host| loopback(host));
-    !local && settings.restapi.authentication.is_none() && !settings.pgherd.declared
+    !listen.is_wildcard() && listen.hosts().iter().all(|host| loopback(host))
 }
 
-fn serve_api(
-    settings: &Static,
-    listener: tokio::net::TcpListener,
-    snapshots: watch::Receiver<Arc<Snapshot>>,
-    nudge: Arc<tokio::sync::Notify>,
-    reception: Reception,
-) -> mpsc::Receiver<ApiRequest> {
-    let (requests, incoming) = mpsc::channel(api::REQUESTS_MAX);
-    let authentication = settings.restapi.authentication.as_ref().map(|auth| api::Credentials {
+/// Who may change things here.
+pub(crate) fn access(settings: &Static) -> Access {
+    let section = &settings.restapi;
+    let authentication = section.authentication.as_ref().map(|auth| api::Credentials {
         username: auth.username.clone(),
         password: auth.password.expose().to_owned(),
     });
-    let loopback = listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
     if is_open(settings) {
         tracing::warn!(
-            listen = %settings.restapi.listen,
+            listen = %section.listen,
             "anybody who reaches the REST interface can change this cluster; set \
              restapi.authentication"
         );
     }
-    let closed = !loopback && authentication.is_none() && settings.pgherd.declared;
-    let access = Access { refuse_without_authentication: closed, authentication };
-    let access = Arc::new(access);
+    let closed = !is_local(settings) && authentication.is_none() && settings.pgherd.declared;
+    Access {
+        refuse_without_authentication: closed,
+        authentication,
+        client_certificate: section.verify_client != VerifyClient::None,
+    }
+}
+
+fn serve_api(
+    listener: tokio::net::TcpListener,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    door: watch::Receiver<Arc<Door>>,
+    nudge: Arc<tokio::sync::Notify>,
+    reception: Reception,
+) -> mpsc::Receiver<ApiRequest> {
+    let (requests, incoming) = mpsc::channel(api::REQUESTS_MAX);
     let peers = Arc::new(reception);
-    let state = ApiState { snapshots, requests, now: clock::now, nudge, access, peers };
+    let state = ApiState { snapshots, requests, now: clock::now, nudge, door, peers };
     tokio::spawn(async move {
         if let Err(error) = api::serve(listener, state, std::future::pending()).await {
             tracing::error!(%error, "the REST interface ended");
@@ -369,7 +390,7 @@ fn node_of(settings: &Static) -> Node {
         tags: settings.tags.clone(),
         member: Member {
             conn_url: format!("postgres://{postgres}/{database}"),
-            api_url: format!("http://{rest}/patroni"),
+            api_url: format!("{}://{rest}/patroni", settings.restapi.scheme()),
             version: api::PATRONI_VERSION.to_owned(),
             pgherd: Some(api::PGHERD_VERSION.to_owned()),
             tags: settings.tags.clone(),
@@ -389,9 +410,12 @@ fn instance_config(
 ) -> Result<InstanceConfig, AgentError> {
     let section = &settings.postgresql;
     let auth = &section.authentication;
+    let secret = |secret: &config::Secret| postgres::Secret::new(secret.expose());
     let credentials = |c: &config::Credentials| postgres::Credentials {
         username: c.username.clone(),
-        password: c.password.as_ref().map(|p| postgres::Secret::new(p.expose())),
+        password: c.password.as_ref().map(secret),
+        connection: c.connection.clone(),
+        sslpassword: c.sslpassword.as_ref().map(secret),
     };
     let dynamic = dynamic.merged(settings);
     let mut beside = section.data_dir.clone().into_os_string();

@@ -24,6 +24,8 @@ pub struct Access {
     /// Refuse when `authentication` is missing: set when the listener is not on loopback and the
     /// file has a `pgherd:` section, that is, was not taken over from Patroni as it is.
     pub refuse_without_authentication: bool,
+    /// Over TLS, refuse who has shown no certificate.
+    pub client_certificate: bool,
 }
 
 /// Why a request is refused.
@@ -32,6 +34,9 @@ pub(crate) enum Refusal {
     /// 403.
     #[error("Access is denied: set restapi.authentication, or let restapi.listen be on loopback")]
     Denied,
+    /// 403.
+    #[error("client certificate required")]
+    NoCertificate,
     /// 401.
     #[error("no auth header received")]
     NoHeader,
@@ -43,15 +48,23 @@ pub(crate) enum Refusal {
 impl Refusal {
     pub(crate) const fn status(self) -> u16 {
         match self {
-            Refusal::Denied => 403,
+            Refusal::Denied | Refusal::NoCertificate => 403,
             Refusal::NoHeader | Refusal::WrongCredentials => 401,
         }
     }
 }
 
 impl Access {
-    /// Checks the value of the `Authorization` header.
-    pub(crate) fn check(&self, header: Option<&[u8]>) -> Result<(), Refusal> {
+    /// Checks the value of the `Authorization` header, and whether a certificate was shown (`None`
+    /// without TLS), in Patroni's order.
+    pub(crate) fn check(
+        &self,
+        header: Option<&[u8]>,
+        certified: Option<bool>,
+    ) -> Result<(), Refusal> {
+        if self.client_certificate && certified == Some(false) {
+            return Err(Refusal::NoCertificate);
+        }
         let Some(expected) = &self.authentication else {
             return if self.refuse_without_authentication { Err(Refusal::Denied) } else { Ok(()) };
         };
@@ -110,15 +123,21 @@ mod tests {
     fn credentials_are_checked() {
         let authentication = Some(Credentials { username: "ab".into(), password: "cd".into() });
         assert!(!format!("{authentication:?}").contains("cd"));
-        let access = Access { authentication, refuse_without_authentication: true };
-        assert_eq!(access.check(None), Err(Refusal::NoHeader));
-        assert_eq!(access.check(Some(b"Basic YWI6Y2Q=")), Ok(()));
-        assert_eq!(access.check(Some(b"basic  YWI6Y2Q= ")), Ok(()));
+        let access = Access {
+            authentication,
+            refuse_without_authentication: true,
+            client_certificate: true,
+        };
+        assert_eq!(access.check(None, Some(false)), Err(Refusal::NoCertificate));
+        assert_eq!(access.check(None, Some(true)), Err(Refusal::NoHeader));
+        assert_eq!(access.check(None, None), Err(Refusal::NoHeader));
+        assert_eq!(access.check(Some(b"Basic YWI6Y2Q="), None), Ok(()));
+        assert_eq!(access.check(Some(b"basic  YWI6Y2Q= "), None), Ok(()));
         for wrong in [&b""[..], b"Basic ", b"Basic YWI6Y2U=", b"Bearer YWI6Y2Q="] {
-            assert_eq!(access.check(Some(wrong)), Err(Refusal::WrongCredentials));
+            assert_eq!(access.check(Some(wrong), None), Err(Refusal::WrongCredentials));
         }
-        assert_eq!(Access::default().check(None), Ok(()));
+        assert_eq!(Access::default().check(None, None), Ok(()));
         let closed = Access { refuse_without_authentication: true, ..Access::default() };
-        assert_eq!(closed.check(None), Err(Refusal::Denied));
+        assert_eq!(closed.check(None, None), Err(Refusal::Denied));
     }
 }

@@ -1,10 +1,11 @@
 //! From an HTTP request to its answer. Patroni chooses by method and first path segment, and
 //! treats every other GET path as a health check; so does this.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::body::{Body, Bytes, to_bytes};
-use axum::extract::{Query, State};
+use axum::extract::{ConnectInfo, Query, State};
 use axum::http::{HeaderValue, Method, Request, StatusCode, Uri, header};
 use axum::response::Response;
 use serde_json::{Map, Value, json};
@@ -15,6 +16,7 @@ use types::{Millis, UnixMillis};
 use crate::failsafe::{self, FailsafePost};
 use crate::health::{self, Filters};
 use crate::json::spaced;
+use crate::listener::CalledBy;
 use crate::snapshot::{Settings, Snapshot};
 use crate::switchover::{self, SwitchoverRequest, validate_switchover};
 use crate::{
@@ -39,6 +41,7 @@ const PROMETHEUS: &str = "text/plain; version=0.0.4";
 /// The one handler behind every path.
 pub(crate) async fn dispatch(State(state): State<ApiState>, request: Request<Body>) -> Response {
     let (mut parts, body) = request.into_parts();
+    let called_by = parts.extensions.remove::<ConnectInfo<CalledBy>>();
     let upgrade = parts.extensions.remove();
     let path = parts.uri.path();
     let segment = path.trim_start_matches('/').split('/').next().unwrap_or("").to_owned();
@@ -58,7 +61,6 @@ pub(crate) async fn dispatch(State(state): State<ApiState>, request: Request<Bod
         }
         return answer(response.status().as_u16(), HTML, String::new());
     }
-    let authorization = parts.headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
     let method = parts.method.as_str();
     let known = matches!(
         (method, segment.as_str()),
@@ -69,10 +71,18 @@ pub(crate) async fn dispatch(State(state): State<ApiState>, request: Request<Bod
     if !known {
         return error_page(501, &format!("Unsupported method ({method:?})").replace('"', "'"));
     }
-    if let Err(refusal) = state.access.check(authorization) {
+    let authorization = parts.headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
+    let certified = called_by.and_then(|ConnectInfo(CalledBy(caller))| caller.certified());
+    let door = Arc::clone(&state.door.borrow());
+    if let Err(refusal) = door.access.check(authorization, certified) {
         return refused(refusal.status(), &refusal.to_string());
     }
-    match (method, segment.as_str()) {
+    change(state, method, &segment, body).await
+}
+
+/// What changes something; the caller has been let in, and the path is known.
+async fn change(state: ApiState, method: &str, segment: &str, body: Body) -> Response {
+    match (method, segment) {
         ("DELETE", "restart") => reply_answer(ask(&state, Command::CancelRestart).await),
         ("DELETE", _) => cancel_switchover(&state).await,
         ("PATCH", _) => match read_object(body).await {

@@ -4,7 +4,7 @@
 //! It answers from the last published [`Snapshot`] alone, never from a lock of the agent's loop, so
 //! a busy agent still answers health checks, and a stuck one answers with what has grown old. It
 //! changes nothing by itself: requests go to the agent through a bounded queue. What it does not
-//! do: TLS, allow lists, reading the DCS. [`client`] is the other end of the same interface.
+//! do: reading the DCS. [`client`] is the other end of the same interface.
 //! [`peers`] are the heartbeats between members, which use the same port.
 
 pub mod client;
@@ -18,6 +18,7 @@ pub mod status;
 pub mod switchover;
 
 mod access;
+mod door;
 mod failsafe;
 mod handlers;
 mod in_force;
@@ -38,6 +39,8 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use types::{Millis, RestartRequest, Revision};
 
 pub use access::{Access, Credentials, base64};
+pub use client::RestClient;
+pub use door::Door;
 pub use failsafe::FailsafePost;
 pub use in_force::{InForce, in_force};
 pub use snapshot::{
@@ -112,8 +115,8 @@ pub struct ApiState {
     pub now: fn() -> Millis,
     /// Lets the agent look at its PostgreSQL now.
     pub nudge: Arc<Notify>,
-    /// Who may change things.
-    pub access: Arc<Access>,
+    /// How it is entered.
+    pub door: watch::Receiver<Arc<Door>>,
     /// Where other members' heartbeats go.
     pub peers: Arc<peers::Reception>,
 }
@@ -127,6 +130,8 @@ pub async fn serve(
     state: ApiState,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
+    let listener = listener::Bounded::new(listener, state.door.clone());
     let app = axum::Router::new().fallback(handlers::dispatch).with_state(state);
-    axum::serve(listener::Bounded::new(listener), app).with_graceful_shutdown(shutdown).await
+    let app = app.into_make_service_with_connect_info::<listener::CalledBy>();
+    axum::serve(listener, app).with_graceful_shutdown(shutdown).await
 }

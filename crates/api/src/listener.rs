@@ -1,18 +1,25 @@
 //! A listener with bounds: so many connections, and none that is silent for long. Slow or idle
-//! clients cannot starve health checks.
+//! clients cannot starve health checks. With TLS, each connection shakes hands when it is first
+//! read, so that nobody waits for another's handshake.
 
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::sync::OnceLock;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use axum::extract::connect_info::Connected;
+use axum::serve::IncomingStream;
+use tls::{Handshake, Stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, Sleep};
+
+use crate::door::Door;
 
 /// Connections at a time; the next ones wait in the kernel's backlog.
 const CONNECTIONS_MAX: usize = 256;
@@ -21,14 +28,18 @@ const CONNECTIONS_MAX: usize = 256;
 /// a switchover's client waits that long in silence.
 const SILENCE_MAX: Duration = Duration::from_secs(180);
 
+/// A handshake of TLS is done within this.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+
 pub(crate) struct Bounded {
     listener: TcpListener,
     permits: Arc<Semaphore>,
+    door: watch::Receiver<Arc<Door>>,
 }
 
 impl Bounded {
-    pub(crate) fn new(listener: TcpListener) -> Bounded {
-        Bounded { listener, permits: Arc::new(Semaphore::new(CONNECTIONS_MAX)) }
+    pub(crate) fn new(listener: TcpListener, door: watch::Receiver<Arc<Door>>) -> Bounded {
+        Bounded { listener, permits: Arc::new(Semaphore::new(CONNECTIONS_MAX)), door }
     }
 }
 
@@ -41,8 +52,14 @@ impl axum::serve::Listener for Bounded {
         let permit = permit.expect("this semaphore is never closed");
         // axum's own accept waits and goes on after errors such as too many open files.
         let (stream, address) = axum::serve::Listener::accept(&mut self.listener).await;
-        let silence = Box::pin(tokio::time::sleep(SILENCE_MAX));
-        (Connection { stream, silence, _permit: permit }, address)
+        let caller = Arc::new(Caller { address, certified: OnceLock::new() });
+        let acceptor = self.door.borrow().tls.clone();
+        let (stage, patience) = match acceptor {
+            None => (Stage::Open(Stream::Plain(stream)), SILENCE_MAX),
+            Some(acceptor) => (Stage::Greeting(acceptor.accept(stream)), HANDSHAKE_MAX),
+        };
+        let silence = Box::pin(tokio::time::sleep(patience));
+        (Connection { stage, caller, silence, _permit: permit }, address)
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -50,16 +67,74 @@ impl axum::serve::Listener for Bounded {
     }
 }
 
+/// Who is at the other end of a connection.
+#[derive(Debug)]
+pub(crate) struct Caller {
+    /// Where it comes from.
+    pub(crate) address: SocketAddr,
+    /// Set when hands are shaken: whether a certificate was shown.
+    certified: OnceLock<bool>,
+}
+
+impl Caller {
+    /// Whether it has shown a certificate that is believed; `None` without TLS.
+    pub(crate) fn certified(&self) -> Option<bool> {
+        self.certified.get().copied()
+    }
+}
+
+/// [`Caller`], as requests carry it.
+#[derive(Debug, Clone)]
+pub(crate) struct CalledBy(pub(crate) Arc<Caller>);
+
+impl Connected<IncomingStream<'_, Bounded>> for CalledBy {
+    fn connect_info(stream: IncomingStream<'_, Bounded>) -> CalledBy {
+        CalledBy(Arc::clone(&stream.io().caller))
+    }
+}
+
+enum Stage {
+    Greeting(Handshake<TcpStream>),
+    Open(Stream<TcpStream>),
+    /// The handshake failed, and the other side was told why.
+    Failed,
+}
+
 pub(crate) struct Connection {
-    stream: TcpStream,
+    stage: Stage,
+    caller: Arc<Caller>,
     silence: Pin<Box<Sleep>>,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Connection {
-    /// The socket, for its options.
-    pub(crate) fn socket(&self) -> &TcpStream {
-        &self.stream
+    /// The socket, for its options; `None` before hands are shaken.
+    pub(crate) fn socket(&self) -> Option<&TcpStream> {
+        match &self.stage {
+            Stage::Open(stream) => Some(stream.socket()),
+            Stage::Greeting(_) | Stage::Failed => None,
+        }
+    }
+
+    /// The stream, once hands are shaken.
+    fn open(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<&mut Stream<TcpStream>>> {
+        if let Stage::Greeting(handshake) = &mut self.stage {
+            match ready!(Pin::new(handshake).poll(cx)) {
+                Ok(stream) => {
+                    self.caller.certified.get_or_init(|| stream.is_certified());
+                    self.stage = Stage::Open(stream);
+                }
+                Err(error) => {
+                    self.stage = Stage::Failed;
+                    tracing::debug!(from = %self.caller.address, %error, "no TLS connection");
+                    return Poll::Ready(Err(error));
+                }
+            }
+        }
+        Poll::Ready(match &mut self.stage {
+            Stage::Open(stream) => Ok(stream),
+            Stage::Greeting(_) | Stage::Failed => Err(io::ErrorKind::NotConnected.into()),
+        })
     }
 
     /// Passes what the stream said on, unless it has been silent for too long.
@@ -85,7 +160,11 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let poll = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        let poll = match self.open(cx) {
+            Poll::Ready(Ok(stream)) => Pin::new(stream).poll_read(cx, buffer),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => Poll::Pending,
+        };
         self.watched(cx, poll)
     }
 }
@@ -96,15 +175,25 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let poll = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        let poll = match self.open(cx) {
+            Poll::Ready(Ok(stream)) => Pin::new(stream).poll_write(cx, bytes),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => Poll::Pending,
+        };
         self.watched(cx, poll)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        match ready!(self.open(cx)) {
+            Ok(stream) => Pin::new(stream).poll_flush(cx),
+            Err(error) => Poll::Ready(Err(error)),
+        }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        match &mut self.stage {
+            Stage::Open(stream) => Pin::new(stream).poll_shutdown(cx),
+            Stage::Greeting(_) | Stage::Failed => Poll::Ready(Ok(())),
+        }
     }
 }

@@ -55,7 +55,7 @@ pub(crate) async fn start(snapshot: Snapshot, access: Access) -> Server {
         requests: sender,
         now: || PUBLISHED,
         nudge: Arc::clone(&nudge),
-        access: Arc::new(access),
+        door: watch::channel(Arc::new(Door { access, ..Door::default() })).1,
     };
     tokio::spawn(serve(listener, state, std::future::pending()));
     Server { port, snapshots, requests, nudge, members }
@@ -148,7 +148,7 @@ async fn bodies_are_bounded_objects() {
 #[tokio::test]
 async fn unsafe_endpoints_need_the_password() {
     let credentials = Credentials { username: "ab".into(), password: "cd".into() };
-    let access = Access { authentication: Some(credentials), refuse_without_authentication: false };
+    let access = Access { authentication: Some(credentials), ..Access::default() };
     let server = start(samples::leader(), access).await;
     let (status, head, body) = send(server.port, "POST", "/switchover", "", "{}").await;
     assert_eq!((status, body.as_str()), (401, "no auth header received"));
@@ -239,7 +239,7 @@ async fn the_agent_is_asked_to_reload_and_to_replace() {
 #[tokio::test]
 async fn our_client_speaks_to_our_server() {
     let credentials = Credentials { username: "ab".into(), password: "cd".into() };
-    let access = Access { authentication: Some(credentials), refuse_without_authentication: false };
+    let access = Access { authentication: Some(credentials), ..Access::default() };
     let server = start(samples::leader(), access).await;
     let limit = Duration::from_secs(5);
     let send = |method: &'static str, path: &'static str, body: Option<Vec<u8>>, auth| async move {

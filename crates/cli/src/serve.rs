@@ -140,6 +140,7 @@ async fn run_proxy(file: ProxyFile) -> anyhow::Result<()> {
         endpoints: file.etcd3.endpoints.iter().map(ToString::to_string).collect(),
         username: file.etcd3.username.clone(),
         password: file.etcd3.password.as_ref().map(|p| p.expose().to_owned()),
+        tls: agent::etcd_client(&file.etcd3),
         retry_timeout: PROXY_RETRY_TIMEOUT,
         seed: None,
     })?;

@@ -168,10 +168,10 @@ fn an_agent_refuses_a_wrong_file() {
             Case {
                 name: "TLS to etcd",
                 spoil: |site| {
-                    site.replace("  hosts: ", "  protocol: https\n  hosts: ");
+                    site.replace("  hosts: ", "  protocol: https\n  cacert: /no/ca\n  hosts: ");
                     None
                 },
-                says: &["{dir}/node.yml:4:", "etcd3.protocol", "TLS", "http"],
+                says: &["TLS to etcd", "cannot read /no/ca"],
             },
             Case {
                 name: "not YAML",
@@ -385,10 +385,10 @@ fn a_proxy_refuses_what_it_cannot_serve() {
             Case {
                 name: "TLS to etcd",
                 spoil: |site| {
-                    site.replace("  hosts: ", "  protocol: https\n  hosts: ");
+                    site.replace("  hosts: ", "  key: /no/key\n  hosts: ");
                     None
                 },
-                says: &["{dir}/node.yml:4:", "etcd3.protocol", "TLS"],
+                says: &["{dir}/node.yml:4:", "etcd3.key", "without etcd3.cert"],
             },
         ],
     );

@@ -30,14 +30,15 @@ pub use dynamic::{
     HEARTBEAT_INTERVAL_MIN, SynchronousMode,
 };
 pub use hooks::{Callback, CommandLine, CustomBootstrap, CustomMethod, Hooks, ReplicaMethod};
-pub use keys::reference;
+pub use keys::{CONNECTION_KEYS, reference};
 pub use log::{Log, LogLevel, LogPiece, LogShape};
 pub use parameters::{CONTROLLED, effective_parameters};
 pub use problem::{ConfigError, Problem, Warning};
 pub use recommended::{recommended_dynamic, recommended_with_ttl};
 pub use sections::{
-    Authentication, BasicAuth, Bootstrap, Credentials, Etcd, PgherdSection, PostgresqlSection,
-    ProgramOption, ProxySection, Restapi, Watchdog, WatchdogDriver, WatchdogMode,
+    Authentication, BasicAuth, Bootstrap, CertificateFiles, Credentials, Etcd, PgherdSection,
+    PostgresqlSection, ProgramOption, ProxySection, RestClient, Restapi, VerifyClient, Watchdog,
+    WatchdogDriver, WatchdogMode,
 };
 pub use slots::{ClusterType, IgnoredSlot, PermanentSlot};
 pub use sources::Sources;

@@ -17,6 +17,12 @@ pub type ProgramOption = (String, Option<String>);
 pub struct Etcd {
     /// At least one.
     pub endpoints: Vec<HostPort>,
+    /// Whether it is reached over TLS.
+    pub tls: bool,
+    /// Who stands behind its certificate; `None`: the system's authorities.
+    pub cacert: Option<PathBuf>,
+    /// What is shown to it.
+    pub certificate: Option<CertificateFiles>,
     /// User, if etcd's authentication is on; then there is a password too.
     pub username: Option<String>,
     /// Its password.
@@ -32,6 +38,42 @@ pub struct BasicAuth {
     pub password: Secret,
 }
 
+/// A certificate of ours and its key, as files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateFiles {
+    /// The certificate.
+    pub certfile: PathBuf,
+    /// Its key; `None`: in the same file.
+    pub keyfile: Option<PathBuf>,
+    /// What the key is encrypted with.
+    pub keyfile_password: Option<Secret>,
+}
+
+/// `restapi.verify_client`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum VerifyClient {
+    /// Nobody shows a certificate.
+    #[default]
+    None,
+    /// Who changes something does.
+    Optional,
+    /// Everybody does.
+    Required,
+}
+
+/// What commands, and agents among each other, reach the members' REST with: `ctl`, and of
+/// `restapi` what stands in for it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RestClient {
+    /// Who stands behind the members' certificates: `ctl.cacert`, or `restapi.cafile`; `None`: the
+    /// system's authorities.
+    pub cacert: Option<PathBuf>,
+    /// What is shown to them.
+    pub certificate: Option<CertificateFiles>,
+    /// `ctl.insecure`: commands check no host, and without a certificate of their own nothing.
+    pub insecure: bool,
+}
+
 /// `restapi`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Restapi {
@@ -41,6 +83,20 @@ pub struct Restapi {
     pub connect_address: HostPort,
     /// Asked for by requests that change something; `None`: nobody is asked.
     pub authentication: Option<BasicAuth>,
+    /// What it is over TLS; `None`: plain HTTP.
+    pub certificate: Option<CertificateFiles>,
+    /// Who stands behind clients' certificates.
+    pub cafile: Option<PathBuf>,
+    /// Whether clients show certificates.
+    pub verify_client: VerifyClient,
+}
+
+impl Restapi {
+    /// `http` or `https`.
+    #[must_use]
+    pub fn scheme(&self) -> &'static str {
+        if self.certificate.is_some() { "https" } else { "http" }
+    }
 }
 
 /// `bootstrap`.
@@ -65,6 +121,10 @@ pub struct Credentials {
     pub username: String,
     /// Its password, if it logs in with one.
     pub password: Option<Secret>,
+    /// What libpq is told besides: the names of [`crate::CONNECTION_KEYS`] that are given.
+    pub connection: BTreeMap<&'static str, String>,
+    /// What the key in `sslkey` is encrypted with.
+    pub sslpassword: Option<Secret>,
 }
 
 /// `postgresql.authentication`.

@@ -9,12 +9,13 @@ use types::{MemberName, Millis, Tags};
 use crate::check::check;
 use crate::dynamic::{Dynamic, is_ours, parameters};
 use crate::hooks::{self, Hooks};
-use crate::keys::STATIC;
+use crate::keys::{CONNECTION_KEYS, STATIC};
 use crate::log::Log;
 use crate::problem::{ConfigError, Problem, Warning};
 use crate::sections::{
-    Authentication, BasicAuth, Bootstrap, Credentials, Etcd, PgherdSection, PostgresqlSection,
-    ProxySection, Restapi, Watchdog, WatchdogDriver, WatchdogMode,
+    Authentication, BasicAuth, Bootstrap, CertificateFiles, Credentials, Etcd, PgherdSection,
+    PostgresqlSection, ProxySection, RestClient, Restapi, VerifyClient, Watchdog, WatchdogDriver,
+    WatchdogMode,
 };
 use crate::sources::{Sources, named};
 use crate::text::{HostPort, Secret};
@@ -45,6 +46,8 @@ pub struct Static {
     pub restapi: Restapi,
     /// What commands log in with, if not with restapi's user.
     pub ctl_authentication: Option<BasicAuth>,
+    /// How the members' REST is reached.
+    pub rest_client: RestClient,
     /// What the log looks like and where it goes.
     pub log: Log,
     /// Member tags.
@@ -153,6 +156,7 @@ impl Reader {
             etcd3: etcd3?,
             restapi: restapi?,
             ctl_authentication,
+            rest_client: self.rest_client(),
             log: self.log(),
             tags,
             bootstrap,
@@ -235,15 +239,16 @@ impl Reader {
     fn etcd(&mut self) -> Option<Etcd> {
         let https = self.text("etcd3.protocol").is_some_and(|p| p.eq_ignore_ascii_case("https"));
         let url = self.text("etcd3.url").map(|url| url.trim().to_owned());
-        if https || url.as_ref().is_some_and(|url| url.starts_with("https:")) {
-            let key = if https { "etcd3.protocol" } else { "etcd3.url" };
-            self.error(key, "TLS to etcd is not supported yet; use http on a trusted network");
-        }
+        let tls = match &url {
+            Some(url) => url.starts_with("https:"),
+            None => https,
+        };
         let (key, texts) = self.etcd_addresses(url)?;
         let default_port = self.etcd_port();
         let mut endpoints = Vec::new();
         for text in texts {
-            let plain = text.strip_prefix("http://").unwrap_or(&text).trim_end_matches('/');
+            let plain = ["http://", "https://"].iter().find_map(|scheme| text.strip_prefix(scheme));
+            let plain = plain.unwrap_or(&text).trim_end_matches('/');
             match HostPort::parse(plain, Some(default_port)).filter(|a| !a.is_wildcard()) {
                 Some(address) if !endpoints.contains(&address) => endpoints.push(address),
                 Some(_) => {}
@@ -254,7 +259,10 @@ impl Reader {
         if username.is_some() != password.is_some() {
             self.error("etcd3", "username and password must be given together");
         }
-        (!endpoints.is_empty()).then_some(Etcd { endpoints, username, password })
+        let cacert = self.path("etcd3.cacert");
+        let certificate = self.certificate("etcd3.cert", "etcd3.key");
+        let etcd = Etcd { endpoints, tls, cacert, certificate, username, password };
+        (!etcd.endpoints.is_empty()).then_some(etcd)
     }
 
     /// The addresses as written, and the key they come from.
@@ -290,7 +298,42 @@ impl Reader {
     fn restapi(&mut self) -> Option<Restapi> {
         let authentication = self.basic_auth("restapi.authentication");
         let (listen, connect_address) = self.listener("restapi")?;
-        Some(Restapi { listen, connect_address, authentication })
+        let certificate = self.certificate("restapi.certfile", "restapi.keyfile");
+        let verify_client = match self.text("restapi.verify_client").as_deref() {
+            Some("optional") => VerifyClient::Optional,
+            Some("required") => VerifyClient::Required,
+            Some(_) | None => VerifyClient::None,
+        };
+        let cafile = self.path("restapi.cafile");
+        Some(Restapi {
+            listen,
+            connect_address,
+            authentication,
+            certificate,
+            cafile,
+            verify_client,
+        })
+    }
+
+    /// A certificate and its key; the key's password has the key's name with `_password`.
+    fn certificate(&mut self, certfile: &str, keyfile: &str) -> Option<CertificateFiles> {
+        let key = self.path(keyfile);
+        let Some(file) = self.path(certfile) else {
+            if key.is_some() {
+                self.error(keyfile, format!("is of no use without {certfile}"));
+            }
+            return None;
+        };
+        let keyfile_password = self.secret(&format!("{keyfile}_password"));
+        Some(CertificateFiles { certfile: file, keyfile: key, keyfile_password })
+    }
+
+    fn rest_client(&mut self) -> RestClient {
+        RestClient {
+            cacert: self.path("ctl.cacert").or_else(|| self.path("restapi.cafile")),
+            certificate: self.certificate("ctl.certfile", "ctl.keyfile"),
+            insecure: self.boolean("ctl.insecure").unwrap_or(false),
+        }
     }
 
     /// `listen` and `connect_address` of a section.
@@ -473,11 +516,15 @@ impl Reader {
     }
 
     fn authentication(&mut self) -> Option<Authentication> {
-        let role = |reader: &Reader, role: &str| Credentials {
-            username: reader
-                .text(&format!("postgresql.authentication.{role}.username"))
-                .unwrap_or_default(),
-            password: reader.secret(&format!("postgresql.authentication.{role}.password")),
+        let role = |reader: &Reader, role: &str| {
+            let key = |name: &str| format!("postgresql.authentication.{role}.{name}");
+            let given = |name: &&'static str| Some((*name, reader.text(&key(name))?));
+            Credentials {
+                username: reader.text(&key("username")).unwrap_or_default(),
+                password: reader.secret(&key("password")),
+                connection: CONNECTION_KEYS.iter().filter_map(given).collect(),
+                sslpassword: reader.secret(&key("sslpassword")),
+            }
         };
         let mut superuser = role(self, "superuser");
         if superuser.username.is_empty() {

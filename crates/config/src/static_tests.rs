@@ -129,8 +129,7 @@ fn other_stores_and_tls_are_refused_with_the_way_over() {
     for (from, to, expected) in [
         ("etcd3:", "etcd:", "etcd: etcd's v2 API is not supported; rename the section to etcd3"),
         ("etcd3:", "consul: {host: x}\netcd3:", "consul: this store is not supported; run etcd"),
-        ("etcd3:", "etcd3:\n  cacert: /x", "etcd3.cacert: TLS to etcd is not supported yet"),
-        ("etcd3:", "etcd3:\n  protocol: https", "etcd3.protocol: TLS to etcd is not supported yet"),
+        ("etcd3:", "etcd3:\n  key: /x", "etcd3.key: is of no use without etcd3.cert"),
         ("name: node-1", "name: __patroni_strict_sync_replica_placeholder__", "name: is reserved"),
         (
             "  initdb:",

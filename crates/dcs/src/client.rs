@@ -88,7 +88,9 @@ impl Client {
     pub fn connect(config: ClientConfig) -> Result<Client, Error> {
         config.validate()?;
         let seed = config.seed.unwrap_or_else(clock_seed);
-        let endpoints = Endpoints::new(config.urls()?, config.retry_timeout, seed)?;
+        let tls = config.tls.as_ref().map(|tls| tls.connector(Some("h2")));
+        let tls = tls.transpose().map_err(|error| Error::Config(with_sources(&error)))?;
+        let endpoints = Endpoints::new(config.urls()?, tls.as_ref(), config.retry_timeout, seed)?;
         let credentials = match (config.username, config.password) {
             (Some(username), Some(password)) => Some(Credentials { username, password }),
             (None | Some(_), None | Some(_)) => None,
@@ -486,6 +488,12 @@ fn resolve(floor: Revision, written: &[&Op], answer: &TxnAnswer) -> Resolved {
     }
     let revision = at.unwrap_or(answer.revision);
     Resolved::Happened { revision }
+}
+
+/// An error with its causes, in one line.
+fn with_sources(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |error| error.source());
+    causes.fold(format!("TLS to etcd: {error}"), |text, cause| format!("{text}: {cause}"))
 }
 
 fn clock_seed() -> u64 {

@@ -10,12 +10,14 @@ const ENDPOINTS_MAX: usize = 32;
 /// How to reach etcd.
 #[derive(Clone)]
 pub struct ClientConfig {
-    /// `http://host:port` or `host:port`, one per member.
+    /// `host:port`, one per member; with or without `http://` (`https://` where TLS is).
     pub endpoints: Vec<String>,
     /// User, if etcd's authentication is on.
     pub username: Option<String>,
     /// Its password.
     pub password: Option<String>,
+    /// How TLS is spoken; `None`: not at all.
+    pub tls: Option<tls::ClientSettings>,
     /// Upper bound of every operation, attempts included.
     pub retry_timeout: Millis,
     /// Shuffles the endpoints' order; `None` takes the clock.
@@ -37,7 +39,14 @@ impl ClientConfig {
     /// A configuration without authentication.
     #[must_use]
     pub fn new(endpoints: Vec<String>, retry_timeout: Millis) -> ClientConfig {
-        ClientConfig { endpoints, username: None, password: None, retry_timeout, seed: None }
+        ClientConfig {
+            endpoints,
+            username: None,
+            password: None,
+            tls: None,
+            retry_timeout,
+            seed: None,
+        }
     }
 
     /// Checks everything that can be checked without a connection.
@@ -60,7 +69,7 @@ impl ClientConfig {
     pub(crate) fn urls(&self) -> Result<Vec<String>, Error> {
         let mut urls: Vec<String> = Vec::new();
         for text in &self.endpoints {
-            let url = endpoint_url(text)?;
+            let url = endpoint_url(text, self.tls.is_some())?;
             if !urls.contains(&url) {
                 urls.push(url);
             }
@@ -76,15 +85,14 @@ impl ClientConfig {
     }
 }
 
-fn endpoint_url(text: &str) -> Result<String, Error> {
+fn endpoint_url(text: &str, tls: bool) -> Result<String, Error> {
     let text = text.trim();
     let bad = |why: &str| Err(Error::Config(format!("etcd endpoint {text:?}: {why}")));
-    if text.starts_with("https://") {
-        return bad("TLS to etcd is not supported yet, give an http:// address");
-    }
+    let scheme = if tls { "https" } else { "http" };
     let authority = match text.split_once("://") {
-        Some(("http", rest)) => rest,
-        Some(_) => return bad("only http:// is understood"),
+        Some((given, rest)) if given == scheme => rest,
+        Some(("http" | "https", _)) => return bad("TLS is for all endpoints, or for none"),
+        Some(_) => return bad("only http:// and https:// are understood"),
         None => text,
     };
     let authority = authority.strip_suffix('/').unwrap_or(authority);
@@ -98,7 +106,7 @@ fn endpoint_url(text: &str) -> Result<String, Error> {
     if port != Some(true) {
         return bad("host:port is needed, such as 10.0.0.1:2379");
     }
-    Ok(format!("http://{authority}"))
+    Ok(format!("{scheme}://{authority}"))
 }
 
 #[cfg(test)]

@@ -3,10 +3,12 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tls::Connector;
 use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
 use types::Millis;
 
+use crate::dial::Dial;
 use crate::error::Error;
 use crate::keepalive::KeepAliveSlot;
 
@@ -22,7 +24,7 @@ const PING_INTERVAL_MIN: Duration = Duration::from_secs(6);
 pub(crate) struct Node {
     pub(crate) url: String,
     pub(crate) keep_alive: KeepAliveSlot,
-    endpoint: Endpoint,
+    dial: Dial,
     connection: Mutex<Connection>,
 }
 
@@ -42,8 +44,7 @@ impl Node {
     fn reconnect(&self) {
         let mut connection = self.connection();
         if connection.since.elapsed() >= SUSPECT_FOR {
-            *connection =
-                Connection { channel: self.endpoint.connect_lazy(), since: Instant::now() };
+            *connection = Connection { channel: self.dial.lazily(), since: Instant::now() };
         }
     }
 
@@ -69,13 +70,14 @@ impl Endpoints {
     /// is sent yet.
     pub(crate) fn new(
         mut urls: Vec<String>,
+        tls: Option<&Connector>,
         retry_timeout: Millis,
         seed: u64,
     ) -> Result<Endpoints, Error> {
         shuffle(&mut urls, seed);
         let nodes = urls
             .into_iter()
-            .map(|url| node(url, retry_timeout).map(Arc::new))
+            .map(|url| node(url, tls, retry_timeout).map(Arc::new))
             .collect::<Result<Vec<_>, _>>()?;
         let seen = Seen {
             preferred: 0,
@@ -168,9 +170,13 @@ impl Endpoints {
     }
 }
 
-fn node(url: String, retry_timeout: Millis) -> Result<Node, Error> {
-    let endpoint = Endpoint::from_shared(url.clone())
-        .map_err(|e| Error::Config(format!("etcd endpoint {url:?}: {e}")))?;
+fn node(url: String, tls: Option<&Connector>, retry_timeout: Millis) -> Result<Node, Error> {
+    let bad = |e: &dyn std::fmt::Display| Error::Config(format!("etcd endpoint {url:?}: {e}"));
+    let origin = url.parse().map_err(|e| bad(&e))?;
+    // The library refuses https where the TLS is not its own: what the requests say of where they
+    // go is set apart from what is dialled.
+    let dialled = url.replacen("https://", "http://", 1);
+    let endpoint = Endpoint::from_shared(dialled).map_err(|e| bad(&e))?.origin(origin);
     // No pings on a connection without calls: etcd counts them as abuse and closes it. The watch
     // and the keep-alive stream count as calls.
     let endpoint = endpoint
@@ -180,13 +186,9 @@ fn node(url: String, retry_timeout: Millis) -> Result<Node, Error> {
         .http2_keep_alive_interval(retry_timeout.as_duration().max(PING_INTERVAL_MIN))
         .keep_alive_timeout(retry_timeout.as_duration())
         .keep_alive_while_idle(false);
-    let connection = Connection { channel: endpoint.connect_lazy(), since: Instant::now() };
-    Ok(Node {
-        url,
-        keep_alive: KeepAliveSlot::default(),
-        endpoint,
-        connection: Mutex::new(connection),
-    })
+    let dial = Dial { endpoint, tls: tls.cloned() };
+    let connection = Connection { channel: dial.lazily(), since: Instant::now() };
+    Ok(Node { url, keep_alive: KeepAliveSlot::default(), dial, connection: Mutex::new(connection) })
 }
 
 /// Fisher-Yates with splitmix64: members of one cluster shall not all start at one endpoint.
@@ -210,7 +212,7 @@ mod tests {
 
     fn three() -> Endpoints {
         let urls = (1..=3).map(|i| format!("http://127.0.0.1:{i}")).collect();
-        Endpoints::new(urls, Millis(3000), 1).expect("valid")
+        Endpoints::new(urls, None, Millis(3000), 1).expect("valid")
     }
 
     #[tokio::test]

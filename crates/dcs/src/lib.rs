@@ -19,6 +19,7 @@ mod attempt;
 mod client;
 mod cluster;
 mod config;
+mod dial;
 mod endpoints;
 mod error;
 mod keepalive;

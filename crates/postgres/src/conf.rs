@@ -238,9 +238,27 @@ fn slot_at(config: &InstanceConfig, upstream: &Upstream) -> String {
     }
 }
 
+/// What stands in every connection string besides where to and who, if the role has it.
+const CONNECTION: &[&str] = &[
+    "sslmode",
+    "sslcert",
+    "sslkey",
+    "sslrootcert",
+    "sslcrl",
+    "sslcrldir",
+    "gssencmode",
+    "channel_binding",
+    "sslnegotiation",
+];
+
 /// The connection string of the WAL receiver; the password is in the password file.
 pub(crate) fn primary_conninfo(config: &InstanceConfig, upstream: &Upstream) -> String {
-    let mut text = remote_conninfo(config, upstream, &config.replication);
+    let role = &config.replication;
+    let mut text = remote_conninfo(config, upstream, role);
+    // Only superusers see it, as of the file itself; libpq takes it from nowhere else.
+    if let Some(password) = &role.sslpassword {
+        pair(&mut text, "sslpassword", password.expose());
+    }
     pair(&mut text, "application_name", config.member.as_str());
     pair(&mut text, "connect_timeout", &CONNECT_TIMEOUT_SECS.to_string());
     if upstream.host.contains(',') {
@@ -278,7 +296,15 @@ fn remote_conninfo(config: &InstanceConfig, upstream: &Upstream, role: &Credenti
     pair(&mut text, "passfile", &config.pgpass.to_string_lossy());
     pair(&mut text, "host", &upstream.host);
     pair(&mut text, "port", &upstream.port.to_string());
-    pair(&mut text, "sslmode", "prefer");
+    for name in CONNECTION {
+        let given = role.connection.get(name).map(String::as_str);
+        // The default need not be written, and versions before 17 do not know the key.
+        let given = given.filter(|value| (*name, *value) != ("sslnegotiation", "postgres"));
+        let default = (*name == "sslmode").then_some("prefer");
+        if let Some(value) = given.or(default) {
+            pair(&mut text, name, value);
+        }
+    }
     text
 }
 
@@ -476,6 +502,7 @@ pub(crate) mod tests_support {
         let role = |name: &str, password: &str| Credentials {
             username: name.to_owned(),
             password: Some(Secret::new(password)),
+            ..Credentials::default()
         };
         InstanceConfig {
             member: "node-1".into(),

@@ -34,13 +34,17 @@ impl std::fmt::Debug for Secret {
     }
 }
 
-/// A role of the database and its password.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A role of the database, and how it connects.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Credentials {
     /// The role's name.
     pub username: String,
     /// Its password, if it logs in with one.
     pub password: Option<Secret>,
+    /// What libpq is told of its connections besides: `sslmode` and its like, by libpq's names.
+    pub connection: BTreeMap<&'static str, String>,
+    /// What the key of its certificate is encrypted with.
+    pub sslpassword: Option<Secret>,
 }
 
 /// The operating-system user that PostgreSQL runs as when the agent is root.

@@ -29,6 +29,7 @@ mod pending;
 mod processes;
 mod receive;
 mod replica;
+mod secure;
 mod setup;
 mod slots;
 mod sql;

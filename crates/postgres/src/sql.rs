@@ -3,11 +3,13 @@
 
 use std::time::Duration;
 
-use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
+use tokio_postgres::tls::MakeTlsConnect;
+use tokio_postgres::{Client, SimpleQueryMessage, Socket};
 use types::{Lsn, Millis, Upstream};
 
 use crate::config::{Credentials, InstanceConfig};
 use crate::error::Error;
+use crate::secure::{Maker, Security, may_try_again};
 
 /// The limit of one probe, connection included.
 pub(crate) const PROBE_LIMIT: Millis = Millis(2000);
@@ -25,8 +27,10 @@ pub(crate) async fn connect_local(
     statement_timeout: Millis,
 ) -> Result<Client, Error> {
     let mut pg = tokio_postgres::Config::new();
+    let mut secured = Some(&config.superuser);
     let address = if config.use_unix_socket {
         pg.host_path(&config.socket_dir);
+        secured = None;
         format!("{}:{}", config.socket_dir.display(), config.port)
     } else {
         let host = config.local_host();
@@ -39,7 +43,8 @@ pub(crate) async fn connect_local(
          -c idle_in_transaction_session_timeout=0 -c synchronous_commit=on",
         statement_timeout.0
     ));
-    connect(pg, config, &config.superuser, application, address, PROBE_LIMIT).await
+    let peer = Server { address, secured, limit: PROBE_LIMIT };
+    connect(pg, config, &config.superuser, application, peer).await
 }
 
 /// Connects to a server that listens on a private socket only.
@@ -52,7 +57,8 @@ pub(crate) async fn connect_private(
     let mut plain = config.clone();
     plain.database = "postgres".to_owned();
     let address = socket_dir.display().to_string();
-    connect(pg, &plain, &config.superuser, "pgherd", address, PROBE_LIMIT).await
+    let peer = Server { address, secured: None, limit: PROBE_LIMIT };
+    connect(pg, &plain, &config.superuser, "pgherd", peer).await
 }
 
 /// Connects to another member as the role that may read its history.
@@ -66,7 +72,17 @@ pub(crate) async fn connect_upstream(
     pg.tcp_user_timeout(REMOTE_LIMIT.as_duration());
     let address = format!("{}:{}", upstream.host, upstream.port);
     let role = config.rewind_role();
-    connect(pg, config, role, "pgherd compare", address, REMOTE_LIMIT).await
+    let peer = Server { address, secured: Some(role), limit: REMOTE_LIMIT };
+    connect(pg, config, role, "pgherd compare", peer).await
+}
+
+/// Where a connection goes.
+struct Server<'a> {
+    /// For messages.
+    address: String,
+    /// The role whose settings of TLS hold; `None` on a unix socket, which has none.
+    secured: Option<&'a Credentials>,
+    limit: Millis,
 }
 
 async fn connect(
@@ -74,17 +90,21 @@ async fn connect(
     config: &InstanceConfig,
     role: &Credentials,
     application: &str,
-    address: String,
-    limit: Millis,
+    server: Server<'_>,
 ) -> Result<Client, Error> {
     pg.user(&role.username).dbname(&config.database);
     pg.application_name(application);
     if let Some(password) = &role.password {
         pg.password(password.expose());
     }
+    let address = &server.address;
     let failed =
         |message: String, starting| Error::Connect { address: address.clone(), message, starting };
-    match tokio::time::timeout(limit.as_duration(), pg.connect(NoTls)).await {
+    let security = server.secured.map_or_else(|| Ok(Security::none()), Security::of);
+    let security = security.map_err(|error| failed(with_causes(&error), false))?;
+    security.prepare(&mut pg);
+    let limit = server.limit;
+    match tokio::time::timeout(limit.as_duration(), connect_some_way(pg, &security)).await {
         Ok(Ok((client, connection))) => {
             // Ends by itself when the client is dropped; its error shows at the client.
             tokio::spawn(async move { connection.await.ok() });
@@ -98,18 +118,35 @@ async fn connect(
     }
 }
 
+type Connected =
+    (Client, tokio_postgres::Connection<Socket, <Maker as MakeTlsConnect<Socket>>::Stream>);
+
+/// With or without TLS, in the order that the settings say.
+async fn connect_some_way(
+    mut pg: tokio_postgres::Config,
+    security: &Security,
+) -> Result<Connected, tokio_postgres::Error> {
+    let (last, others) = security.ways().split_last().expect("there is a way at least");
+    for way in others {
+        match pg.ssl_mode(*way).connect(security.maker()).await {
+            Err(error) if may_try_again(&error) => {}
+            done => return done,
+        }
+    }
+    pg.ssl_mode(*last).connect(security.maker()).await
+}
+
 /// The server's message with its code, or the client's with its causes.
 fn describe(error: &tokio_postgres::Error) -> String {
     if let Some(db) = error.as_db_error() {
         return format!("{} (SQLSTATE {})", db.message(), db.code().code());
     }
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(inner) = cause {
-        text = format!("{text}: {inner}");
-        cause = inner.source();
-    }
-    text
+    with_causes(error)
+}
+
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |error| error.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 /// Runs several statements in one round trip; one set of rows for each.

@@ -29,8 +29,8 @@ pub use position::{
     HistoryLine, Lsn, Position, Rejoin, Timeline, compare_with_leader, parse_history_file,
 };
 pub use records::{
-    FailoverRequest, Fence, HistoryEntry, LeaderKey, Member, Pledge, Revision, Status, SyncState,
-    Tags, Term, TermRecord,
+    FailoverRequest, Fence, HistoryEntry, LeaderKey, Member, Pledge, RestAddress, Revision, Status,
+    SyncState, Tags, Term, TermRecord,
 };
 pub use requests::{RESTART_ROLES, RestartRequest, version_number};
 pub use schedule::{NoInstant, UnixMillis};

@@ -225,10 +225,38 @@ impl Member {
         address_of(&self.conn_url, 5432)
     }
 
-    /// Host and port of `api_url`; 8008 stands in for a missing port.
+    /// Where `api_url` leads; 8008 stands in for a missing port.
     #[must_use]
-    pub fn api_address(&self) -> Option<(String, u16)> {
-        address_of(&self.api_url, 8008)
+    pub fn api_address(&self) -> Option<RestAddress> {
+        let (host, port) = address_of(&self.api_url, 8008)?;
+        Some(RestAddress { tls: self.api_url.starts_with("https:"), host, port })
+    }
+}
+
+/// Where a REST interface is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RestAddress {
+    /// Whether it speaks TLS.
+    pub tls: bool,
+    /// A name, or an IP address without brackets.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+}
+
+impl RestAddress {
+    /// One that speaks no TLS.
+    #[must_use]
+    pub fn plain(host: &str, port: u16) -> RestAddress {
+        RestAddress { tls: false, host: host.to_owned(), port }
+    }
+}
+
+impl std::fmt::Display for RestAddress {
+    /// `host:port`, with brackets around an IPv6 address.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let RestAddress { host, port, .. } = self;
+        if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
     }
 }
 
@@ -512,7 +540,7 @@ mod tests {
             r#"{"conn_url":"postgres://[::1]:5433/postgres","api_url":"http://h/patroni"}"#,
         );
         assert_eq!(member.postgres_address(), Some(("::1".to_owned(), 5433)));
-        assert_eq!(member.api_address(), Some(("h".to_owned(), 8008)));
+        assert_eq!(member.api_address(), Some(RestAddress::plain("h", 8008)));
         assert_eq!(Member::parse("nonsense").postgres_address(), None);
     }
 

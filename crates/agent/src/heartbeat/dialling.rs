@@ -7,7 +7,7 @@ use std::time::Duration;
 use api::peers::{DialError, Dialled, Frame, LinkError, Parties, PeerKey, dial};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
-use types::{Heartbeat, MemberName};
+use types::{Heartbeat, MemberName, RestAddress};
 
 use super::Shared;
 
@@ -45,8 +45,7 @@ pub(super) enum Pace {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Peer {
     pub(super) name: MemberName,
-    pub(super) host: String,
-    pub(super) port: u16,
+    pub(super) address: RestAddress,
     pub(super) pace: Pace,
 }
 
@@ -72,7 +71,8 @@ pub(super) async fn keep_beating(peer: Peer, shared: Arc<Shared>) {
     let mut refusals = 0;
     loop {
         let Some(key) = some_key(&mut keys).await else { return };
-        match dial(&peer.host, peer.port, &parties, &key, DIAL_MAX).await {
+        let rest = shared.rest.borrow().clone();
+        match dial(&rest, &peer.address, &parties, &key, DIAL_MAX).await {
             Ok(link) => {
                 refusals = 0;
                 let began = Instant::now();

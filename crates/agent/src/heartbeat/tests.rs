@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use api::peers::Report;
-use api::{Access, ApiState, Snapshot};
+use api::{ApiState, Snapshot};
 use lab::relay::{Direction, Relay};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, oneshot};
@@ -63,7 +63,9 @@ impl Member {
                 let secret = PeerSecret::Password(config::Secret::new("pass"));
                 let name = MemberName::from(name);
                 let scope = "demo".to_owned();
-                let of = Ingredients { scope, name: name.clone(), secret, interval, views: viewed };
+                let rest = watch::channel(RestClient::default()).1;
+                let (name_of, views) = (name.clone(), viewed);
+                let of = Ingredients { scope, name: name_of, secret, interval, views, rest };
                 let (heartbeats, reception, heard) = start(of);
                 let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await;
                 let listener = listener.expect("a free port");
@@ -130,7 +132,7 @@ fn state(name: MemberName, peers: Arc<Reception>) -> ApiState {
         requests: mpsc::channel(1).0,
         now: clock::now,
         nudge: Arc::default(),
-        access: Arc::new(Access::default()),
+        door: watch::channel(Arc::default()).1,
         peers,
     }
 }

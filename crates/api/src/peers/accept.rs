@@ -250,7 +250,9 @@ async fn take_over(upgrade: OnUpgrade, keys: FrameKeys) -> Result<Link<Connectio
     let parts = downcast::<TokioIo<Connection>>(upgraded.map_err(Ended::Upgrade)?);
     let Ok(parts) = parts else { unreachable!("the server has no other listener") };
     let stream = parts.io.into_inner();
-    hasten(stream.socket());
+    if let Some(socket) = stream.socket() {
+        hasten(socket);
+    }
     let (sealer, opener) = (Sealer::new(keys.from_acceptor), Opener::new(keys.from_dialer));
     Ok(Link::new(stream, parts.read_buf.to_vec(), sealer, opener))
 }

@@ -9,8 +9,10 @@ use hyper::client::conn::http1;
 use hyper::header::{CONNECTION, HOST, HeaderMap, UPGRADE};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use tls::Stream;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
+use types::RestAddress;
 
 use super::accept::{FROM, NONCE, PROOF, SCOPE};
 use super::frame::{Opener, Sealer};
@@ -18,9 +20,10 @@ use super::link::Link;
 use super::proof::{FrameKeys, Nonce, Nonces, Parties, PeerKey, answer_proof, request_proof};
 use super::{PROTOCOL, hasten};
 use crate::access::equal_in_constant_time;
+use crate::client::RestClient;
 
 /// A connection that we dialled.
-pub type Dialled = Link<TcpStream>;
+pub type Dialled = Link<Stream<TcpStream>>;
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -72,42 +75,39 @@ pub enum DialError {
     },
 }
 
-/// Dials the member `parties.to`, which listens at `host` and `port`, and proves both to each
-/// other, all within `limit`.
+/// Dials the member `parties.to`, which listens at `address`, and proves both to each other, all
+/// within `limit`. Over TLS the proofs are the same: they, and no certificate, say who it is.
 ///
 /// Cancel safety: dropping it closes the connection.
 ///
 /// # Errors
 /// Whatever keeps the connection from being one.
 pub async fn dial(
-    host: &str,
-    port: u16,
+    client: &RestClient,
+    address: &RestAddress,
     parties: &Parties,
     key: &PeerKey,
     limit: Duration,
 ) -> Result<Dialled, DialError> {
     let nonce = Nonce::draw().map_err(|error| DialError::Random { detail: error.to_string() })?;
-    let request = request(host, port, parties, key, &nonce)?;
+    let request = request(address, parties, key, &nonce)?;
     let exchange = async {
-        let stream = TcpStream::connect((host, port)).await;
+        let stream = client.open(address, hasten).await;
         let stream = stream.map_err(|source| DialError::Connect { source })?;
-        hasten(&stream);
         ask(stream, request, |answer| believe(answer, parties, key, nonce)).await
     };
     tokio::time::timeout(limit, exchange).await.unwrap_or(Err(DialError::Limit { limit }))
 }
 
 fn request(
-    host: &str,
-    port: u16,
+    address: &RestAddress,
     parties: &Parties,
     key: &PeerKey,
     nonce: &Nonce,
 ) -> Result<Request<Empty<Bytes>>, DialError> {
-    let bracketed = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
     let Parties { scope, from, .. } = parties;
     Request::get("/peers")
-        .header(HOST, format!("{bracketed}:{port}"))
+        .header(HOST, address.to_string())
         .header(CONNECTION, "upgrade")
         .header(UPGRADE, PROTOCOL)
         // As bytes: names need not be ASCII.
@@ -122,7 +122,7 @@ fn request(
 /// Sends the request, lets `believe` make the frames' keys of the answer, and takes the connection
 /// over from HTTP.
 async fn ask(
-    stream: TcpStream,
+    stream: Stream<TcpStream>,
     request: Request<Empty<Bytes>>,
     believe: impl FnOnce(&HeaderMap) -> Option<FrameKeys>,
 ) -> Result<Dialled, DialError> {
@@ -137,7 +137,7 @@ async fn ask(
     }
     let keys = believe(answer.headers()).ok_or(DialError::Unproven)?;
     let upgraded = hyper::upgrade::on(answer).await.map_err(broken)?;
-    let parts = upgraded.downcast::<TokioIo<TcpStream>>();
+    let parts = upgraded.downcast::<TokioIo<Stream<TcpStream>>>();
     let parts = parts.expect("it was made of this stream above");
     let (sealer, opener) = (Sealer::new(keys.from_dialer), Opener::new(keys.from_acceptor));
     Ok(Link::new(parts.io.into_inner(), parts.read_buf.to_vec(), sealer, opener))

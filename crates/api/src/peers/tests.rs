@@ -9,15 +9,15 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use types::{Millis, Term};
+use types::{Millis, RestAddress, Term};
 
 use super::accept::{Ended, Visitor, listen};
 use super::frame::{Opener, Sealer};
 use super::proof::HmacSha256;
 use super::*;
-use crate::Access;
 use crate::samples::{self, PUBLISHED};
 use crate::server_tests::{self, HANG, Members, Server};
+use crate::{Access, RestClient};
 
 fn key(text: &str) -> PeerKey {
     PeerKey::from_secret(text.as_bytes())
@@ -40,7 +40,14 @@ async fn serve() -> Server {
 }
 
 async fn dialled(port: u16, from: &str) -> Result<Dialled, DialError> {
-    dial("127.0.0.1", port, &parties(from, "node-0"), &key("ours"), HANG).await
+    dial(
+        &RestClient::default(),
+        &RestAddress::plain("127.0.0.1", port),
+        &parties(from, "node-0"),
+        &key("ours"),
+        HANG,
+    )
+    .await
 }
 
 /// Sends one beat and waits for its echo.
@@ -86,7 +93,15 @@ async fn who_has_another_key_name_or_cluster_is_refused_and_counted() {
         (key("ours"), other_cluster),
     ];
     for (key, parties) in &attempts {
-        let refused = dial("127.0.0.1", server.port, parties, key, HANG).await.err();
+        let refused = dial(
+            &RestClient::default(),
+            &RestAddress::plain("127.0.0.1", server.port),
+            parties,
+            key,
+            HANG,
+        )
+        .await
+        .err();
         assert!(matches!(refused, Some(DialError::Refused { status: 503 })), "{refused:?}");
     }
     server.members.key.send_replace(None);
@@ -229,7 +244,15 @@ async fn a_dialer_is_not_kept_waiting_and_believes_no_impostor() {
     let port = listener.local_addr().expect("it is bound").port();
     let parties = parties("node-1", "node-0");
     let limit = Duration::from_millis(50);
-    let mute = dial("127.0.0.1", port, &parties, &key("ours"), limit).await.err();
+    let mute = dial(
+        &RestClient::default(),
+        &RestAddress::plain("127.0.0.1", port),
+        &parties,
+        &key("ours"),
+        limit,
+    )
+    .await
+    .err();
     assert!(matches!(mute, Some(DialError::Limit { .. })), "{mute:?}");
 
     let zeros = "0".repeat(64);
@@ -245,7 +268,15 @@ async fn a_dialer_is_not_kept_waiting_and_believes_no_impostor() {
             stream.write_all(answer.as_bytes()).await.ok();
         }
     });
-    let impostor = dial("127.0.0.1", port, &parties, &key("ours"), HANG).await.err();
+    let impostor = dial(
+        &RestClient::default(),
+        &RestAddress::plain("127.0.0.1", port),
+        &parties,
+        &key("ours"),
+        HANG,
+    )
+    .await
+    .err();
     assert!(matches!(impostor, Some(DialError::Unproven)), "{impostor:?}");
 }
 

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use api::client;
 use serde_json::Value;
 use types::{ClusterView, Member, MemberName};
 
@@ -27,11 +26,11 @@ pub(super) async fn member(
     limit: Duration,
 ) -> anyhow::Result<Answered> {
     let address = view.member(name).and_then(Member::api_address);
-    let Some((host, port)) = address else {
+    let Some(address) = address else {
         anyhow::bail!("{name} has no api_url");
     };
     let body = body.map(serde_json::to_vec).transpose()?;
-    let asked = client::request(method, &host, port, path, body, config.auth(), limit);
+    let asked = config.rest.request(method, &address, path, body, config.auth(), limit);
     let (status, text) = asked.await?;
     Ok((status, String::from_utf8_lossy(&text).into_owned()))
 }

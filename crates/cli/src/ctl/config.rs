@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use config::Sources;
+use api::RestClient;
+use config::{CertificateFiles, Sources};
 use serde_json::Value;
 use types::Millis;
 
@@ -30,13 +31,13 @@ pub(crate) struct CtlOptions {
     /// HOST:PORT[,HOST:PORT…][/NAMESPACE], instead of the file's
     #[arg(short = 'd', long, visible_alias = "dcs", value_name = "URL")]
     pub(crate) dcs_url: Option<String>,
-    /// Accepted, without effect: no certificates are checked, since TLS is not supported yet
+    /// Do not check the members' certificates (with ctl.certfile: not the host in them)
     #[arg(short = 'k', long)]
     pub(crate) insecure: bool,
 }
 
 /// Where the cluster's DCS is, and how to be let in.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub(crate) struct CtlConfig {
     /// `scope`, if the file has one.
     pub(crate) scope: Option<String>,
@@ -48,6 +49,12 @@ pub(crate) struct CtlConfig {
     pub(crate) username: Option<String>,
     /// etcd's password.
     pub(crate) password: Option<String>,
+    /// How TLS is spoken to etcd, if it is.
+    pub(crate) etcd_tls: Option<tls::ClientSettings>,
+    /// How the members' REST is reached.
+    pub(crate) rest: RestClient,
+    /// What it is reached with, by the file.
+    rest_files: config::RestClient,
     /// User and password of the members' REST.
     pub(crate) rest_credentials: Option<(String, String)>,
     /// Upper bound of one operation on the DCS.
@@ -64,6 +71,9 @@ impl Default for CtlConfig {
             endpoints: Vec::new(),
             username: None,
             password: None,
+            etcd_tls: None,
+            rest: RestClient::default(),
+            rest_files: config::RestClient::default(),
             rest_credentials: None,
             retry_timeout: RETRY_TIMEOUT,
             state_dir: None,
@@ -111,6 +121,8 @@ impl CtlOptions {
         if let Some(url) = self.dcs_url.clone().or(url) {
             config.replace_dcs(&url)?;
         }
+        let insecure = self.insecure || config.rest_files.insecure;
+        config.rest = RestClient::new(agent::rest_client(&config.rest_files, insecure));
         Ok(config)
     }
 }
@@ -144,12 +156,40 @@ impl CtlConfig {
         let data_dir = text_at("/postgresql/data_dir");
         let beside = data_dir.map(|d| config::Static::default_state_dir(Path::new(&d)));
         let default = CtlConfig::default();
+        let certificate = |section: &str, certfile: &str, keyfile: &str| {
+            Some(CertificateFiles {
+                certfile: text_at(&format!("/{section}/{certfile}"))?.into(),
+                keyfile: text_at(&format!("/{section}/{keyfile}")).map(PathBuf::from),
+                keyfile_password: text_at(&format!("/{section}/{keyfile}_password"))
+                    .map(config::Secret::new),
+            })
+        };
+        let path_at = |path: &str| text_at(path).map(PathBuf::from);
+        let url = text_at("/etcd3/url");
+        let etcd = config::Etcd {
+            endpoints: Vec::new(),
+            tls: match url {
+                Some(url) => url.starts_with("https:"),
+                None => text_at("/etcd3/protocol").is_some_and(|p| p.eq_ignore_ascii_case("https")),
+            },
+            cacert: path_at("/etcd3/cacert"),
+            certificate: certificate("etcd3", "cert", "key"),
+            username: None,
+            password: None,
+        };
         Ok(CtlConfig {
             scope: text_at("/scope"),
             namespace: text_at("/namespace").unwrap_or(default.namespace),
             endpoints: endpoints(&file)?,
             username: text_at("/etcd3/username"),
             password: text_at("/etcd3/password"),
+            etcd_tls: agent::etcd_client(&etcd),
+            rest: RestClient::default(),
+            rest_files: config::RestClient {
+                cacert: path_at("/ctl/cacert").or_else(|| path_at("/restapi/cafile")),
+                certificate: certificate("ctl", "certfile", "keyfile"),
+                insecure: truth(text_at("/ctl/insecure").as_deref()),
+            },
             rest_credentials: pair("/ctl").or_else(|| pair("/restapi")),
             retry_timeout: RETRY_TIMEOUT,
             state_dir: text_at("/pgherd/state_dir").map(PathBuf::from).or(beside),
@@ -162,7 +202,7 @@ impl CtlConfig {
     /// Another scheme than etcd's, or no host.
     pub(crate) fn replace_dcs(&mut self, url: &str) -> anyhow::Result<()> {
         let rest = match url.split_once("://") {
-            Some(("etcd3" | "etcd" | "http", rest)) => rest,
+            Some(("etcd3" | "etcd" | "http" | "https", rest)) => rest,
             Some((scheme, _)) => anyhow::bail!("-d {url}: {scheme} is not supported, use etcd3"),
             None => url,
         };
@@ -170,6 +210,8 @@ impl CtlConfig {
         self.endpoints = split_hosts(hosts);
         anyhow::ensure!(!self.endpoints.is_empty(), "-d {url}: HOST:PORT is expected");
         (self.username, self.password) = (None, None);
+        let https = url.starts_with("https://");
+        self.etcd_tls = https.then(tls::ClientSettings::default);
         if !namespace.is_empty() {
             self.namespace = namespace.to_owned();
         }
@@ -197,7 +239,7 @@ impl CtlConfig {
 fn endpoints(file: &Value) -> anyhow::Result<Vec<String>> {
     let Some(section) = file.get("etcd3") else { return Ok(Vec::new()) };
     if let Some(url) = section.get("url").and_then(plain_text) {
-        return Ok(split_hosts(url.strip_prefix("http://").unwrap_or(&url)));
+        return Ok(split_hosts(url.split_once("://").map_or(url.as_str(), |(_, rest)| rest)));
     }
     let found = match section.get("hosts") {
         Some(Value::Array(list)) => {
@@ -214,6 +256,13 @@ fn endpoints(file: &Value) -> anyhow::Result<Vec<String>> {
     };
     anyhow::ensure!(!found.is_empty(), "etcd3: host or hosts is expected");
     Ok(found)
+}
+
+/// A switch of the file, in YAML's and Patroni's words.
+fn truth(text: Option<&str>) -> bool {
+    text.is_some_and(|text| {
+        ["true", "on", "yes", "1"].iter().any(|word| text.eq_ignore_ascii_case(word))
+    })
 }
 
 fn split_hosts(text: &str) -> Vec<String> {

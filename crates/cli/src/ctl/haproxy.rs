@@ -54,7 +54,8 @@ fn file(args: &HaproxyArgs, scope: &str, view: &ClusterView) -> Option<String> {
     let mut servers = String::new();
     for (name, member) in &view.members {
         let addresses = (member.value.postgres_address(), member.value.api_address());
-        let (Some((host, port)), Some((rest, check))) = addresses else { continue };
+        let (Some((host, port)), Some(address)) = addresses else { continue };
+        let (rest, check) = (address.host, address.port);
         // The agent may listen on another address than its PostgreSQL.
         let elsewhere = if rest == host { String::new() } else { format!(" addr {rest}") };
         servers.push_str(&format!(

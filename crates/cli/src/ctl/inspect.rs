@@ -4,7 +4,6 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
-use api::client;
 use api::cluster::{MemberInfo, members};
 use serde_json::{Value, json};
 
@@ -107,8 +106,9 @@ pub(super) async fn version(args: VersionArgs, config: &CtlConfig) -> anyhow::Re
         if !args.members.is_empty() && !args.members.iter().any(|m| m == name.as_str()) {
             continue;
         }
-        let Some((host, port)) = member.value.api_address() else { continue };
-        let asked = client::request("GET", &host, port, "/patroni", None, None, ANSWER_LIMIT).await;
+        let Some(address) = member.value.api_address() else { continue };
+        let asked =
+            config.rest.request("GET", &address, "/patroni", None, None, ANSWER_LIMIT).await;
         let said = asked.map_err(anyhow::Error::from).and_then(|(_, body)| versions_in(&body));
         match said {
             Ok(said) => say(&format!("{name}: {said}\n"))?,

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use api::{Settings, client};
+use api::Settings;
 use serde_json::json;
 use tokio::time::Instant;
 use types::{ClusterView, Member, MemberName};
@@ -42,10 +42,11 @@ pub(super) async fn set(
     }
     let body = serde_json::to_vec(&json!({"pause": paused.then_some(true)}))?;
     for (name, member) in leader_first(&view) {
-        let Some((host, port)) = member.api_address() else { continue };
+        let Some(address) = member.api_address() else { continue };
         let auth = config.auth();
         let body = Some(body.clone());
-        let sent = client::request("PATCH", &host, port, "/config", body, auth, ANSWER_LIMIT).await;
+        let sent =
+            config.rest.request("PATCH", &address, "/config", body, auth, ANSWER_LIMIT).await;
         let (status, answer) = match sent {
             Ok(answer) => answer,
             Err(error) => {

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use api::{Settings, client};
+use api::Settings;
 
 use super::select::Selection;
 use super::store::Store;
@@ -25,12 +25,12 @@ pub(super) async fn reload(args: ReloadArgs, config: &CtlConfig) -> anyhow::Resu
     let view = store.read().await?;
     let seconds = Settings::from_view(&view).loop_wait.as_duration().as_secs();
     for name in args.selection.of(&view, "reload").await? {
-        let Some((host, port)) = view.member(&name).and_then(types::Member::api_address) else {
+        let Some(address) = view.member(&name).and_then(types::Member::api_address) else {
             say(&format!("Failed: reload for member {name}, it has no api_url\n"))?;
             continue;
         };
         let asked =
-            client::request("POST", &host, port, "/reload", None, config.auth(), ANSWER_LIMIT);
+            config.rest.request("POST", &address, "/reload", None, config.auth(), ANSWER_LIMIT);
         match asked.await {
             Ok((200, _)) => say(&format!("No changes to apply on member {name}\n"))?,
             Ok((202, _)) => say(&format!(

@@ -24,6 +24,7 @@ impl Store {
         let client = dcs::Client::connect(dcs::ClientConfig {
             username: config.username.clone(),
             password: config.password.clone(),
+            tls: config.etcd_tls.clone(),
             ..dcs::ClientConfig::new(config.endpoints.clone(), config.retry_timeout)
         })?;
         let prefix = keys::prefix(&config.namespace, scope);

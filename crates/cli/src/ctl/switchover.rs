@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use api::client::{self, ClientError};
+use api::client::ClientError;
 use api::cluster::is_voter;
 use api::{Settings, Synchronous};
 use serde_json::{Map, Value, json};
@@ -318,7 +318,7 @@ async fn post(
 ) -> anyhow::Result<(u16, String)> {
     let whom = view.leader_name().or(request.member.as_ref());
     let member = whom.and_then(|name| view.member(name));
-    let Some((host, port)) = member.and_then(types::Member::api_address) else {
+    let Some(address) = member.and_then(types::Member::api_address) else {
         anyhow::bail!("no REST address of {} is known", whom.map_or("a leader", |w| w.as_str()));
     };
     let body = serde_json::to_vec(&body_of(request))?;
@@ -327,13 +327,13 @@ async fn post(
     let auth = config.auth();
     let path = format!("/{}", action.as_str());
     let (status, answer) =
-        client::request("POST", &host, port, &path, Some(body.clone()), auth, limit).await?;
+        config.rest.request("POST", &address, &path, Some(body.clone()), auth, limit).await?;
     let text = String::from_utf8_lossy(&answer).into_owned();
     // Very old agents know /failover alone.
     if status == 501 && text.contains("Server does not support this operation") {
         let path = "/failover";
         let (status, answer) =
-            client::request("POST", &host, port, path, Some(body), auth, limit).await?;
+            config.rest.request("POST", &address, path, Some(body), auth, limit).await?;
         return Ok((status, String::from_utf8_lossy(&answer).into_owned()));
     }
     Ok((status, text))

@@ -431,6 +431,7 @@ fn config(
     let role = |name: &str, password: &str| Credentials {
         username: name.to_owned(),
         password: Some(Secret::new(password)),
+        ..Credentials::default()
     };
     let parameters = [
         ("wal_retrieve_retry_interval", "200ms"),
