@@ -227,7 +227,9 @@ async fn on_postgres<I: Instance>(context: &Arc<Context<I>>, act: Act) -> Result
         Act::SyncSlots { changes } | Act::DecodeSlots { changes } => {
             instance.change_slots(&changes).await?;
         }
-        Act::FetchSlots { source, names } => instance.fetch_slots(&source, &names).await?,
+        Act::FetchSlots { source, names, with_wal } => {
+            instance.fetch_slots(&source, &names, with_wal).await?;
+        }
         Act::CopySlots { names } => {
             instance.copy_slots(&names, context.limits().primary_start_timeout).await?;
         }

@@ -227,6 +227,7 @@ mod tests {
             receiver: None,
             upstream: None,
             replay_lag: None,
+            restores: false,
         };
         let server = types::Server {
             version: 15,
@@ -278,7 +279,7 @@ mod tests {
         let keys = [FENCE, OWN, ("pgherd/pledges/b", newer)];
         let said = lines(&keys, &Dynamic::default(), &Tags::default());
         assert_eq!(said[1], "Wal position of b is ahead of my wal position");
-        let stands_back = Tags { nofailover: true, ..Tags::default() };
+        let stands_back = Tags::from(serde_json::json!({ "nofailover": true }));
         let said = lines(&[], &Dynamic::default(), &stands_back);
         assert_eq!(said[1], "following a different leader because I am not allowed to promote");
     }

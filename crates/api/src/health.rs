@@ -98,7 +98,7 @@ fn replica_passes(snapshot: &Snapshot, now: Millis, filters: &Filters) -> bool {
     });
     let wanted = filters.replication_state.as_deref();
     let state_fits = wanted.is_none_or(|w| snapshot.replication_state(now) == Some(w));
-    snapshot.role(now) == "replica" && !snapshot.tags.noloadbalance && near && state_fits
+    snapshot.role(now) == "replica" && !snapshot.tags.noloadbalance() && near && state_fits
 }
 
 /// The exact paths that need to know the synchronous set.
@@ -218,7 +218,7 @@ mod tests {
 
     fn no_balance() -> Snapshot {
         let mut snapshot = samples::replica("node-1");
-        snapshot.tags.noloadbalance = true;
+        snapshot.tags = serde_json::json!({ "noloadbalance": true }).into();
         snapshot
     }
 

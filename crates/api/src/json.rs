@@ -3,7 +3,7 @@
 use std::io;
 
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 /// One line of JSON with a blank after each comma and colon.
 #[must_use]
@@ -47,9 +47,11 @@ impl serde_json::ser::Formatter for Spaced {
     }
 }
 
-/// Applies a merge patch to the dynamic configuration: `null` deletes, objects merge, the rest
-/// replaces. `None` means that nothing changed; scalars of equal text (100 and `"100"`) count as
-/// unchanged, so that a repeated PATCH writes nothing. The depth is bounded by the parser's limit.
+/// Applies a merge patch to the dynamic configuration as Patroni does: `null` deletes, an object
+/// merges into an object and else takes its place as it is, nulls included, the rest replaces. So a
+/// permanent slot can be named by `null` where there were none. `None` means that nothing changed;
+/// scalars of equal text (100 and `"100"`) count as unchanged, so that a repeated PATCH writes
+/// nothing. The depth is bounded by the parser's limit.
 #[must_use]
 pub fn merge_patch(config: &Value, patch: &Value) -> Option<Value> {
     let mut merged = config.clone();
@@ -57,7 +59,7 @@ pub fn merge_patch(config: &Value, patch: &Value) -> Option<Value> {
 }
 
 fn merge_into(target: &mut Value, patch: &Value) -> bool {
-    let Value::Object(patch) = patch else {
+    let (Value::Object(target), Value::Object(patch)) = (&mut *target, patch) else {
         if same_text(target, patch) {
             return false;
         }
@@ -65,22 +67,13 @@ fn merge_into(target: &mut Value, patch: &Value) -> bool {
         return true;
     };
     let mut changed = false;
-    if !target.is_object() {
-        *target = Value::Object(Map::new());
-        changed = true;
-    }
-    let Value::Object(target) = target else {
-        return changed;
-    };
     for (key, value) in patch {
         changed |= match (target.get_mut(key), value) {
             (Some(_), Value::Null) => target.shift_remove(key).is_some(),
             (None, Value::Null) => false,
             (Some(old), new) => merge_into(old, new),
             (None, new) => {
-                let mut fresh = Value::Null;
-                merge_into(&mut fresh, new);
-                target.insert(key.clone(), fresh);
+                target.insert(key.clone(), new.clone());
                 true
             }
         };
@@ -129,7 +122,11 @@ mod tests {
             ),
             (
                 json!({"postgresql": [1], "ttl": {"x": null, "y": 2}}),
-                Some(json!({"ttl": {"y": 2}, "postgresql": [1]})),
+                Some(json!({"ttl": {"x": null, "y": 2}, "postgresql": [1]})),
+            ),
+            (
+                json!({"slots": {"a": null}, "postgresql": null}),
+                Some(json!({"ttl": 20, "slots": {"a": null}})),
             ),
         ];
         for (patch, expected) in cases {

@@ -421,11 +421,12 @@ impl Reader {
         }
         for entry in node.entries().iter().filter(|e| e.node.kind != Kind::Null) {
             let value = match entry.key.as_str() {
+                // Published as they stand, so only their types are looked at.
                 "nofailover" | "nosync" | "noloadbalance" | "clonefrom" | "nostream" => {
-                    values::boolean(&entry.node).map(Value::Bool)
+                    values::boolean(&entry.node).map(|_| entry.node.to_json())
                 }
                 "failover_priority" | "sync_priority" => {
-                    values::integer(&entry.node).map(Value::from)
+                    values::integer(&entry.node).map(|_| entry.node.to_json())
                 }
                 "replicatefrom" => values::text(&entry.node).map(Value::String),
                 _ => Some(entry.node.to_json()),
@@ -437,10 +438,11 @@ impl Reader {
                 None => self.error(&format!("tags.{}", entry.key), "has a value of another type"),
             }
         }
-        serde_json::from_value(Value::Object(object)).unwrap_or_else(|error| {
-            self.error("tags", error.to_string());
-            Tags::default()
-        })
+        let tags = Tags::from(Value::Object(object));
+        for text in tags.conflicts() {
+            self.warnings.push(Problem::new(node.at, "tags", text));
+        }
+        tags
     }
 
     fn bootstrap(&mut self) -> Bootstrap {

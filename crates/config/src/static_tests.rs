@@ -73,9 +73,9 @@ fn a_good_file() {
     let replication = postgresql.authentication.replication.password.as_ref().expect("given");
     assert_eq!(replication.expose(), "1e5");
     assert_eq!(file.pgherd.state_dir, PathBuf::from("/data/pg.pgherd"));
-    assert!(file.tags.nofailover && file.pgherd.declared);
-    assert_eq!(file.tags.failover_priority, Some(0));
-    assert_eq!(file.tags.other["dc"], "west");
+    assert!(file.tags.nofailover() && file.pgherd.declared);
+    assert_eq!(file.tags.get("failover_priority"), Some(&0.into()));
+    assert_eq!(file.tags.get("dc"), Some(&"west".into()));
     assert_eq!(file.bootstrap.initdb.len(), 2);
     let (dynamic, _) = Dynamic::from_json(&file.bootstrap.dcs).expect("checked already");
     let merged = dynamic.merged(&file);
@@ -302,8 +302,8 @@ fn files_merge_in_their_order() {
     let sources = Sources::default().with_file("10.yml", GOOD).with_file("20.yml", over);
     let (file, warnings) = Static::read(&sources).expect("good");
     assert_eq!(file.name.0, "node-2");
-    assert!(!file.tags.nofailover, "a null takes the key away");
-    assert_eq!(file.tags.other["dc"], "east");
+    assert_eq!(file.tags.get("nofailover"), None, "a null takes the key away");
+    assert_eq!(file.tags.get("dc"), Some(&"east".into()));
     assert_eq!(file.postgresql.parameters["work_mem"], "1MB");
     assert_eq!(file.postgresql.parameters["max_connections"], "7");
     assert_eq!(file.etcd3.endpoints.len(), 1);

@@ -397,6 +397,8 @@ pub enum Act {
         source: Upstream,
         /// Which.
         names: BTreeSet<String>,
+        /// Not done either where this server lacks WAL that one of them needs.
+        with_wal: bool,
     },
     /// Stop a standby, put the state that was fetched into place, start it as it was. Not begun
     /// where nothing was fetched, or on a server that is not in recovery.

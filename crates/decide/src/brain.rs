@@ -492,8 +492,12 @@ impl Brain {
 
     /// Tells the guard when to kill, or that there is nothing to kill.
     fn duty_of_guard(&mut self, now: Millis, local: &LocalPostgres, leadership: &Leadership) {
-        let mine = matches!(leadership, Leadership::Mine { .. });
         let may_write = self.may_be_primary(local);
+        // Under a key that is being given away nothing becomes writable any more.
+        let mine = match leadership {
+            Leadership::Mine { key, .. } => may_write || self.leader.releasing != Some(*key),
+            Leadership::Other { .. } | Leadership::Vacant => false,
+        };
         let unguarded = self.dynamic.pause && !(mine && self.becomes_primary_in_pause(local));
         if unguarded || (!mine && !may_write) {
             if self.guard.is_some() || !self.guard_told {
@@ -579,6 +583,18 @@ impl Brain {
                 Process::Orphaned | Process::NotReady { .. } | Process::Silent { .. } => !signal,
                 Process::Running(running) => matches!(running.role, Role::Primary(_)),
             }
+    }
+
+    /// Whether a server in recovery may have been told to promote: by us, or by an agent before
+    /// this one. A server forgets that when it starts.
+    pub(crate) fn may_be_promoting(&self, local: &LocalPostgres) -> bool {
+        let found = match &local.process {
+            Process::Running(running) => {
+                self.found_running.as_ref() == Some(&running.server.started)
+            }
+            _ => false,
+        };
+        found || self.leader.told_to_promote
     }
 
     /// Whose the leader key is.

@@ -15,7 +15,7 @@ use types::{
     Process, Revision, Role, Running, Term, TermRecord,
 };
 
-use crate::action::{Act, Lane, Retake};
+use crate::action::{Act, Lane, Retake, StartAs};
 use crate::brain::{Brain, Leadership, control_of};
 use crate::reason::Reason;
 use crate::unlocked::is_operators_word;
@@ -64,6 +64,8 @@ pub(crate) struct FailsafeMemory {
     answer: Option<FailsafeAnswer>,
     /// A renewal did not succeed, and none has since.
     unanswered: bool,
+    /// Since when not every member that was asked has agreed.
+    refused_since: Option<Millis>,
     /// When the members were last asked; `None` to ask again at once.
     asked_at: Option<Millis>,
     /// Until when we may act as the leader because every member agreed.
@@ -242,6 +244,7 @@ impl Brain {
         if done {
             self.failsafe.until = None;
             self.failsafe.asked_at = None;
+            self.failsafe.refused_since = None;
             self.failsafe.held.clear();
         }
     }
@@ -256,8 +259,10 @@ impl Brain {
     pub(crate) fn note_round(&mut self, asked: Millis, ttl: Millis, agreed: bool) {
         if !agreed {
             self.failsafe.asked_at = None;
+            self.failsafe.refused_since.get_or_insert(asked);
             return;
         }
+        self.failsafe.refused_since = None;
         let mine = matches!(self.leadership(), Some(Leadership::Mine { .. }));
         if (mine && self.failsafe.unanswered) || self.failsafe.until.is_some() {
             self.failsafe.until = self.failsafe.until.max(Some(asked.plus(ttl)));
@@ -281,6 +286,7 @@ impl Brain {
         self.failsafe.settled = false;
         self.failsafe.unanswered = false;
         self.failsafe.asked_at = None;
+        self.failsafe.refused_since = None;
         if self.leadership() != Some(Leadership::Vacant) {
             self.failsafe.until = None;
             self.failsafe.confirmed = None;
@@ -388,6 +394,56 @@ impl Brain {
         let act = Act::AskFailsafe { members, term, ttl: self.dynamic.ttl, limit, slots };
         if self.issue_if_free(now, act, Reason::DcsDoesNotAnswer) {
             self.failsafe.asked_at = Some(now);
+        }
+    }
+
+    /// A leader that neither the DCS nor every member has answered for a `retry_timeout` stops in
+    /// order, while there is time for it, and gives the leader key away as soon as that is heard.
+    pub(crate) fn gives_up_without_members(
+        &mut self,
+        now: Millis,
+        local: &LocalPostgres,
+        key: Revision,
+    ) -> bool {
+        let Some(since) = self.failsafe.refused_since.filter(|_| self.failsafe.unanswered) else {
+            return false;
+        };
+        let at = since.plus(self.dynamic.retry_timeout);
+        if now < at {
+            self.wake_at(at);
+            return false;
+        }
+        match local.process {
+            Process::Stopped => self.release(now, key, None, Reason::DcsDoesNotAnswer),
+            _ => self.stop_fast(now, Reason::DcsDoesNotAnswer),
+        }
+        true
+    }
+
+    /// A leader key that is being given away is given away until it is gone.
+    pub(crate) fn gives_key_away(
+        &mut self,
+        now: Millis,
+        local: &LocalPostgres,
+        key: Revision,
+    ) -> bool {
+        if self.leader.releasing != Some(key) {
+            return false;
+        }
+        if !self.may_be_primary(local) {
+            self.release(now, key, None, Reason::CannotLead);
+            self.come_up_without_the_dcs(now, local);
+        }
+        true
+    }
+
+    /// A leader that gave up comes up in recovery, following nobody: it can be read from, and takes
+    /// part in the next election without any privilege.
+    fn come_up_without_the_dcs(&mut self, now: Millis, local: &LocalPostgres) {
+        let whole = control_of(local).is_some() && local.durable.in_progress.is_none();
+        if self.failsafe.unanswered && whole && local.process == Process::Stopped {
+            let act = Act::Start { start_as: StartAs::Standby(None), term: None };
+            self.issue(now, act, Reason::DcsDoesNotAnswer);
         }
     }
 

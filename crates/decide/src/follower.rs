@@ -351,13 +351,13 @@ impl Brain {
         if leader.address.is_remote() {
             return Some(leader.address.clone());
         }
-        if self.node.tags.nostream {
+        if self.node.tags.nostream() {
             return Some(Upstream::archive());
         }
-        let cascade = self.node.tags.replicatefrom.as_ref().filter(|from| {
-            **from != self.node.name && view.member(from).is_some_and(|m| m.state == "running")
+        let cascade = self.node.tags.replicatefrom().filter(|from| {
+            *from != self.node.name && view.member(from).is_some_and(|m| m.state == "running")
         });
-        match cascade.and_then(|from| upstream_of(view, from)) {
+        match cascade.and_then(|from| upstream_of(view, &from)) {
             Some(upstream) => Some(upstream),
             None => Some(leader.address.clone()),
         }

@@ -164,15 +164,15 @@ impl Brain {
             },
             _ => None,
         };
-        if self.leader.releasing == Some(key) {
-            if !self.may_be_primary(local) {
-                self.release(now, key, None, Reason::CannotLead);
-            }
+        if self.gives_key_away(now, local, key) {
             return;
         }
         self.leader.led_since.get_or_insert(now);
         if self.is_deposed(now, local, term) {
             self.renew_if_due(now, &mine, None);
+            return;
+        }
+        if self.gives_up_without_members(now, local, key) {
             return;
         }
         self.ask_for_newer_term(now, view);
@@ -301,8 +301,13 @@ impl Brain {
             return;
         }
         if record.value.timeline == standby.timeline {
-            // Our number and nobody else's: an agent before this one has begun the promotion.
-            self.await_promotion(now, key);
+            // Our number and nobody else's: an agent before this one has begun the promotion, or
+            // this is the former primary, brought up in recovery when it had given up.
+            if self.may_be_promoting(local) {
+                self.await_promotion(now, key);
+            } else {
+                self.release(now, key, None, Reason::CannotLead);
+            }
             return;
         }
         if !self.may_write(now) || self.bound_by_former_agent(now, view) {
@@ -492,7 +497,7 @@ impl Brain {
             if *name == self.node.name || !member.value.tags.may_sync() {
                 continue;
             }
-            let priority = member.value.tags.sync_priority.unwrap_or(1);
+            let priority = member.value.tags.sync_priority();
             let leads = member.value.tags.may_lead() && member.value.trouble.is_none();
             let replica = streaming_members(primary).find(|r| r.name == name.0);
             let streams = replica.is_some();
@@ -502,7 +507,9 @@ impl Brain {
                 }
                 self.leader.slow.remove(name);
             }
-            let rank = (!leads, -priority, name.clone());
+            // Whoever is in stays in among equals: a change costs two writes and gains nothing.
+            let outside = !primary.sync.names.contains(name);
+            let rank = (!leads, -priority, outside, name.clone());
             if streams {
                 ranked.push(rank);
             } else if let Some(seen) = self.leader.streaming_at.get(name).copied() {
@@ -515,7 +522,7 @@ impl Brain {
         let voters = view.active_sync().map(|s| s.value.voters.clone()).unwrap_or_default();
         let too_few = ranked.len() < self.dynamic.synchronous_node_count.max(1);
         for (rank, until) in pausing {
-            if too_few || voters.contains(&rank.2) {
+            if too_few || voters.contains(&rank.3) {
                 self.wake_at(until);
                 ranked.push(rank);
             }
@@ -523,9 +530,9 @@ impl Brain {
         ranked.sort();
         // Who may never lead is a voter only where there would be too few: with the newest position
         // in such hands nobody could be elected.
-        let leaders = ranked.iter().filter(|(follows_only, _, _)| !follows_only).count();
+        let leaders = ranked.iter().filter(|(follows_only, ..)| !follows_only).count();
         ranked.truncate(leaders.max(self.dynamic.synchronous_node_count.max(1)));
-        ranked.into_iter().map(|(_, _, name)| name).collect()
+        ranked.into_iter().map(|(.., name)| name).collect()
     }
 
     /// The `status` key's value.

@@ -59,7 +59,7 @@ impl Brain {
         member.tags = self.node.tags.clone();
         if self.is_off_duty() {
             // The leader then does without our confirmations, as if the tags said so.
-            (member.tags.nosync, member.tags.sync_priority) = (true, Some(0));
+            member.tags = member.tags.without_sync();
         }
         member.scheduled_restart = self.errands.scheduled().cloned();
         member.pause = self.dynamic.pause;
@@ -105,7 +105,12 @@ impl Brain {
                 member.replay_lsn = Some(standby.replayed);
                 member.timeline = (standby.timeline.0 > 0).then_some(standby.timeline);
                 let streams = standby.receiver.as_ref().is_some_and(|r| r.streaming);
-                member.replication_state = streams.then(|| "streaming".to_owned());
+                let state = match (streams, standby.restores) {
+                    (true, _) => Some("streaming"),
+                    (false, true) => Some("in archive recovery"),
+                    (false, false) => None,
+                };
+                member.replication_state = state.map(str::to_owned);
                 // A standby that streams and has nothing left to replay is up to date.
                 let lag = standby.replay_lag.map(|lag| lag.0 / 1000);
                 member.replay_lag_seconds = lag.or(streams.then_some(0));

@@ -70,6 +70,9 @@ impl Brain {
             if control.standby_signal { StartAs::Standby(None) } else { StartAs::Primary };
         let writable = start_as == StartAs::Primary;
         if writable && !(self.may_write(now) && self.may_start_again()) {
+            if self.dcs_is_silent() && !self.claim.holds(now, self.node.stop_margin) {
+                self.release(now, key, None, Reason::DcsDoesNotAnswer);
+            }
             return;
         }
         let act = Act::Start { start_as, term: writable.then_some(term) };

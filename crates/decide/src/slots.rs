@@ -17,9 +17,8 @@ use crate::action::Act;
 use crate::brain::Brain;
 use crate::reason::Reason;
 
-/// A slot that was copied is not copied again so soon, whatever became of it: every copy costs a
-/// restart of the standby.
-const COPY_AGAIN: Millis = Millis(300_000);
+/// A slot that was copied is not copied again so soon: every copy costs a restart of the standby.
+const COPY_AGAIN: Millis = Millis(10_000);
 
 /// What the slots of one member are computed from.
 #[derive(Debug, Clone)]
@@ -192,7 +191,7 @@ fn wanted(picture: &SlotPicture<'_>) -> BTreeMap<String, Wanted> {
     let mut wanted = member_slots(picture);
     if let Some(status) = &picture.view.status
         && retains(picture.dynamic)
-        && !picture.tags.nofailover
+        && !picture.tags.nofailover()
     {
         for name in status.value.retain_slots.iter().filter(|name| **name != own) {
             let to = picture.positions.get(name).copied();
@@ -211,16 +210,16 @@ fn member_slots(picture: &SlotPicture<'_>) -> BTreeMap<String, Wanted> {
     for (name, member) in others {
         let tags = &member.value.tags;
         let active = streams_from_us(picture, name, &member.value);
-        let from_us = tags.replicatefrom.as_ref() == Some(picture.me);
+        let from_us = tags.replicatefrom().as_ref() == Some(picture.me);
         let kept =
-            if retains(picture.dynamic) { !picture.tags.nofailover || from_us } else { active };
-        if tags.nostream || !kept {
+            if retains(picture.dynamic) { !picture.tags.nofailover() || from_us } else { active };
+        if tags.nostream() || !kept {
             continue;
         }
         let slot = slot_name(name);
         let known = picture.positions.get(&slot).copied();
         // A cascade's slot is used on another member than the leader.
-        let own = tags.replicatefrom.as_ref().and_then(|_| position_of(picture, name));
+        let own = tags.replicatefrom().and_then(|_| position_of(picture, name));
         wanted.insert(slot, Wanted::physical(known.max(own), Some(active)));
     }
     wanted
@@ -233,11 +232,11 @@ fn retains(dynamic: &Dynamic) -> bool {
 
 /// Whether a member is meant to stream from this one.
 fn streams_from_us(picture: &SlotPicture<'_>, name: &MemberName, member: &Member) -> bool {
-    let from = member.tags.replicatefrom.as_ref();
+    let from = member.tags.replicatefrom();
     if leads(picture) {
-        return from.is_none_or(|from| from == picture.me || picture.view.member(from).is_none());
+        return from.is_none_or(|from| from == *picture.me || picture.view.member(&from).is_none());
     }
-    from == Some(picture.me) && picture.view.leader_name() != Some(name)
+    from.as_ref() == Some(picture.me) && picture.view.leader_name() != Some(name)
 }
 
 /// What a member holds, as it said.
@@ -248,7 +247,7 @@ fn position_of(picture: &SlotPicture<'_>, name: &MemberName) -> Option<Lsn> {
 
 fn permanent_slots(picture: &SlotPicture<'_>, own: &str) -> BTreeMap<String, Wanted> {
     let mut wanted = BTreeMap::new();
-    if picture.tags.nofailover {
+    if picture.tags.nofailover() {
         return wanted;
     }
     // Without a stream nothing tells the primary which rows a logical slot still needs.
@@ -265,7 +264,7 @@ fn permanent_slots(picture: &SlotPicture<'_>, own: &str) -> BTreeMap<String, Wan
             }
         } else if name != own {
             let cascade = picture.view.members.iter().find(|(member, value)| {
-                slot_name(member) == *name && value.value.tags.replicatefrom.is_some()
+                slot_name(member) == *name && value.value.tags.replicatefrom().is_some()
             });
             let to = position.max(cascade.and_then(|(member, _)| position_of(picture, member)));
             let active = cascade.is_none() && leads(picture);
@@ -280,10 +279,10 @@ fn has_stream(view: &ClusterView, tags: &Tags) -> bool {
     let mut tags = tags;
     // Tags may name each other in a circle.
     for _ in 0..=view.members.len() {
-        if tags.nostream {
+        if tags.nostream() {
             return false;
         }
-        match tags.replicatefrom.as_ref().and_then(|from| view.member(from)) {
+        match tags.replicatefrom().and_then(|from| view.member(&from)) {
             Some(member) => tags = &member.tags,
             None => return true,
         }
@@ -304,12 +303,12 @@ fn needs_feedback(picture: &SlotPicture<'_>) -> bool {
     let mut seen = BTreeSet::from([picture.me]);
     let mut below = vec![(picture.me, picture.tags)];
     while let Some((name, tags)) = below.pop() {
-        if !tags.nofailover {
+        if !tags.nofailover() {
             return true;
         }
         for (other, member) in &picture.view.members {
             let tags = &member.value.tags;
-            let from_it = tags.replicatefrom.as_ref() == Some(name) && !tags.nostream;
+            let from_it = tags.replicatefrom().as_ref() == Some(name) && !tags.nostream();
             if from_it && leader != Some(other) && seen.insert(other) {
                 below.push((other, tags));
             }
@@ -444,14 +443,19 @@ impl Brain {
         let calm = view.fence.is_none()
             && view.failover_request().is_none()
             && local.durable.pledge.is_none()
-            && !self.is_worried()
-            && !self.promised_to_wait(now);
+            && !self.is_worried();
         if !calm || self.dynamic.pause {
             return;
         }
         let mut missing = self.plan_slots(view, running).to_copy;
         missing
             .retain(|name| self.slots.copied.get(name).is_none_or(|at| now >= at.plus(COPY_AGAIN)));
+        // A slot that was lost again lacked WAL of before this standby was made; the leader's must
+        // have moved on.
+        let with_wal = missing.iter().all(|name| self.slots.copied.contains_key(name));
+        if !with_wal {
+            missing.retain(|name| !self.slots.copied.contains_key(name));
+        }
         if missing.is_empty() {
             return;
         }
@@ -464,7 +468,7 @@ impl Brain {
             }
             return;
         }
-        let act = Act::FetchSlots { source: leader.clone(), names: missing };
+        let act = Act::FetchSlots { source: leader.clone(), names: missing, with_wal };
         self.issue(now, act, Reason::SlotsDiffer);
     }
 
@@ -501,7 +505,7 @@ impl Brain {
             }
         }
         for (name, member) in &view.members {
-            if !member.value.tags.nostream {
+            if !member.value.tags.nostream() {
                 self.leader.slot_seen.insert(slot_name(name), now);
             }
         }

@@ -38,7 +38,8 @@ pub struct SyncPicture {
     pub names: SyncNames,
     /// Whether PostgreSQL was seen to have taken `names` over, all sessions.
     pub taken_over: bool,
-    /// Standbys that stream from us and may be synchronous, best first.
+    /// Standbys that stream from us and may be synchronous, best first; among equals those that are
+    /// in `names` come first.
     pub active: Vec<MemberName>,
     /// Those that confirmed a position at or past the last change of `names`.
     pub confirmed: BTreeSet<MemberName>,
@@ -125,12 +126,7 @@ fn target(picture: &SyncPicture) -> SyncNames {
     let names: BTreeSet<MemberName> = match picture.mode {
         SynchronousMode::Off => BTreeSet::new(),
         SynchronousMode::Quorum => picture.active.iter().cloned().collect(),
-        SynchronousMode::On => {
-            // Whoever is in stays in: a change costs two writes and gains nothing.
-            let (inside, outside): (Vec<_>, Vec<_>) =
-                picture.active.iter().partition(|name| picture.names.names.contains(*name));
-            inside.into_iter().chain(outside).take(wanted).cloned().collect()
-        }
+        SynchronousMode::On => picture.active.iter().take(wanted).cloned().collect(),
     };
     if names.is_empty() && picture.strict {
         if picture.names.names.iter().all(is_everybody) {

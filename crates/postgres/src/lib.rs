@@ -170,11 +170,12 @@ pub trait Instance: Send + Sync + 'static {
     ) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Reads the state of logical slots of a primary, as the rewind role; refused if one is missing
-    /// there.
+    /// there, or if `with_wal` and this server lacks WAL that one needs.
     fn fetch_slots(
         &self,
         upstream: &Upstream,
         names: &BTreeSet<String>,
+        with_wal: bool,
     ) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Restarts a standby with the state of these slots, which was fetched before; refused before
@@ -340,8 +341,9 @@ impl Instance for LocalInstance {
         &self,
         upstream: &Upstream,
         names: &BTreeSet<String>,
+        with_wal: bool,
     ) -> Result<(), Error> {
-        slots::fetch(self, upstream, names).await
+        slots::fetch(self, upstream, names, with_wal).await
     }
 
     async fn copy_slots(&self, names: &BTreeSet<String>, limit: Millis) -> Result<(), Error> {

@@ -45,7 +45,8 @@ SELECT pg_is_in_recovery(), current_setting('server_version_num'), pg_postmaster
   CASE WHEN NOT pg_is_in_recovery() THEN pg_current_wal_flush_lsn() END,
   pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn(),
   CASE WHEN pg_is_in_recovery() AND pg_last_wal_replay_lsn() < pg_last_wal_receive_lsn() THEN
-    greatest(0, extract(epoch FROM now() - pg_last_xact_replay_timestamp()) * 1000)::bigint END;
+    greatest(0, extract(epoch FROM now() - pg_last_xact_replay_timestamp()) * 1000)::bigint END,
+  current_setting('restore_command') <> '';
 SELECT application_name, state, flush_lsn, replay_lsn, sync_priority, pid, usename
   FROM pg_stat_replication;
 SELECT slot_name, restart_lsn, active, active_pid, slot_type, xmin IS NOT NULL, wal_status,
@@ -356,6 +357,7 @@ fn standby(facts: &[Option<String>], receiver: &[Option<String>], receiver_lives
         }),
         upstream: None,
         replay_lag: number(field(facts, 9)).map(Millis),
+        restores: field(facts, 10) == Some("t"),
     }
 }
 

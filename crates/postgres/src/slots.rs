@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tokio_postgres::Client;
-use types::{Millis, SlotChange, Upstream};
+use types::{Lsn, Millis, SlotChange, Upstream};
 
 use crate::config::{InstanceConfig, OsUser};
 use crate::error::Error;
@@ -41,13 +41,27 @@ async fn change_one(instance: &LocalInstance, change: &SlotChange) -> Result<(),
             let client = instance.client().await?;
             sql::rows(&client, "change a slot", &statement).await?;
         }
-        SlotChange::CreateLogical { database, .. }
-        | SlotChange::AdvanceLogical { database, .. } => {
+        SlotChange::CreateLogical { database, .. } => {
             let client = connect_to(instance, database).await?;
-            sql::rows(&client, "change a logical slot", &statement).await?;
+            sql::rows(&client, "create a logical slot", &statement).await?;
+        }
+        SlotChange::AdvanceLogical { name, database, .. } => {
+            let client = connect_to(instance, database).await?;
+            let moved = sql::rows(&client, "move a logical slot", &statement).await;
+            if moved.as_ref().is_err_and(wal_is_gone) {
+                // It stays where it is for ever; the leader's has gone on, and can be copied.
+                let drop = self::statement(&SlotChange::Drop { name: name.clone() });
+                sql::rows(&client, "drop a slot whose WAL is gone", &drop).await?;
+            }
+            moved?;
         }
     }
     Ok(())
+}
+
+/// Whether a slot needs a segment that is not there any more.
+fn wal_is_gone(error: &Error) -> bool {
+    matches!(error, Error::Sql { message, .. } if message.contains("SQLSTATE 58P01"))
 }
 
 /// Slots are decoded in a session of their own database.
@@ -99,13 +113,14 @@ pub(crate) async fn fetch(
     instance: &LocalInstance,
     upstream: &Upstream,
     names: &BTreeSet<String>,
+    with_wal: bool,
 ) -> Result<(), Error> {
     let client = sql::connect_upstream(&instance.config(), upstream).await?;
     let list: Vec<String> = names.iter().map(|name| literal(name)).collect();
     // PostgreSQL carries slots with `failover` over by itself.
     let statement = format!(
         "SELECT slot_name, encode(pg_read_binary_file('pg_replslot/' || slot_name || '/state'), \
-         'hex') FROM pg_get_replication_slots() s WHERE slot_type = 'logical' \
+         'hex'), restart_lsn FROM pg_get_replication_slots() s WHERE slot_type = 'logical' \
          AND NOT pg_is_in_recovery() AND to_jsonb(s) ->> 'failover' IS DISTINCT FROM 'true' \
          AND slot_name IN ({})",
         list.join(", ")
@@ -113,7 +128,11 @@ pub(crate) async fn fetch(
     let rows = sql::rows(&client, "read the state of slots", &statement).await?;
     let mut fetched = BTreeMap::new();
     for row in rows {
-        let [Some(name), Some(hex)] = row.as_slice() else { continue };
+        let [Some(name), Some(hex), Some(restart)] = row.as_slice() else { continue };
+        if with_wal && !has_wal_from(instance, restart).await? {
+            let text = format!("the WAL that slot {name} needs, from {restart} on, is not here");
+            return Err(Error::refused(text));
+        }
         let state = from_hex(hex).filter(|state| state.len() <= STATE_BYTES_MAX);
         if let Some(state) = state.filter(|state| !state.is_empty()) {
             fetched.insert(name.clone(), Arc::<[u8]>::from(state));
@@ -127,6 +146,26 @@ pub(crate) async fn fetch(
     }
     instance.memory().fetched_slots = fetched;
     Ok(())
+}
+
+/// Whether this server has the segment of this position.
+async fn has_wal_from(instance: &LocalInstance, position: &str) -> Result<bool, Error> {
+    let client = instance.client().await?;
+    let statement = "SELECT min(substr(name, 9)), \
+        pg_size_bytes(current_setting('wal_segment_size')) \
+        FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$'";
+    let row = sql::one_row(&client, "list the WAL", statement).await?;
+    let [oldest, size] = row.as_slice() else { return Ok(false) };
+    let size = size.parse::<u64>().unwrap_or_default();
+    let needed = Lsn::parse(position).and_then(|lsn| segment(lsn, size));
+    Ok(!oldest.is_empty() && needed.is_some_and(|needed| needed >= *oldest))
+}
+
+/// The name of a position's segment without its timeline.
+fn segment(lsn: Lsn, size: u64) -> Option<String> {
+    let number = lsn.0.checked_div(size)?;
+    let each = (1_u64 << 32).checked_div(size).filter(|each| *each > 0)?;
+    Some(format!("{:08X}{:08X}", number / each, number % each))
 }
 
 fn from_hex(text: &str) -> Option<Vec<u8>> {
@@ -205,9 +244,17 @@ fn put(dir: &Path, name: &str, state: &[u8], mode: u32, owner: Option<&OsUser>) 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use types::Lsn;
-
     use super::*;
+
+    #[test]
+    fn segments_are_named_as_postgresql_names_them() {
+        let name = |lsn, size| segment(Lsn(lsn), size).unwrap();
+        assert_eq!(name(0x0100_0000, 16 << 20), "0000000000000001");
+        assert_eq!(name(0x00FF_FFFF, 16 << 20), "0000000000000000");
+        assert_eq!(name(0x1_FF00_0000, 16 << 20), "00000001000000FF");
+        assert_eq!(name(0x1_0010_0000, 1 << 20), "0000000100000001");
+        assert_eq!(segment(Lsn(1), 0), None);
+    }
 
     #[test]
     fn statements_pass_over_what_is_used_or_done() {

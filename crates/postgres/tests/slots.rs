@@ -34,11 +34,11 @@ async fn a_logical_slot_is_copied_moved_and_used_after_a_failover() {
         a.instance.change_slots(&[create.clone(), create]).await.unwrap();
         let names = BTreeSet::from([name.clone()]);
         let absent = BTreeSet::from(["absent".to_owned()]);
-        assert!(b.instance.fetch_slots(&a.upstream(), &absent).await.is_err());
+        assert!(b.instance.fetch_slots(&a.upstream(), &absent, false).await.is_err());
         let refused = b.instance.copy_slots(&names, LIMIT).await;
         assert!(refused.is_err(), "nothing was fetched: {refused:?}");
-        b.instance.fetch_slots(&a.upstream(), &names).await.unwrap();
-        a.instance.fetch_slots(&a.upstream(), &names).await.unwrap();
+        b.instance.fetch_slots(&a.upstream(), &names, true).await.unwrap();
+        a.instance.fetch_slots(&a.upstream(), &names, false).await.unwrap();
         let refused = a.instance.copy_slots(&names, LIMIT).await;
         assert!(refused.is_err(), "a primary is not restarted: {refused:?}");
         b.instance.copy_slots(&names, LIMIT).await.unwrap();

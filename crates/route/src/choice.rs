@@ -126,7 +126,7 @@ fn serves_reads(member: &Member, end: Lsn, lag_bytes_max: Option<u64>) -> bool {
     if member.role != "replica" || member.state != "running" || !streams {
         return false;
     }
-    if member.tags.noloadbalance {
+    if member.tags.noloadbalance() {
         return false;
     }
     let Some(most) = lag_bytes_max else {

@@ -219,7 +219,7 @@ fn new_host(rng: &mut Rng, index: usize, members: usize) -> Host {
     let last = members >= 3 && index + 1 == members && rng.chance(150);
     Host {
         name: MemberName(letter.to_string()),
-        tags: Tags { nofailover: last, nosync: last, ..Tags::default() },
+        tags: Tags::from(json!({ "nofailover": last, "nosync": last })),
         clock_offset: rng.range(1_000, 100_000),
         clock_drift: DRIFT_ZERO - 200 + rng.range(0, 400),
         up: false,

@@ -98,6 +98,7 @@ impl World {
             }),
             upstream: data.conninfo.clone(),
             replay_lag: None,
+            restores: false,
         }
     }
 }

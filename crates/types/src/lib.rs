@@ -14,6 +14,7 @@ pub mod records;
 pub mod requests;
 pub mod schedule;
 pub mod slots;
+pub mod tags;
 pub mod time;
 pub mod view;
 
@@ -30,10 +31,11 @@ pub use position::{
 };
 pub use records::{
     FailoverRequest, Fence, HistoryEntry, LeaderKey, Member, Pledge, RestAddress, Revision, Status,
-    SyncState, Tags, Term, TermRecord,
+    SyncState, Term, TermRecord,
 };
 pub use requests::{RESTART_ROLES, RestartRequest, version_number};
 pub use schedule::{NoInstant, UnixMillis};
 pub use slots::{LogicalSlot, Slot, SlotChange};
+pub use tags::Tags;
 pub use time::Millis;
 pub use view::{ClusterView, KeyValue, Versioned};

@@ -327,6 +327,8 @@ pub struct Standby {
     pub upstream: Option<Upstream>,
     /// Milliseconds since the last replayed commit while anything is left to replay.
     pub replay_lag: Option<Millis>,
+    /// It restores from an archive where it does not stream (`restore_command` is set).
+    pub restores: bool,
 }
 
 /// A WAL receiver.

@@ -11,6 +11,7 @@ use crate::local::PendingChange;
 use crate::names::MemberName;
 use crate::position::{Lsn, Position, Timeline};
 use crate::requests::RestartRequest;
+use crate::tags::Tags;
 
 /// An etcd revision (create or modification).
 #[derive(
@@ -56,58 +57,6 @@ pub struct LeaderKey {
     pub lease: i64,
 }
 
-/// Member tags (as Patroni 4.1 has it). Values keep their JSON types in `other`.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Tags {
-    /// Never races and is never a candidate.
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub nofailover: bool,
-    /// Higher wins among equal positions; `None` stands for 1.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub failover_priority: Option<i64>,
-    /// Never a synchronous standby.
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub nosync: bool,
-    /// Higher is preferred as synchronous standby; `None` stands for 1.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sync_priority: Option<i64>,
-    /// Leaves the read-only routes.
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub noloadbalance: bool,
-    /// Preferred source for new replicas.
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub clonefrom: bool,
-    /// Streams from this member instead of the leader.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub replicatefrom: Option<MemberName>,
-    /// Does not stream at all.
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub nostream: bool,
-    /// Everything else, published as it is.
-    #[serde(flatten)]
-    pub other: BTreeMap<String, Value>,
-}
-
-impl Tags {
-    /// Whether the member may lead.
-    #[must_use]
-    pub fn may_lead(&self) -> bool {
-        !self.nofailover && self.priority() > 0
-    }
-
-    /// Whether the member may be a synchronous standby.
-    #[must_use]
-    pub fn may_sync(&self) -> bool {
-        !self.nosync && self.sync_priority.unwrap_or(1) > 0
-    }
-
-    /// Its weight among equal positions.
-    #[must_use]
-    pub fn priority(&self) -> i64 {
-        self.failover_priority.unwrap_or(1)
-    }
-}
-
 #[allow(clippy::trivially_copy_pass_by_ref)] // serde's skip_serializing_if hands a reference
 fn is_false(value: &bool) -> bool {
     !*value
@@ -141,7 +90,7 @@ pub struct Member {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint_after_promote: Option<bool>,
     /// Tags, after filtering.
-    #[serde(default, skip_serializing_if = "tags_are_empty")]
+    #[serde(default, skip_serializing_if = "Tags::is_empty")]
     pub tags: Tags,
     /// Some parameter waits for a restart.
     #[serde(default, skip_serializing_if = "is_false")]
@@ -199,10 +148,6 @@ where
 {
     let value = Value::deserialize(deserializer)?;
     Ok(serde_json::from_value(value).ok())
-}
-
-fn tags_are_empty(tags: &Tags) -> bool {
-    *tags == Tags::default()
 }
 
 impl Member {

@@ -142,7 +142,7 @@ async fn choose_leader(
 /// The members that may lead and do not, by name.
 fn candidates(view: &ClusterView) -> Vec<&MemberName> {
     let others = view.members.iter().filter(|(name, _)| Some(*name) != view.leader_name());
-    others.filter(|(_, m)| !m.value.tags.nofailover).map(|(name, _)| name).collect()
+    others.filter(|(_, m)| !m.value.tags.nofailover()).map(|(name, _)| name).collect()
 }
 
 async fn choose_candidate(

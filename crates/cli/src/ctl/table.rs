@@ -119,8 +119,10 @@ fn as_tree(infos: Vec<MemberInfo<'_>>) -> Placed<'_> {
     let leader = infos.iter().find(|i| i.receive.is_none()).map(|i| i.name);
     let mut children: BTreeMap<Option<&MemberName>, Vec<&MemberName>> = BTreeMap::new();
     for info in infos.iter().filter(|i| Some(i.name) != leader) {
-        let source = info.member.tags.replicatefrom.as_ref();
-        let source = source.filter(|s| known.contains(s) && *s != info.name).or(leader);
+        let source = info.member.tags.replicatefrom();
+        // As long as `infos` live, unlike the tag.
+        let known = source.as_ref().and_then(|s| known.get(s).copied());
+        let source = known.filter(|s| *s != info.name).or(leader);
         children.entry(source).or_default().push(info.name);
     }
     let mut order: Vec<(&MemberName, usize)> = Vec::new();

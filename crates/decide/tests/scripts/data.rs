@@ -241,6 +241,7 @@ impl World {
                 receiver,
                 upstream: data.upstream.map(upstream),
                 replay_lag: None,
+                restores: false,
             })
         };
         Running { server, role }

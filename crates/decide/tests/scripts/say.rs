@@ -102,7 +102,7 @@ pub(crate) fn act(act: &Act) -> String {
         Act::SyncSlots { changes } | Act::DecodeSlots { changes } => {
             changes.iter().map(slot_change).collect::<Vec<_>>().join(", ")
         }
-        Act::FetchSlots { source, names } => {
+        Act::FetchSlots { source, names, .. } => {
             format!("fetches slots {} of {}", list(names.iter().map(String::as_str)), source.name)
         }
         Act::CopySlots { names } => {

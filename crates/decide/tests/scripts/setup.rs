@@ -111,12 +111,15 @@ impl World {
             _ => return Err(format!("a node is primary, replica, stopped or empty, not `{kind}`")),
         };
         let data = if kind == "empty" { None } else { Some(self.data(&options, process, state)?) };
-        let tags = Tags {
-            nofailover: options.has("nofailover"),
-            nosync: options.has("nosync"),
-            failover_priority: options.get("priority").and_then(|p| p.parse().ok()),
-            ..Tags::default()
-        };
+        let mut tags = json!({
+            "nofailover": options.has("nofailover"),
+            "nosync": options.has("nosync"),
+        });
+        if let Some(priority) = options.get("priority") {
+            // Beside a priority a switch that is off would win.
+            tags = json!({ "failover_priority": priority, "nosync": tags["nosync"] });
+        }
+        let tags = Tags::from(tags);
         let term = Term(options.number("term", u64::from(data.is_some()))?);
         let lease = if kind == "empty" { 0 } else { self.store.grant() };
         let host = Host {
