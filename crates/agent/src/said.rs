@@ -227,6 +227,8 @@ mod tests {
             receiver: None,
             upstream: None,
             replay_lag: None,
+            replayed_at: None,
+            replay_paused: false,
             restores: false,
         };
         let server = types::Server {

@@ -34,6 +34,9 @@ const BODY_WAIT: Duration = Duration::from_secs(10);
 /// follows where that did not end.
 const RESTART_WAIT: Duration = Duration::from_secs(120);
 
+/// How long a health check waits for the first write of a new primary.
+const FIRST_WRITE_WAIT: Duration = Duration::from_millis(500);
+
 const HTML: &str = "text/html";
 const JSON: &str = "application/json";
 const PROMETHEUS: &str = "text/plain; version=0.0.4";
@@ -55,11 +58,7 @@ pub(crate) async fn dispatch(State(state): State<ApiState>, request: Request<Bod
         return welcome;
     }
     if matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS) {
-        let response = read(&state, path, &segment, &parts.uri);
-        if parts.method == Method::GET {
-            return response;
-        }
-        return answer(response.status().as_u16(), HTML, String::new());
+        return look(&state, &parts.method, &segment, &parts.uri).await;
     }
     let method = parts.method.as_str();
     let known = matches!(
@@ -115,6 +114,41 @@ async fn change(state: ApiState, method: &str, segment: &str, body: Body) -> Res
             Err(response) => *response,
         },
     }
+}
+
+/// GET, and what is answered like it without a body.
+async fn look(state: &ApiState, method: &Method, segment: &str, uri: &Uri) -> Response {
+    let path = uri.path();
+    let mut response = read(state, path, segment, uri);
+    if response.status() == StatusCode::SERVICE_UNAVAILABLE && comes_to_lead(state).await {
+        response = read(state, path, segment, uri);
+    }
+    if method == Method::GET {
+        return response;
+    }
+    answer(response.status().as_u16(), HTML, String::new())
+}
+
+/// Waits for the first acknowledged write of a primary that runs and holds the leader key: it is
+/// published moments later, and whoever saw the key asks just then. True if it was.
+async fn comes_to_lead(state: &ApiState) -> bool {
+    let mut snapshots = state.snapshots.clone();
+    let waiting = async {
+        loop {
+            // Cloned at once: holding the borrow would block the agent's next publication.
+            let snapshot: Published = snapshots.borrow_and_update().clone();
+            let now = (state.now)();
+            if snapshot.leads(now) {
+                return true;
+            }
+            let comes = snapshot.has_lock(now) && snapshot.primary(now).is_some();
+            if !comes || snapshots.changed().await.is_err() {
+                return false;
+            }
+        }
+    };
+    let leads = state.snapshots.borrow().leads((state.now)());
+    !leads && tokio::time::timeout(FIRST_WRITE_WAIT, waiting).await.unwrap_or(false)
 }
 
 fn read(state: &ApiState, path: &str, segment: &str, uri: &Uri) -> Response {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use types::{Lowered, MemberName, Millis};
+use types::{Lowered, MemberName, Millis, Standby, UnixMillis};
 
 use crate::peers::{INTERVAL_BOUNDS_MS, PeerReport, Report};
 use crate::snapshot::{FailoverTier, Snapshot, Synchronous};
@@ -11,23 +11,23 @@ use crate::status::{dcs_last_seen, pending_restart, unlocked};
 /// Patroni's version with two digits a component (as Patroni 4.1 has it).
 const PATRONI_VERSION_NUMBER: &str = "040104";
 
-/// The states in the order of their numbers.
-const STATES: [&str; 15] = [
-    "initializing new cluster",
-    "initdb failed",
-    "running custom bootstrap script",
-    "custom bootstrap failed",
-    "creating replica",
-    "running",
-    "starting",
-    "starting after custom bootstrap",
-    "start failed",
-    "restarting",
-    "restart failed",
-    "stopping",
-    "stopped",
-    "stop failed",
-    "crashed",
+/// The states in the order of their numbers: names, and texts.
+const STATES: [(&str, &str); 15] = [
+    ("initdb", "initializing new cluster"),
+    ("initdb_failed", "initdb failed"),
+    ("custom_bootstrap", "running custom bootstrap script"),
+    ("custom_bootstrap_failed", "custom bootstrap failed"),
+    ("creating_replica", "creating replica"),
+    ("running", "running"),
+    ("starting", "starting"),
+    ("bootstrap_starting", "starting after custom bootstrap"),
+    ("start_failed", "start failed"),
+    ("restarting", "restarting"),
+    ("restart_failed", "restart failed"),
+    ("stopping", "stopping"),
+    ("stopped", "stopped"),
+    ("stop_failed", "stop failed"),
+    ("crashed", "crashed"),
 ];
 
 /// Prometheus text, labels `scope` and `name` on each line.
@@ -49,6 +49,7 @@ pub fn metrics_text(snapshot: &Snapshot, peers: &Report, now: Millis, unix_now: 
     out.text
 }
 
+/// The metrics of Patroni, in its order.
 fn postgres_metrics(out: &mut Exposition, snapshot: &Snapshot, now: Millis) {
     let leads = snapshot.leads(now);
     let standby_leader = snapshot.role(now) == "standby_leader";
@@ -56,8 +57,11 @@ fn postgres_metrics(out: &mut Exposition, snapshot: &Snapshot, now: Millis) {
     let mode = snapshot.settings.synchronous;
     let primary = snapshot.primary(now);
     let standby = snapshot.standby(now);
+    let server = snapshot.running(now).map(|(server, _)| server);
     out.gauge("patroni_version", "Patroni semver without periods.", PATRONI_VERSION_NUMBER);
     out.flag("patroni_postgres_running", "PostgreSQL runs.", snapshot.state(now) == "running");
+    let started = server.map_or(0.0, |server| epoch_seconds(&server.started));
+    out.gauge("patroni_postmaster_start_time", "Epoch seconds of PostgreSQL's start.", started);
     out.flag("patroni_primary", "This node is the leader.", leads && !standby_leader);
     let location = primary.map_or(0, |p| p.flush.0);
     out.counter("patroni_xlog_location", "Position of the primary's log.", location);
@@ -68,32 +72,60 @@ fn postgres_metrics(out: &mut Exposition, snapshot: &Snapshot, now: Millis) {
     out.flag("patroni_sync_standby", "This node is a sync standby.", sync);
     let quorum = listed && mode == Synchronous::Quorum;
     out.flag("patroni_quorum_standby", "This node is a quorum standby.", quorum);
+    replay_metrics(out, standby);
+    let state = snapshot.replication_state(now);
+    out.flag("patroni_postgres_streaming", "The replica streams.", state == Some("streaming"));
+    let archive = state == Some("in archive recovery");
+    out.flag("patroni_postgres_in_archive_recovery", "It restores from an archive.", archive);
+    let version = server.map_or(0, |server| server.version);
+    out.gauge("patroni_postgres_server_version", "Version of PostgreSQL.", version);
+}
+
+fn replay_metrics(out: &mut Exposition, standby: Option<&Standby>) {
     let received = standby.map_or(0, |s| s.received.0);
     out.counter("patroni_xlog_received_location", "Position of the received log.", received);
     let replayed = standby.map_or(0, |s| s.replayed.0);
     out.counter("patroni_xlog_replayed_location", "Position of the replayed log.", replayed);
-    let streaming = snapshot.replication_state(now) == Some("streaming");
-    out.flag("patroni_postgres_streaming", "The replica streams.", streaming);
-    let version = snapshot.running(now).map_or(0, |(server, _)| server.version);
-    out.gauge("patroni_postgres_server_version", "Version of PostgreSQL.", version);
+    let at = standby.and_then(|s| s.replayed_at.as_deref()).map_or(0.0, epoch_seconds);
+    let help = "Epoch seconds of the last replayed commit, 0 if unknown.";
+    out.gauge("patroni_xlog_replayed_timestamp", help, at);
+    let paused = standby.is_some_and(|s| s.replay_paused);
+    out.flag("patroni_xlog_paused", "Replay is paused.", paused);
 }
 
 fn cluster_metrics(out: &mut Exposition, snapshot: &Snapshot, now: Millis, unix_now: u64) {
+    let view = snapshot.view.as_deref();
     out.flag("patroni_cluster_unlocked", "No leader is known.", unlocked(snapshot, now));
+    let active = snapshot.failsafe_is_active(now);
+    out.flag("patroni_failsafe_mode_is_active", "Failsafe mode is in force.", active);
+    let enabled = snapshot.in_force().failsafe;
+    out.flag("patroni_failsafe_mode_enabled", "Failsafe mode is enabled.", enabled);
+    let map = view.and_then(|view| view.failsafe.as_ref());
+    let member = map.is_some_and(|map| map.value.contains_key(&snapshot.name));
+    out.flag("patroni_failsafe_member", "This node is asked in failsafe mode.", member);
     let timeline = snapshot.timeline(now).map_or(0, |t| t.0);
-    out.counter("patroni_postgres_timeline", "Timeline of this node.", timeline);
+    out.gauge("patroni_postgres_timeline", "Timeline of this node.", timeline);
     let seen = dcs_last_seen(snapshot, now, unix_now);
     out.gauge("patroni_dcs_last_seen", "Epoch seconds of the last answer of the DCS.", seen);
     let pending = pending_restart(snapshot, now);
     out.flag("patroni_pending_restart", "A parameter waits for a restart.", pending);
     let paused = snapshot.settings.paused;
     out.flag("patroni_is_paused", "Cluster management is paused.", paused);
-    let active = snapshot.failsafe_is_active(now);
-    out.flag("patroni_failsafe_mode_is_active", "Failsafe mode is in force.", active);
     let state = snapshot.state(now);
-    let number = STATES.iter().position(|s| *s == state);
+    let number = STATES.iter().position(|(_, s)| *s == state);
     let number = number.map_or_else(|| "-1".to_owned(), |n| n.to_string());
-    out.gauge("patroni_postgres_state", "State of PostgreSQL, -1 if unknown.", number);
+    let values = STATES.iter().enumerate().map(|(n, (name, _))| format!("{n}={name}"));
+    let values: Vec<String> = values.collect();
+    let help = format!("State of PostgreSQL, -1 if unknown.\n# Values: {}", values.join(", "));
+    out.gauge("patroni_postgres_state", &help, number);
+    let tags = &snapshot.tags;
+    let priority = if tags.nofailover { 0 } else { tags.priority() };
+    out.gauge("patroni_failover_priority", "Priority in a failover.", priority);
+}
+
+/// Seconds since 1970 of a time as PostgreSQL prints it; 0 if it is none.
+fn epoch_seconds(text: &str) -> f64 {
+    UnixMillis::parse(text).map_or(0.0, |at| at.0 as f64 / 1000.0)
 }
 
 fn own_metrics(out: &mut Exposition, snapshot: &Snapshot, now: Millis) {
@@ -308,6 +340,24 @@ mod tests {
             assert!(text.lines().any(|l| l == line), "{line} is missing in\n{text}");
         }
         assert!(text.contains("# TYPE patroni_xlog_location counter\n"));
+        let values = "# Values: 0=initdb, 1=initdb_failed, 2=custom_bootstrap, ";
+        assert!(text.lines().any(|l| l.starts_with(values)), "{text}");
+    }
+
+    #[test]
+    fn patronis_metrics_come_in_its_order() {
+        let text = metrics_text(&samples::replica("node-2"), &Report::default(), PUBLISHED, 0);
+        let names = text.lines().filter_map(|line| line.strip_prefix("# TYPE patroni_"));
+        let names: Vec<&str> = names.filter_map(|line| line.split(' ').next()).collect();
+        let expected = "version postgres_running postmaster_start_time primary xlog_location \
+            standby_leader replica sync_standby quorum_standby xlog_received_location \
+            xlog_replayed_location xlog_replayed_timestamp xlog_paused postgres_streaming \
+            postgres_in_archive_recovery postgres_server_version cluster_unlocked \
+            failsafe_mode_is_active failsafe_mode_enabled failsafe_member postgres_timeline \
+            dcs_last_seen pending_restart is_paused postgres_state failover_priority";
+        assert_eq!(names.join(" "), expected);
+        let started = r#"patroni_postmaster_start_time{scope="demo",name="node-2"} 1795471105.661"#;
+        assert!(text.lines().any(|line| line == started), "{text}");
     }
 
     #[test]

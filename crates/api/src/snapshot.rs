@@ -102,7 +102,7 @@ impl Settings {
 }
 
 impl From<&config::Dynamic> for Settings {
-    /// The settings in force. Standby clusters are not supported yet, so none is one.
+    /// The settings in force.
     fn from(dynamic: &config::Dynamic) -> Settings {
         Settings {
             ttl: dynamic.ttl,
@@ -115,7 +115,7 @@ impl From<&config::Dynamic> for Settings {
                 config::SynchronousMode::On => Synchronous::On,
                 config::SynchronousMode::Quorum => Synchronous::Quorum,
             },
-            standby_cluster: false,
+            standby_cluster: dynamic.standby_cluster.is_some(),
         }
     }
 }

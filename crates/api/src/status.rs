@@ -13,7 +13,7 @@ pub fn status_json(snapshot: &Snapshot, now: Millis, unix_now: u64) -> Value {
     body.insert("state".into(), json!(snapshot.state(now)));
     let running = snapshot.running(now);
     if let Some((server, _)) = running {
-        body.insert("postmaster_start_time".into(), json!(server.started));
+        body.insert("postmaster_start_time".into(), json!(with_whole_offset(&server.started)));
     }
     body.insert("role".into(), json!(snapshot.role(now)));
     if let Some((server, role)) = running {
@@ -51,15 +51,20 @@ pub fn status_json(snapshot: &Snapshot, now: Millis, unix_now: u64) -> Value {
     Value::Object(body)
 }
 
+/// A time as PostgreSQL prints it, with minutes in its offset as Patroni prints it.
+fn with_whole_offset(time: &str) -> String {
+    let whole = time.rfind(['+', '-']).is_some_and(|at| time.len() - at == 3);
+    format!("{time}{}", if whole { ":00" } else { "" })
+}
+
 fn xlog_json(role: &Role) -> Value {
     match role {
         Role::Primary(primary) => json!({"location": primary.flush}),
-        // The probe measures replay lag, not the time of the last replayed commit.
         Role::Standby(standby) => json!({
             "received_location": standby.received,
             "replayed_location": standby.replayed,
-            "replayed_timestamp": null,
-            "paused": false,
+            "replayed_timestamp": standby.replayed_at.as_deref().map(with_whole_offset),
+            "paused": standby.replay_paused,
         }),
     }
 }
@@ -210,6 +215,12 @@ mod tests {
         let body = status_json(&leader, PUBLISHED, 0);
         let shown = &body["pgherd"]["lowered_synchronous_commit"];
         assert_eq!(*shown, json!(["database reports", "role ALL", "role app"]));
+    }
+
+    #[test]
+    fn offsets_are_printed_as_python_does() {
+        assert_eq!(with_whole_offset("2026-11-23 21:58:25.6+00"), "2026-11-23 21:58:25.6+00:00");
+        assert_eq!(with_whole_offset("2026-11-23 21:58:25+05:30"), "2026-11-23 21:58:25+05:30");
     }
 
     #[test]

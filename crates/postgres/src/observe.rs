@@ -46,6 +46,8 @@ SELECT pg_is_in_recovery(), current_setting('server_version_num'), pg_postmaster
   pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn(),
   CASE WHEN pg_is_in_recovery() AND pg_last_wal_replay_lsn() < pg_last_wal_receive_lsn() THEN
     greatest(0, extract(epoch FROM now() - pg_last_xact_replay_timestamp()) * 1000)::bigint END,
+  pg_last_xact_replay_timestamp(),
+  CASE WHEN pg_is_in_recovery() THEN pg_is_wal_replay_paused() END,
   current_setting('restore_command') <> '';
 SELECT application_name, state, flush_lsn, replay_lsn, sync_priority, pid, usename
   FROM pg_stat_replication;
@@ -357,7 +359,9 @@ fn standby(facts: &[Option<String>], receiver: &[Option<String>], receiver_lives
         }),
         upstream: None,
         replay_lag: number(field(facts, 9)).map(Millis),
-        restores: field(facts, 10) == Some("t"),
+        replayed_at: field(facts, 10).map(str::to_owned),
+        replay_paused: field(facts, 11) == Some("t"),
+        restores: field(facts, 12) == Some("t"),
     }
 }
 

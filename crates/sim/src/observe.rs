@@ -98,6 +98,8 @@ impl World {
             }),
             upstream: data.conninfo.clone(),
             replay_lag: None,
+            replayed_at: None,
+            replay_paused: false,
             restores: false,
         }
     }

@@ -327,6 +327,10 @@ pub struct Standby {
     pub upstream: Option<Upstream>,
     /// Milliseconds since the last replayed commit while anything is left to replay.
     pub replay_lag: Option<Millis>,
+    /// When the last replayed commit was made, as PostgreSQL prints it.
+    pub replayed_at: Option<String>,
+    /// An operator has paused replay.
+    pub replay_paused: bool,
     /// It restores from an archive where it does not stream (`restore_command` is set).
     pub restores: bool,
 }

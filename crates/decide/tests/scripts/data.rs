@@ -241,6 +241,8 @@ impl World {
                 receiver,
                 upstream: data.upstream.map(upstream),
                 replay_lag: None,
+                replayed_at: None,
+                replay_paused: false,
                 restores: false,
             })
         };
