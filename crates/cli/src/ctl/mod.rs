@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout)] // This is what these commands are for.
 
 mod ask;
+mod cluster_role;
 mod config;
 mod dynamic;
 mod events;
@@ -29,6 +30,7 @@ mod warnings;
 use std::io::Write;
 use std::process::ExitCode;
 
+pub(crate) use cluster_role::{DemoteClusterArgs, PromoteClusterArgs};
 pub(crate) use config::{CtlConfig, CtlOptions};
 pub(crate) use dynamic::{EditConfigArgs, ShowConfigArgs};
 pub(crate) use events::EventsArgs;
@@ -75,6 +77,10 @@ pub(crate) enum CtlCommand {
     Restart(RestartArgs),
     /// Copy the data of members anew from the leader
     Reinit(ReinitArgs),
+    /// Make a cluster the standby of another one
+    DemoteCluster(DemoteClusterArgs),
+    /// Make a standby cluster one of its own
+    PromoteCluster(PromoteClusterArgs),
     /// Discard what is scheduled
     Flush(FlushArgs),
     /// Remove a cluster from the DCS
@@ -118,6 +124,8 @@ async fn dispatch(options: &CtlOptions, command: CtlCommand) -> anyhow::Result<E
         CtlCommand::Reload(args) => reload::reload(args, &config).await,
         CtlCommand::Restart(args) => restart::restart(args, &config).await,
         CtlCommand::Reinit(args) => reinit::reinit(args, &config).await,
+        CtlCommand::DemoteCluster(args) => cluster_role::demote(args, &config).await,
+        CtlCommand::PromoteCluster(args) => cluster_role::promote(args, &config).await,
         CtlCommand::Flush(args) => flush::flush(args, &config).await,
         CtlCommand::Remove(args) => remove::remove(args, &config).await,
         CtlCommand::HaproxyConfig(args) => haproxy::print(args, &config).await,
