@@ -129,7 +129,12 @@ async fn look(state: &ApiState, method: &Method, segment: &str, uri: &Uri) -> Re
     answer(response.status().as_u16(), HTML, String::new())
 }
 
-/// Waits for the first acknowledged write of a primary that runs and holds the leader key: it is
+/// Whether the leader key is ours, as the last view says.
+fn holds_leader_key(snapshot: &Snapshot) -> bool {
+    snapshot.view.as_deref().and_then(|view| view.leader_name()) == Some(&snapshot.name)
+}
+
+/// Waits for the first acknowledged write of a primary that has just got the leader key: it is
 /// published moments later, and whoever saw the key asks just then. True if it was.
 async fn comes_to_lead(state: &ApiState) -> bool {
     let mut snapshots = state.snapshots.clone();
@@ -141,8 +146,7 @@ async fn comes_to_lead(state: &ApiState) -> bool {
             if snapshot.leads(now) {
                 return true;
             }
-            let comes = snapshot.has_lock(now) && snapshot.primary(now).is_some();
-            if !comes || snapshots.changed().await.is_err() {
+            if !holds_leader_key(&snapshot) || snapshots.changed().await.is_err() {
                 return false;
             }
         }

@@ -34,6 +34,8 @@ pub(crate) struct LeaderMemory {
     pub(crate) slow: BTreeMap<MemberName, Lsn>,
     /// Since when PostgreSQL has been trying to come up.
     pub(crate) starting_since: Option<Millis>,
+    /// The operator's request that waits for its candidate, and since when.
+    pub(crate) asked_since: Option<(Revision, Millis)>,
     /// The last start did not succeed.
     pub(crate) start_failed: bool,
     /// How long it may, where an operator has said so.

@@ -12,6 +12,9 @@ use crate::errand::Due;
 use crate::reason::Reason;
 use crate::strangers::streaming_members;
 
+/// How long a named candidate that is well may take to stream again.
+const STREAM_PATIENCE: Millis = Millis(10_000);
+
 impl Brain {
     /// Looks at the `failover` key. True if a hand-over goes on, and nothing else should.
     pub(crate) fn operator_request(
@@ -28,7 +31,9 @@ impl Brain {
         let Some(request) = asked.value.clone() else {
             return false;
         };
-        let accepted = match self.due_request(now, &request) {
+        let due = self.due_request(now, &request);
+        let stale = matches!(due, Some(Err(_)));
+        let accepted = match due {
             None => return false,
             Some(Err(because)) => Err(because),
             Some(Ok(())) => self.accept(view, local, &request),
@@ -44,12 +49,40 @@ impl Brain {
                 self.hand_over_and_release(now, view, local, (key, term), candidate, why);
                 true
             }
+            Err(_) if !stale && self.waits_for_stream(now, view, &request, asked.mod_revision) => {
+                false
+            }
             Err(because) => {
                 let act = Act::ClearFailover { expected: asked.mod_revision, request };
                 self.issue(now, act, Reason::RequestRefused { because });
                 false
             }
         }
+    }
+
+    /// Whether a candidate is well and only does not stream, as after a restart of this primary: it
+    /// gets a while to come back.
+    fn waits_for_stream(
+        &mut self,
+        now: Millis,
+        view: &ClusterView,
+        request: &FailoverRequest,
+        asked: Revision,
+    ) -> bool {
+        let me = &self.node.name;
+        let ours = request.leader.as_ref().is_none_or(|leader| leader == me);
+        let Some(member) = request.member.as_ref().filter(|name| ours && *name != me) else {
+            return false;
+        };
+        let well = view.member(member).is_some_and(|m| m.is_fit() && m.tags.may_lead());
+        let since = match self.leader.asked_since {
+            Some((known, since)) if known == asked => since,
+            Some(_) | None => now,
+        };
+        self.leader.asked_since = Some((asked, since));
+        let until = since.plus(STREAM_PATIENCE);
+        self.wake_at(until);
+        well && now < until
     }
 
     /// Whether a request is due: `None` while it is not, an error once its time has passed. In
