@@ -166,6 +166,7 @@ impl ControlState {
 }
 
 /// The instance's processes.
+#[allow(clippy::large_enum_variant)] // there is one of it in each picture
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Process {
     /// No process of the instance is left.
