@@ -41,6 +41,9 @@ pub struct AgentOptions {
     pub exe: PathBuf,
 }
 
+/// Between two attempts to reach a DCS that does not answer.
+const DCS_PAUSE: std::time::Duration = std::time::Duration::from_secs(5);
+
 /// A twin that lives answers its REST interface within this.
 const TWIN_LIMIT: std::time::Duration = std::time::Duration::from_secs(1);
 
@@ -132,7 +135,8 @@ struct Checked {
 }
 
 /// `ports`: the agent's own ports must be free, and no agent of this name may answer.
-async fn check(options: &AgentOptions, ports: bool) -> Result<Checked, AgentError> {
+/// `patient`: a DCS that cannot be reached is waited for.
+async fn check(options: &AgentOptions, ports: bool, patient: bool) -> Result<Checked, AgentError> {
     let settings = Arc::new(with_kept(read_file(options)?));
     let ways = Ways::read(&settings)?;
     let (dynamic, _) = Dynamic::from_json(&settings.bootstrap.dcs)
@@ -140,7 +144,7 @@ async fn check(options: &AgentOptions, ports: bool) -> Result<Checked, AgentErro
     let instance =
         LocalInstance::new(instance_config(&settings, &dynamic, &settings.bootstrap.dcs)?)?;
     let host = preflight::check_host(&settings, &instance, ports).await?;
-    let (client, view, store) = reach_dcs(&settings, &dynamic).await?;
+    let (client, view, store) = reach_dcs(&settings, &dynamic, patient).await?;
     let mut listener = None;
     if ports {
         refuse_twin(&ways.rest, &settings, &view).await?;
@@ -158,7 +162,7 @@ async fn check(options: &AgentOptions, ports: bool) -> Result<Checked, AgentErro
 /// # Errors
 /// What an agent would be refused for.
 pub async fn validate(options: &AgentOptions, ports: bool) -> Result<(), AgentError> {
-    let checked = check(options, ports).await?;
+    let checked = check(options, ports, false).await?;
     checked.instance.close().await;
     Ok(())
 }
@@ -166,7 +170,7 @@ pub async fn validate(options: &AgentOptions, ports: bool) -> Result<(), AgentEr
 /// Starts every part. Nothing of the cluster changes before the loop runs.
 pub(crate) async fn start(options: AgentOptions) -> Result<Parts<LocalInstance>, AgentError> {
     let Checked { settings, ways, instance, client, view, store, listener, dynamic } =
-        check(&options, true).await?;
+        check(&options, true, true).await?;
     let listener = listener.expect("ports were asked for");
 
     // From here on things change; the guard comes last, so that no failure leaves one behind.
@@ -243,16 +247,31 @@ async fn bind(settings: &Static) -> Result<tokio::net::TcpListener, AgentError> 
         .map_err(|source| AgentError::Listen { address: format!("{host}:{}", listen.port), source })
 }
 
+/// A DCS that answers with an error is not waited for: that does not pass by itself.
 async fn reach_dcs(
     settings: &Static,
     dynamic: &Dynamic,
+    patient: bool,
 ) -> Result<(Client, Arc<ClusterView>, ClusterStore), AgentError> {
     let client = Client::connect(dcs_config(settings, dynamic.retry_timeout)?)
         .map_err(|source| AgentError::Dcs { source })?;
     let store =
         ClusterStore::new(client.clone(), keys::prefix(&settings.namespace, &settings.scope));
-    let view = store.read().await.map_err(|source| AgentError::Dcs { source })?;
+    let view = loop {
+        match store.read().await {
+            Ok(view) => break view,
+            Err(error) if patient && is_silent(&error) => {
+                tracing::info!(why = %error, "waiting on etcd");
+                tokio::time::sleep(DCS_PAUSE).await;
+            }
+            Err(source) => return Err(AgentError::Dcs { source }),
+        }
+    };
     Ok((client, view, store))
+}
+
+fn is_silent(error: &dcs::Error) -> bool {
+    matches!(error, dcs::Error::NotSent { .. } | dcs::Error::Unanswered { .. })
 }
 
 /// Two agents of one name would share lease and leadership (as Patroni 4.1 has it).

@@ -29,6 +29,8 @@ mod restart;
 mod samples;
 #[cfg(test)]
 mod server_tests;
+#[cfg(test)]
+mod tls_tests;
 
 use std::future::Future;
 use std::sync::Arc;

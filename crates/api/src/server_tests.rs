@@ -43,6 +43,10 @@ pub(crate) fn reception(queue: usize, first: Duration) -> (Arc<Reception>, Membe
 }
 
 pub(crate) async fn start(snapshot: Snapshot, access: Access) -> Server {
+    start_behind(snapshot, Door { access, ..Door::default() }).await
+}
+
+pub(crate) async fn start_behind(snapshot: Snapshot, door: Door) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let port = listener.local_addr().expect("bound").port();
     let (snapshots, receiver) = watch::channel(Arc::new(snapshot));
@@ -55,7 +59,7 @@ pub(crate) async fn start(snapshot: Snapshot, access: Access) -> Server {
         requests: sender,
         now: || PUBLISHED,
         nudge: Arc::clone(&nudge),
-        door: watch::channel(Arc::new(Door { access, ..Door::default() })).1,
+        door: watch::channel(Arc::new(door)).1,
     };
     tokio::spawn(serve(listener, state, std::future::pending()));
     Server { port, snapshots, requests, nudge, members }

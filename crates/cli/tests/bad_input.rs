@@ -199,16 +199,6 @@ fn an_agent_refuses_a_host_without_what_it_needs() {
         "agent",
         &[
             Case {
-                name: "unreachable etcd",
-                spoil: |site| {
-                    let line = site.yaml.lines().find(|l| l.starts_with("  hosts:")).unwrap();
-                    let line = line.to_owned();
-                    site.replace(&line, "  hosts: 127.0.0.1:9");
-                    None
-                },
-                says: &["cannot reach the DCS", "127.0.0.1:9", "check etcd3.hosts"],
-            },
-            Case {
                 name: "REST port in use",
                 spoil: |site| hold_port(site.rest),
                 says: &["127.0.0.1:{rest}", "restapi.listen", "in use"],

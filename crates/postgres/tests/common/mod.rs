@@ -113,13 +113,20 @@ impl Node {
 
     /// With further server parameters.
     pub fn with(name: &str, bin_dir: &Path, settings: &[(&str, &str)]) -> Node {
+        Node::changed(name, bin_dir, |config| {
+            for (name, value) in settings {
+                config.parameters.insert((*name).to_owned(), (*value).to_owned());
+            }
+        })
+    }
+
+    /// With a changed configuration.
+    pub fn changed(name: &str, bin_dir: &Path, change: impl FnOnce(&mut InstanceConfig)) -> Node {
         let base = directory();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let mut config = config(name, bin_dir, base.path(), port, os_user());
-        for (name, value) in settings {
-            config.parameters.insert((*name).to_owned(), (*value).to_owned());
-        }
+        change(&mut config);
         let instance = LocalInstance::new(config).unwrap();
         Node { instance, base, template: None }
     }
