@@ -119,7 +119,7 @@ fn cluster_metrics(out: &mut Exposition, snapshot: &Snapshot, now: Millis, unix_
     let help = format!("State of PostgreSQL, -1 if unknown.\n# Values: {}", values.join(", "));
     out.gauge("patroni_postgres_state", &help, number);
     let tags = &snapshot.tags;
-    let priority = if tags.nofailover { 0 } else { tags.priority() };
+    let priority = if tags.nofailover() { 0 } else { tags.priority() };
     out.gauge("patroni_failover_priority", "Priority in a failover.", priority);
 }
 

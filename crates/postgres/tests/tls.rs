@@ -94,7 +94,7 @@ async fn one_certificate_is_enough_and_another_is_not() {
         for (shows, believes) in [("other", "one"), ("one", "other")] {
             let stranger = certificates.node("node-c", &bin_dir, shows, believes);
             let slots = BTreeSet::from(["node_b".to_owned()]);
-            let refused = stranger.instance.fetch_slots(&a.upstream(), &slots).await;
+            let refused = stranger.instance.fetch_slots(&a.upstream(), &slots, false).await;
             let refused = format!("{refused:?}");
             assert!(refused.contains("Connect {"), "{shows} {believes}: {refused}");
             let by_tls = ["fatal alert", "invalid peer certificate"];
