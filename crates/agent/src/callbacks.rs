@@ -134,6 +134,12 @@ impl Tracker {
     }
 
     fn runs_as(&mut self, role: CallRole) -> Calls {
+        if !self.called && role == CallRole::StandbyLeader {
+            // It comes up as a standby, and leads then.
+            let mut calls = self.runs_as(CallRole::Replica);
+            calls.extend(self.runs_as(role));
+            return calls;
+        }
         let former = std::mem::replace(&mut self.role, role);
         let started = !std::mem::replace(&mut self.running, true);
         self.start_failed = false;

@@ -140,6 +140,9 @@ fn standby_leaders() {
     assert_eq!(told.take(), ["on_start replica", "on_role_change standby_leader"]);
     told.act(Meaning::Promotes, Outcome::Done).see(&primary());
     assert_eq!(told.take(), ["on_role_change primary"]);
+    let mut first = Told::default();
+    first.see_leading_standby().see_leading_standby();
+    assert_eq!(first.take(), ["on_start replica", "on_role_change standby_leader"]);
 }
 
 #[test]
