@@ -284,7 +284,10 @@ pub(crate) fn source_conninfo(
     role: &Credentials,
 ) -> String {
     let mut text = remote_conninfo(config, upstream, role);
-    pair(&mut text, "target_session_attrs", "primary");
+    // The leader of a standby cluster is in recovery itself.
+    if config.remote.is_none() {
+        pair(&mut text, "target_session_attrs", "primary");
+    }
     text
 }
 
