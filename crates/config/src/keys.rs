@@ -320,7 +320,12 @@ pub(crate) const DYNAMIC: &[Key] = &[
     used("loop_wait", Duration, "10", "Longest time between two evaluations."),
     used("retry_timeout", Duration, "10", "Limit of one operation on etcd."),
     used("maximum_lag_on_failover", Integer, "1048576", "Bytes that a candidate may lack."),
-    not_yet("maximum_lag_on_syncnode", Integer),
+    used(
+        "maximum_lag_on_syncnode",
+        Integer,
+        "-1",
+        "Bytes after which a synchronous standby is left out.",
+    ),
     used("max_timelines_history", Integer, "0", "Entries kept; 0: all."),
     used("primary_start_timeout", Duration, "300", "How long a crashed primary may recover."),
     used("master_start_timeout", Duration, "300", "Older name of primary_start_timeout."),

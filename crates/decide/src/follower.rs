@@ -144,11 +144,11 @@ impl Brain {
         }
         let control = match &local.data_dir {
             DataDir::Empty => {
-                self.clone_from(now, leader, false);
+                self.clone_from(now, view, leader, false);
                 return;
             }
             DataDir::Unusable { .. } if remade(local) => {
-                self.clone_from(now, leader, true);
+                self.clone_from(now, view, leader, true);
                 return;
             }
             DataDir::Unusable { .. } => return,
@@ -157,7 +157,7 @@ impl Brain {
         match local.durable.in_progress {
             Some(InProgress::Rewind) => self.rewind(now, control, leader, Reason::Unfinished),
             Some(InProgress::Rebuild | InProgress::Bootstrap) => {
-                self.clone_from(now, leader, true);
+                self.clone_from(now, view, leader, true);
             }
             None => match compared_with(local, leader) {
                 None => self.compare(now, leader),
@@ -416,7 +416,7 @@ impl Brain {
         }
     }
 
-    fn clone_from(&mut self, now: Millis, leader: &Leader, replace: bool) {
+    fn clone_from(&mut self, now: Millis, view: &ClusterView, leader: &Leader, replace: bool) {
         if self.dynamic.pause {
             self.end_errand(Answer::RestartFailed);
             return;
@@ -426,7 +426,24 @@ impl Brain {
         } else {
             Reason::NoData { leader: leader.name.clone() }
         };
-        self.issue(now, clone_act(leader, replace), why);
+        let replica = self.copy_source(view, leader).filter(|_| !replace);
+        let source = replica.unwrap_or_else(|| leader.address.clone());
+        self.issue(now, Act::Clone { source, term: leader.term, replace }, why);
+    }
+
+    /// A standby that offers itself as a source of first copies, and streams the leader's log.
+    fn copy_source(&self, view: &ClusterView, leader: &Leader) -> Option<Upstream> {
+        let timeline = view.member(&leader.name).and_then(|member| member.timeline);
+        let offers = view.members.iter().filter(|(name, member)| {
+            let member = &member.value;
+            **name != self.node.name
+                && **name != leader.name
+                && member.tags.clonefrom()
+                && member.state == "running"
+                && member.replication_state.as_deref() == Some("streaming")
+                && member.timeline == timeline
+        });
+        offers.filter_map(|(name, _)| upstream_of(view, name)).next()
     }
 }
 

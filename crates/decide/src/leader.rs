@@ -495,8 +495,10 @@ impl Brain {
     ) -> Vec<MemberName> {
         let mut ranked = Vec::new();
         let mut pausing = Vec::new();
+        let lagging = self.lagging(view, primary);
         for (name, member) in &view.members {
-            if *name == self.node.name || !member.value.tags.may_sync() {
+            let no = !member.value.tags.may_sync() || lagging.contains(name);
+            if *name == self.node.name || no {
                 continue;
             }
             let priority = member.value.tags.sync_priority();
@@ -535,6 +537,28 @@ impl Brain {
         let leaders = ranked.iter().filter(|(follows_only, ..)| !follows_only).count();
         ranked.truncate(leaders.max(self.dynamic.synchronous_node_count.max(1)));
         ranked.into_iter().map(|(.., name)| name).collect()
+    }
+
+    /// Standbys that lag more than `maximum_lag_on_syncnode` behind the best one, or a single one
+    /// behind the primary: in what a commit waits for.
+    fn lagging(&self, view: &ClusterView, primary: &Primary) -> BTreeSet<MemberName> {
+        let Ok(most) = u64::try_from(self.dynamic.maximum_lag_on_syncnode) else {
+            return BTreeSet::new();
+        };
+        let parameters = &self.dynamic.postgresql.parameters;
+        let applies = parameters.get("synchronous_commit").is_some_and(|m| m == "remote_apply");
+        let may = |name: &MemberName| view.member(name).is_some_and(|m| m.tags.may_sync());
+        let positions: BTreeMap<MemberName, Lsn> = streaming_members(primary)
+            .map(|r| (MemberName::from(r.name.as_str()), if applies { r.replay } else { r.flush }))
+            .filter(|(name, _)| may(name))
+            .collect();
+        let best = match positions.len() {
+            1 => Some(primary.flush),
+            _ => positions.values().max().copied(),
+        };
+        let behind = |at: &Lsn| best.is_some_and(|best| best.bytes_since(*at) > most);
+        let late = positions.into_iter().filter(|(_, at)| most > 0 && behind(at));
+        late.map(|(name, _)| name).collect()
     }
 
     /// The `status` key's value.

@@ -276,16 +276,18 @@ pub(crate) fn primary_conninfo(config: &InstanceConfig, upstream: &Upstream) -> 
     text
 }
 
-/// The connection string for pg_basebackup and pg_rewind: a primary only. The leader was one when
-/// the copy was decided, but a disk that hung in between may have let a failover pass (I3).
+/// The connection string for pg_basebackup and pg_rewind. Where `replaced` says that something here
+/// is, it leads to a primary only: the leader was one when the copy was decided, but a disk that
+/// hung in between may have let a failover pass (I3).
 pub(crate) fn source_conninfo(
     config: &InstanceConfig,
     upstream: &Upstream,
     role: &Credentials,
+    replaced: bool,
 ) -> String {
     let mut text = remote_conninfo(config, upstream, role);
     // The leader of a standby cluster is in recovery itself.
-    if config.remote.is_none() {
+    if replaced && config.remote.is_none() {
         pair(&mut text, "target_session_attrs", "primary");
     }
     text

@@ -109,6 +109,14 @@ pub(crate) async fn fresh_directory(instance: &LocalInstance) -> Result<PathBuf,
     Ok(new)
 }
 
+/// Whether a new copy takes the place of anything.
+pub(crate) async fn replaces(instance: &LocalInstance) -> Result<bool, Error> {
+    let dir = instance.config().data_dir.clone();
+    let path = dir.clone();
+    let empty = blocking(move || files::is_empty(&path)).await;
+    empty.map(|empty| !empty).map_err(Error::file("list", &dir))
+}
+
 /// A copy by pg_basebackup.
 pub(crate) async fn basebackup(
     instance: &LocalInstance,
@@ -118,6 +126,7 @@ pub(crate) async fn basebackup(
     let config = instance.config();
     require_place(&config, false)?;
     let new = fresh_directory(instance).await?;
+    let replaced = replaces(instance).await?;
     write_pgpass(instance, upstream).await?;
     let mut arguments = vec![
         OsString::from("--pgdata"),
@@ -126,7 +135,7 @@ pub(crate) async fn basebackup(
         "--progress".into(),
         "--no-password".into(),
         "--dbname".into(),
-        conf::source_conninfo(&config, upstream, &config.replication).into(),
+        conf::source_conninfo(&config, upstream, &config.replication, replaced).into(),
     ];
     arguments.extend(basebackup_options(&config, instance.programs().major));
     let program = instance.programs().path("pg_basebackup");
@@ -248,7 +257,7 @@ pub(crate) async fn rewind_from(
     write_pgpass(instance, upstream).await?;
     let (prepared, source) = (config.clone(), upstream.clone());
     let unseen = blocking(move || prepare_rewind(&prepared, source)).await?;
-    let source = conf::source_conninfo(&config, upstream, config.rewind_role());
+    let source = conf::source_conninfo(&config, upstream, config.rewind_role(), true);
     let arguments = [
         OsString::from("--target-pgdata"),
         config.data_dir.clone().into(),

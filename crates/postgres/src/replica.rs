@@ -107,8 +107,9 @@ async fn run_method(
         write_pgpass(instance, upstream).await?;
     }
     let streams = upstream.filter(|upstream| !upstream.is_archive());
+    let replaced = copy::replaces(instance).await?;
     let connection = streams.map_or_else(String::new, |upstream| {
-        conf::source_conninfo(&config, upstream, &config.replication)
+        conf::source_conninfo(&config, upstream, &config.replication, replaced)
     });
     let data_dir = config.data_dir.to_string_lossy();
     let ours = [

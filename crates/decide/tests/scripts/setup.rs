@@ -95,6 +95,7 @@ impl World {
             "clean",
             "nofailover",
             "nosync",
+            "clonefrom",
             "patroni",
             "noagent",
             "nobootstrap",
@@ -114,6 +115,7 @@ impl World {
         let mut tags = json!({
             "nofailover": options.has("nofailover"),
             "nosync": options.has("nosync"),
+            "clonefrom": options.has("clonefrom"),
         });
         if let Some(priority) = options.get("priority") {
             // Beside a priority a switch that is off would win.
