@@ -223,14 +223,21 @@ impl Brain {
         }
     }
 
-    /// A promotion that an agent before this one has begun gets the time that a start gets.
-    pub(crate) fn await_promotion(&mut self, now: Millis, key: Revision) {
+    /// A promotion of ours gets the time that a start gets. One that an agent before this one may
+    /// have begun is at its last step, as its files show the new timeline. What does not end by
+    /// then is rather a former primary, brought up in recovery when its agent had given up. It is
+    /// stopped first, as a promotion could still end (I1).
+    pub(crate) fn await_promotion(&mut self, now: Millis, local: &LocalPostgres, key: Revision) {
+        let ours = self.leader.told_to_promote;
         let since = *self.leader.led_since.get_or_insert(now);
-        let patience = since.plus(self.dynamic.primary_start_timeout);
+        let limit = if ours { self.dynamic.primary_start_timeout } else { self.dynamic.loop_wait };
+        let patience = since.plus(limit);
         if now < patience {
             self.wake_at(patience);
-        } else {
+        } else if ours {
             self.release(now, key, None, Reason::CannotLead);
+        } else {
+            self.stop_now(now, local, Reason::CannotLead);
         }
     }
 

@@ -306,7 +306,7 @@ impl Brain {
             // Our number and nobody else's: an agent before this one has begun the promotion, or
             // this is the former primary, brought up in recovery when it had given up.
             if self.may_be_promoting(local) {
-                self.await_promotion(now, key);
+                self.await_promotion(now, local, key);
             } else {
                 self.release(now, key, None, Reason::CannotLead);
             }

@@ -117,4 +117,15 @@ pub const REGRESSIONS: &[Regression] = &[
         failsafe: false,
         fenced: true,
     },
+    Regression {
+        name: "a former primary in recovery, found by a new agent that still had the leader key, \
+               was waited for as for a promotion, for five minutes",
+        seed: 648,
+        members: 3,
+        mode: Mode::Quorum,
+        fence_only: false,
+        ailing: false,
+        failsafe: true,
+        fenced: false,
+    },
 ];
