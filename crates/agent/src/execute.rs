@@ -55,6 +55,7 @@ pub(crate) async fn execute<I: Instance>(context: Arc<Context<I>>, action: Actio
     match action.act {
         act @ (Act::TouchMember { .. }
         | Act::Renew { .. }
+        | Act::MoveLease { .. }
         | Act::TakeInitialize
         | Act::CancelInitialize
         | Act::FinishBootstrap { .. }

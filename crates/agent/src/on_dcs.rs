@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dcs::{Error, Renewal, Write};
-use decide::{Act, ActionId, Outcome};
+use decide::{Act, ActionId, Leading, Outcome};
 use postgres::Instance;
 use types::{ClusterView, HistoryEntry, HistoryLine, Member, Millis, Revision, Timeline};
 
@@ -25,6 +25,9 @@ pub(crate) async fn execute<I: Instance>(
 ) -> Ended {
     match act {
         Act::TouchMember { member } => touch_member(context, id, &member).await,
+        Act::MoveLease { ttl, member, leading } => {
+            move_lease(context, id, ttl, (&member, leading)).await
+        }
         Act::Renew { leader_key, status } => {
             let answer = context.store.renew(&context.session, leader_key, status.as_ref()).await;
             renewed(context, id, answer).await
@@ -168,6 +171,38 @@ async fn touch_member<I: Instance>(context: &Context<I>, id: ActionId, member: &
         }
         Err(error) => finished(id, Outcome::Failed, Some(with_sources(&error))),
     }
+}
+
+async fn move_lease<I: Instance>(
+    context: &Context<I>,
+    id: ActionId,
+    ttl: Millis,
+    (member, leading): (&Member, Option<Leading>),
+) -> Ended {
+    let leading = leading.as_ref().map(|leading| (leading.leader_key, &leading.term));
+    let (store, session, name) = (&context.store, &context.session, &context.name);
+    let answer = store.move_lease(session, ttl, (name, member), leading).await;
+    let (answer, granted) = match answer {
+        Ok((write, lives)) => {
+            let granted = write.revision().map(|_| lives);
+            (Ok(write), granted)
+        }
+        Err(error) => (Err(error), None),
+    };
+    let mut ended = written(context, id, answer).await;
+    if ended.outcome == Outcome::Unknown {
+        // Where our member key hangs, there the leader key does: one transaction wrote both.
+        let view = ended.view.as_ref();
+        let found = view.and_then(|view| view.members.get(name)).map(|member| member.lease);
+        found.filter(|lease| *lease != 0).inspect(|lease| session.adopt(*lease));
+    }
+    if let Some(lease) = session.lease_id()
+        && let Err(error) = context.recorded.record_lease(lease).await
+    {
+        tracing::error!(%error, "the lease was not recorded; a restart will not adopt it");
+    }
+    ended.granted = granted;
+    ended
 }
 
 async fn renewed<I: Instance>(

@@ -10,6 +10,10 @@ use types::{
 /// The name in `synchronous_standby_names` that no member has.
 const PLACEHOLDER: &str = "__patroni_strict_sync_replica_placeholder__";
 
+/// In strict mode, without a standby.
+const NOBODY_STREAMS: &str = "No active replication connections from Patroni members and \
+     synchronous_mode_strict is requested. Commits wait until there is one";
+
 /// A line, and whether it is a warning.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Said {
@@ -45,10 +49,15 @@ pub(crate) fn beginning(act: &Act, why: &Reason, view: Option<&ClusterView>) -> 
         Act::SetSync { sync: SyncRule::First(names) | SyncRule::Any(names) }
             if names.names.contains(&MemberName::from(PLACEHOLDER)) =>
         {
-            warning(
-                "No active replication connections from Patroni members and \
-                 synchronous_mode_strict is requested. Commits wait until there is one",
-            )
+            warning(NOBODY_STREAMS)
+        }
+        // A winner's `/sync` has voters only where its commits wait for one who is not there.
+        Act::Promote { .. }
+            if view
+                .and_then(ClusterView::active_sync)
+                .is_some_and(|s| !s.value.voters.is_empty()) =>
+        {
+            warning(NOBODY_STREAMS)
         }
         _ => None,
     }

@@ -41,7 +41,7 @@ pub struct Settings {
     pub maximum_lag_on_failover: u64,
     /// Cluster management is paused.
     pub paused: bool,
-    /// Synchronous replication.
+    /// Synchronous replication; off in a standby cluster, whatever was configured.
     pub synchronous: Synchronous,
     /// The cluster follows another one.
     pub standby_cluster: bool,
@@ -76,6 +76,10 @@ impl Settings {
             Some(Value::String(text)) => text.trim().parse().map_or(default, Millis::from_secs),
             Some(_) | None => default,
         };
+        let standby_cluster = config
+            .get("standby_cluster")
+            .and_then(Value::as_object)
+            .is_some_and(|section| !section.is_empty());
         Settings {
             ttl: seconds("ttl", default.ttl),
             loop_wait: seconds("loop_wait", default.loop_wait),
@@ -85,11 +89,11 @@ impl Settings {
                 .and_then(Value::as_u64)
                 .unwrap_or(default.maximum_lag_on_failover),
             paused: config.get("pause").is_some_and(truthy),
-            synchronous: synchronous_of(config.get("synchronous_mode")),
-            standby_cluster: config
-                .get("standby_cluster")
-                .and_then(Value::as_object)
-                .is_some_and(|section| !section.is_empty()),
+            synchronous: match standby_cluster {
+                true => Synchronous::Off,
+                false => synchronous_of(config.get("synchronous_mode")),
+            },
+            standby_cluster,
         }
     }
 
@@ -111,6 +115,7 @@ impl From<&config::Dynamic> for Settings {
             maximum_lag_on_failover: dynamic.maximum_lag_on_failover,
             paused: dynamic.pause,
             synchronous: match dynamic.synchronous_mode {
+                _ if dynamic.standby_cluster.is_some() => Synchronous::Off,
                 config::SynchronousMode::Off => Synchronous::Off,
                 config::SynchronousMode::On => Synchronous::On,
                 config::SynchronousMode::Quorum => Synchronous::Quorum,
@@ -407,6 +412,8 @@ mod tests {
         assert_eq!(settings.loop_wait, Millis::from_secs(3));
         assert!(settings.paused && !settings.standby_cluster);
         assert_eq!(settings.synchronous, Synchronous::Quorum);
+        let follows = json!({"synchronous_mode": true, "standby_cluster": {"host": "h"}});
+        assert_eq!(Settings::from_config(&follows).synchronous, Synchronous::Off);
         assert_eq!(settings.maximum_lag_on_failover, 1_048_576);
         let dynamic = config::Dynamic::default();
         assert_eq!(Settings::from(&dynamic), Settings::default(), "both are Patroni's");

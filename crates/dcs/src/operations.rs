@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde_json::Value;
 use types::{
-    Fence, HistoryEntry, Member, MemberName, Pledge, Revision, Status, SyncState, TermRecord, keys,
+    Fence, HistoryEntry, Member, MemberName, Millis, Pledge, Revision, Status, SyncState,
+    TermRecord, keys,
 };
 
 use crate::cluster::ClusterStore;
@@ -104,6 +105,46 @@ impl ClusterStore {
         let answer = self.client().put(&key, value, lease).await;
         let revision = session.note(lease, answer)?.revision;
         Ok(Write::Written { revision })
+    }
+
+    /// Gets a lease of `ttl` and writes the member key, and a leader's key with its term record,
+    /// under it, on condition that the leader key is unchanged and no fence is open. The session
+    /// has the new lease then; the one before is left to end by itself. Otherwise the new one is
+    /// revoked, so that nothing that comes late can hang on it.
+    ///
+    /// Returns how long the new lease lives.
+    ///
+    /// # Errors
+    /// Every class. After an ambiguous one the member key says on which lease it hangs.
+    pub async fn move_lease(
+        &self,
+        session: &Session,
+        ttl: Millis,
+        (name, member): (&MemberName, &Member),
+        leading: Option<(Revision, &TermRecord)>,
+    ) -> Result<(Write, Millis), Error> {
+        const OPERATION: &str = "moving the keys to a lease with the new ttl";
+        let value = json(OPERATION, member)?;
+        let old = session.require(OPERATION)?;
+        let mut compares = vec![Compare::unchanged(self.key(keys::FENCE), None)];
+        let granted = self.client().lease_grant(ttl).await?;
+        let new = granted.lease;
+        let mut then = vec![Op::put_leased(self.key(&keys::member(name)), value, new)];
+        if let Some((leader, term)) = leading {
+            compares.push(self.leader_is(Some(leader)));
+            compares.push(Compare::Lease(self.key(keys::LEADER), old));
+            then.push(Op::put_leased(self.key(keys::LEADER), name.as_str(), new));
+            then.push(Op::put(self.key(keys::TERM), json(OPERATION, term)?));
+        }
+        let answer = self.write(OPERATION, compares, then).await;
+        if matches!(answer, Ok(Write::Written { .. })) {
+            session.replace(new, ttl);
+        } else if !matches!(answer, Err(Error::Ambiguous { .. })) {
+            // It ends by itself, too.
+            self.client().lease_revoke(new).await.ok();
+        }
+        let lives = Millis::from_secs(u64::try_from(granted.ttl_secs).unwrap_or(0));
+        answer.map(|write| (write, lives))
     }
 
     /// Takes part in the initialize race: creates the key, empty, under the session's lease, so

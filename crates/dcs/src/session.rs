@@ -44,6 +44,11 @@ impl Session {
         self.state().lease = lease;
     }
 
+    /// Goes on with a lease that the keys were moved to.
+    pub(crate) fn replace(&self, lease: i64, ttl: Millis) {
+        *self.state() = State { lease, ttl };
+    }
+
     /// The lease; `None` if there is none or it was lost.
     #[must_use]
     pub fn lease_id(&self) -> Option<i64> {

@@ -143,6 +143,15 @@ pub struct Retake {
     pub sync: Option<SyncState>,
 }
 
+/// What hangs on the lease of a leader besides its member key; both are written anew.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Leading {
+    /// The leader key's modification revision.
+    pub leader_key: Revision,
+    /// The term, which stays.
+    pub term: TermRecord,
+}
+
 /// What to do. The order of effects inside one action is part of its documentation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case", tag = "action")]
@@ -159,6 +168,17 @@ pub enum Act {
         leader_key: Revision,
         /// Written by the same transaction.
         status: Option<Status>,
+    },
+    /// Get a lease of this time to live, and write the member key, and a leader's key with its
+    /// term, under it in one transaction: on condition that the leader key is unchanged and no
+    /// fence is open. The lease before is left to end by itself. Not done, the new one is revoked.
+    MoveLease {
+        /// How long it shall live without being kept alive.
+        ttl: Millis,
+        /// The member key's value.
+        member: Box<Member>,
+        /// For the leader.
+        leading: Option<Leading>,
     },
     /// Create `initialize` with an empty value under our lease: the bootstrap race.
     TakeInitialize,
@@ -420,7 +440,7 @@ impl Act {
     #[must_use]
     pub const fn lane(&self) -> Lane {
         match self {
-            Act::TouchMember { .. } => Lane::Member,
+            Act::TouchMember { .. } | Act::MoveLease { .. } => Lane::Member,
             Act::Renew { .. } => Lane::Lease,
             Act::TakeInitialize
             | Act::CancelInitialize

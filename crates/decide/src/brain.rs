@@ -46,10 +46,12 @@ pub struct Brain {
     pub(crate) node: Node,
     pub(crate) local_settings: Option<Arc<config::Static>>,
     pub(crate) dynamic: Dynamic,
-    config_revision: Option<Revision>,
+    pub(crate) config_revision: Option<Revision>,
     pub(crate) view: Option<Arc<ClusterView>>,
     pub(crate) local: Option<Arc<LocalPostgres>>,
     pub(crate) lease_ttl: Millis,
+    /// What a lease was last moved for; the store may have given more.
+    pub(crate) lease_asked: Option<Millis>,
     pub(crate) claim: Claim,
     /// The instant at which the guard is known to kill; `None` if it was told to stand down, or if
     /// nobody has told it anything yet.
@@ -103,6 +105,7 @@ impl Brain {
         let dynamic = Dynamic::from_json(&node.initial_config).map(|(d, _)| d).unwrap_or_default();
         Brain {
             lease_ttl: Millis::ZERO,
+            lease_asked: None,
             node,
             local_settings: None,
             dynamic,
@@ -273,6 +276,7 @@ impl Brain {
         self.note_errand_act(now, &ended.act, outcome);
         match &ended.act {
             Act::Renew { .. } => self.absorb_renewal(ended, done),
+            Act::MoveLease { ttl, .. } if done => self.lease_asked = Some(*ttl),
             Act::AskFailsafe { ttl, .. } => self.note_round(ended.issued, *ttl, done),
             Act::WriteFailsafe { .. } => self.note_map_written(done),
             Act::ArmGuard { kill_at } => {
@@ -295,6 +299,7 @@ impl Brain {
             | Act::Clone { .. }
             | Act::Restore
             | Act::TouchMember { .. }
+            | Act::MoveLease { .. }
             | Act::TakeInitialize
             | Act::CancelInitialize
             | Act::FinishBootstrap { .. }
@@ -360,6 +365,7 @@ impl Brain {
         self.scheduled_restart(now);
         self.run_errand(now, &view, &local, &leadership);
         self.touch_member(now, &view, &local, &leadership);
+        self.move_lease(now, &view, &local, &leadership);
         self.suspect(now, &view, &local);
         if self.take_over(now, &view, &local, &leadership) {
             return;

@@ -37,6 +37,15 @@ impl Claim {
         self.sent.is_some_and(|sent| sent >= at)
     }
 
+    /// Whether nothing is promised for longer than a lease of `ttl` lasts from the newest renewal
+    /// on: neither the claim nor what the guard was told.
+    pub(crate) fn fits(self, ttl: Millis, guard: Option<Millis>) -> bool {
+        self.sent.is_some_and(|sent| {
+            let end = sent.plus(ttl);
+            self.until.is_some_and(|until| until <= end) && guard.is_none_or(|kill| kill < end)
+        })
+    }
+
     /// When the claim ends.
     pub(crate) fn until(self) -> Option<Millis> {
         self.until

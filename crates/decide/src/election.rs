@@ -86,6 +86,9 @@ pub struct Ballot {
     pub stuck: bool,
     /// Whether the next term shall start with an active `/sync`.
     pub synchronous: bool,
+    /// In strict mode, with nobody else to be heard: the former leader, whom every commit of the
+    /// next term waits for. It held all that was acknowledged before, so it votes from the start.
+    pub awaited: Option<MemberName>,
     /// The highest timeline number that anybody is known to have used.
     pub timeline_seen: Timeline,
 }
@@ -379,7 +382,7 @@ fn winner_plan(
     let sync = (ballot.synchronous || ballot.sync.is_some()).then(|| SyncState {
         leader: Some(ballot.me.clone()),
         quorum: 0,
-        voters: BTreeSet::new(),
+        voters: ballot.awaited.iter().cloned().collect(),
     });
     let winner = Winner {
         leader: ballot.leader.map(|leader| leader.key),

@@ -55,6 +55,7 @@ fn ballot(me: &str, pledges: &[(&str, Position)]) -> Ballot {
         waited: false,
         stuck: false,
         synchronous: true,
+        awaited: None,
         timeline_seen: Timeline(3),
     }
 }

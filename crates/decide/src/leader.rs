@@ -230,6 +230,10 @@ impl Brain {
         if self.leader.unwell.is_some() || self.holds_back() {
             return;
         }
+        // The leader key is about to hang on another lease.
+        if matches!(self.lanes.running(Lane::Member), Some(Act::MoveLease { .. })) {
+            return;
+        }
         let due = self.leader.renewed_at.map(|at| at.plus(self.lease_period()));
         // A new cluster's first status is not waited for: lags are told from it.
         let first_status =
@@ -315,7 +319,12 @@ impl Brain {
         if !self.may_write(now) || self.bound_by_former_agent(now, view) {
             return;
         }
-        let sync = self.rule_before_promotion(now, view);
+        let own = view.active_sync().map(|s| &s.value).filter(|s| !s.voters.is_empty());
+        let sync = match own {
+            // What the winner's transaction promised of each commit.
+            Some(sync) => sync_set::rule_of(self.dynamic.synchronous_mode, sync),
+            None => self.rule_before_promotion(now, view),
+        };
         // Standbys get time to come back before anything goes on without them. Noted already now:
         // the first picture of the new primary comes before the end of the promotion is told.
         for name in names_of(&sync).names {
@@ -335,17 +344,41 @@ impl Brain {
         if !self.synchronous() {
             return SyncRule::Off;
         }
-        let others = view.members.iter().filter(|(name, _)| **name != self.node.name);
-        let all: BTreeSet<MemberName> =
-            others.filter(|(_, m)| m.value.tags.may_sync()).map(|(name, _)| name.clone()).collect();
+        let all = self.possible_standbys(view);
         let heard: BTreeSet<MemberName> =
             all.iter().filter(|name| !self.is_silent(now, name)).cloned().collect();
+        let awaited = self.awaited_leader(now, view);
         let strict = self.dynamic.synchronous_mode_strict;
-        let names = if heard.is_empty() && strict { all } else { heard };
+        let names = match awaited {
+            Some(former) => BTreeSet::from([former]),
+            None if heard.is_empty() && strict => all,
+            None => heard,
+        };
         let number = self.dynamic.synchronous_node_count.max(1).min(names.len());
         // In mode `on` everybody listed is waited for, and nobody knows yet who comes back; any
         // `number` of them is as safe while there are no voters.
         sync_set::rule(config::SynchronousMode::Quorum, SyncNames { number, names })
+    }
+
+    fn possible_standbys(&self, view: &ClusterView) -> BTreeSet<MemberName> {
+        let others = view.members.iter().filter(|(name, _)| **name != self.node.name);
+        others.filter(|(_, m)| m.value.tags.may_sync()).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Whom every commit of the next term waits for, if this member wins: in strict mode, with
+    /// nobody to be heard who may be synchronous, the former leader
+    /// (`docs/decisions/0009-strict-mode-awaits-the-former-leader.md`).
+    pub(crate) fn awaited_leader(&self, now: Millis, view: &ClusterView) -> Option<MemberName> {
+        if !self.synchronous() || !self.dynamic.synchronous_mode_strict {
+            return None;
+        }
+        let former = view.term.as_ref().map(|t| &t.value.leader)?;
+        let its_set = view.active_sync().is_some_and(|s| s.value.leader.as_ref() == Some(former));
+        let known = view.member(former);
+        let fit = known.is_none_or(|m| m.tags.may_sync());
+        let mut others = self.possible_standbys(view);
+        others.retain(|name| name != former && !self.is_silent(now, name));
+        (its_set && fit && *former != self.node.name && others.is_empty()).then(|| former.clone())
     }
 
     /// What a running primary does.

@@ -38,7 +38,7 @@ mod take_over;
 mod unlocked;
 
 pub use action::{
-    Act, Action, ActionId, Lane, Outcome, Retake, StartAs, StopMode, SyncRule, Winner,
+    Act, Action, ActionId, Lane, Leading, Outcome, Retake, StartAs, StopMode, SyncRule, Winner,
 };
 pub use brain::{Brain, Node};
 pub use errand::{Answer, Request, RequestId};

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use types::{ClusterView, DataDir, LocalPostgres, Lowered, Member, Millis, Process, Role};
 
-use crate::action::{Act, Lane};
+use crate::action::{Act, Lane, Leading};
 use crate::brain::{Brain, Leadership};
 use crate::reason::Reason;
 
@@ -50,6 +50,46 @@ impl Brain {
         }
         let act = Act::TouchMember { member: Box::new(member.clone()) };
         if self.issue_if_free(now, act, Reason::MemberChanged) {
+            self.member_clock.written = Some((member, now));
+        }
+    }
+
+    /// After a change of `ttl` everything of ours moves to a lease of that length. A shorter one
+    /// is taken when no claim is left that the one before had allowed: the new lease ends a `ttl`
+    /// after this was issued at the earliest, and nothing is writable then under an older promise
+    /// (I1).
+    pub(crate) fn move_lease(
+        &mut self,
+        now: Millis,
+        view: &ClusterView,
+        local: &LocalPostgres,
+        leadership: &Leadership,
+    ) {
+        let ttl = self.dynamic.ttl;
+        let known = self.lease_ttl == Millis::ZERO || self.config_revision.is_none();
+        let right = self.lease_ttl == ttl || self.lease_asked == Some(ttl);
+        let written = view.members.contains_key(&self.node.name);
+        let busy = [Lane::Lease, Lane::Dcs].iter().any(|l| self.lanes.running(*l).is_some());
+        if known || right || !written || busy || view.fence.is_some() {
+            return;
+        }
+        let leading = match leadership {
+            Leadership::Mine { key, term } => {
+                let steady = self.leader.handing_over.is_none()
+                    && self.leader.unwell.is_none()
+                    && self.leader.releasing.is_none()
+                    && !self.holds_back();
+                let term = view.term.as_ref().filter(|record| record.value.term == *term);
+                match term.filter(|_| steady && self.claim.fits(ttl, self.guard)) {
+                    Some(term) => Some(Leading { leader_key: *key, term: term.value.clone() }),
+                    None => return,
+                }
+            }
+            Leadership::Other { .. } | Leadership::Vacant => None,
+        };
+        let member = self.member_value(now, local, leadership);
+        let act = Act::MoveLease { ttl, member: Box::new(member.clone()), leading };
+        if self.issue_if_free(now, act, Reason::TtlChanged { ttl }) {
             self.member_clock.written = Some((member, now));
         }
     }

@@ -11,6 +11,11 @@ use types::{Fault, MemberName, Millis, Position, Term, Timeline};
 pub enum Reason {
     /// The member key has to say what is so now.
     MemberChanged,
+    /// The lease that we have was asked for with another time to live.
+    TtlChanged {
+        /// The one in force.
+        ttl: Millis,
+    },
     /// The lease is renewed each `loop_wait`.
     RenewalDue,
     /// We hold the leader key but have no valid claim yet.

@@ -116,6 +116,14 @@ pub fn rule(mode: SynchronousMode, mut names: SyncNames) -> SyncRule {
     }
 }
 
+/// The rule that a `/sync` with voters was written for: any `quorum` + 1 of them meet every group
+/// that it lets acknowledge.
+#[must_use]
+pub fn rule_of(mode: SynchronousMode, sync: &SyncState) -> SyncRule {
+    let number = sync.voters.len().saturating_sub(sync.quorum);
+    rule(mode, SyncNames { number, names: sync.voters.clone() })
+}
+
 fn state(picture: &SyncPicture, quorum: usize, voters: BTreeSet<MemberName>) -> SyncState {
     SyncState { leader: Some(picture.me.clone()), quorum, voters }
 }

@@ -297,6 +297,7 @@ impl Brain {
             waited: now >= waited_at,
             stuck: stuck_at.is_some_and(|at| now >= at),
             synchronous: self.synchronous(),
+            awaited: self.awaited_leader(now, view),
             timeline_seen: newest_timeline(view, local),
         }
     }

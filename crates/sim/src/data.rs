@@ -124,6 +124,7 @@ impl World {
             }
             Act::TouchMember { .. }
             | Act::Renew { .. }
+            | Act::MoveLease { .. }
             | Act::TakeInitialize
             | Act::CancelInitialize
             | Act::FinishBootstrap { .. }

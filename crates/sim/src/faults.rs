@@ -5,6 +5,7 @@ use types::{FailoverRequest, RestartRequest};
 
 use crate::postgres::Disk;
 use crate::rng::Rng;
+use crate::shell::TTL;
 use crate::world::{Event, World};
 use crate::{Mode, Setup};
 
@@ -57,6 +58,7 @@ pub(crate) enum Kind {
     Restart,
     Reinitialize,
     ModeChange,
+    TtlChange,
     LeaderKeyDeleted,
     PostmasterFrozen,
     DiskHangs,
@@ -175,7 +177,9 @@ pub(crate) fn plan(rng: &mut Rng, setup: &Setup, heal: u64) -> Vec<Fault> {
     let mut at = if early { rng.range(500, 6_000) } else { rng.range(10_000, 16_000) };
     let number = rng.range(1, 9);
     for _ in 0..number {
-        if setup.relapses || (setup.fenced && rng.chance(150)) {
+        if setup.new_ttls {
+            new_ttl(rng, setup, (at, heal), &mut faults);
+        } else if setup.relapses || (setup.fenced && rng.chance(150)) {
             relapse(rng, setup, (at, heal), &mut faults);
         } else if setup.fenced && rng.chance(400) {
             silence(rng, setup, (at, heal), &mut faults);
@@ -235,6 +239,17 @@ fn silence(rng: &mut Rng, setup: &Setup, (at, heal): (u64, u64), faults: &mut Ve
         let two = draw(rng, (then, heal, members), kind, aim);
         add(faults, two, mode, heal);
     }
+}
+
+/// A leader that does not reach the store any more, about when the length of its lease changes.
+fn new_ttl(rng: &mut Rng, setup: &Setup, (at, heal): (u64, u64), faults: &mut Vec<Fault>) {
+    let change = draw(rng, (at, heal, setup.members), Kind::TtlChange, Aim::Leader);
+    let then = at + rng.range(0, 25_000);
+    let kind = [Kind::CutFromStore, Kind::AgentFrozen, Kind::StoreLossy][rng.index(3)];
+    let mut cut = draw(rng, (then, heal, setup.members), kind, Aim::Leader);
+    cut.until = (then + rng.range(5_000, 40_000)).min(heal).max(then);
+    add(faults, change, setup.mode, heal);
+    add(faults, cut, setup.mode, heal);
 }
 
 /// A leader that comes back while one of two members has pledged and the other is slow, so that the
@@ -389,6 +404,7 @@ impl World {
             Kind::Switchover => self.operator_switches(index),
             Kind::Restart | Kind::Reinitialize => self.operator_asks(node, kind),
             Kind::ModeChange => self.operator_changes_mode(),
+            Kind::TtlChange => self.operator_changes_ttl(),
             Kind::LeaderKeyDeleted => {
                 if self.store.see().leader.is_some() {
                     self.checks.leader_key_deleted = true;
@@ -456,6 +472,7 @@ impl World {
             | Kind::Restart
             | Kind::Reinitialize
             | Kind::ModeChange
+            | Kind::TtlChange
             | Kind::LeaderKeyDeleted => {}
         }
     }
@@ -526,6 +543,16 @@ impl World {
         }
     }
 
+    fn operator_changes_ttl(&mut self) {
+        if self.store.see().config.is_none() {
+            return;
+        }
+        let ttl = [9_000, 10_000, 16_000, 25_000][self.rng.index(4)];
+        self.tell_all(|| format!("an operator sets ttl to {ttl} ms"));
+        self.store.configure(crate::config_document(&self.setup, self.setup.mode, 1, ttl));
+        self.publish();
+    }
+
     fn operator_changes_mode(&mut self) {
         if self.store.see().config.is_none() {
             return;
@@ -533,7 +560,7 @@ impl World {
         let mode = if self.rng.chance(500) { Mode::On } else { Mode::Quorum };
         let count = self.rng.range(1, 2);
         self.tell_all(|| format!("an operator sets mode {mode:?} with {count}"));
-        self.store.configure(crate::config_document(&self.setup, mode, count));
+        self.store.configure(crate::config_document(&self.setup, mode, count, TTL));
         self.publish();
     }
 }

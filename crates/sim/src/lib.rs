@@ -98,6 +98,8 @@ pub struct Setup {
     pub members: usize,
     /// `synchronous_mode`.
     pub mode: Mode,
+    /// `synchronous_mode_strict`.
+    pub strict: bool,
     /// A planted mistake.
     pub mutation: Option<Mutation>,
     /// Every renewal but the first is answered late, and `stop_margin` is as small as it may be.
@@ -109,6 +111,8 @@ pub struct Setup {
     pub fenced: bool,
     /// Only leaders that come back just when they are fenced, and are lost soon after.
     pub relapses: bool,
+    /// Operators change `ttl`, and leaders lose the store about then.
+    pub new_ttls: bool,
     /// A winner's transaction arrives late.
     pub slow_wins: bool,
     /// `failsafe_mode`, with more of the faults that it is for.
@@ -135,9 +139,12 @@ impl Setup {
             fence_only: false,
             slow_wins: false,
             relapses: false,
+            new_ttls: false,
             failsafe: rng.chance(300),
             ailing: rng.chance(300),
             fenced: rng.chance(500),
+            // Alone it would wait for ever, as it should.
+            strict: rng.chance(250) && members > 1,
             story: false,
         }
     }
@@ -188,7 +195,8 @@ pub fn run(setup: &Setup) -> Report {
     world.after(heal + 1, Event::Heal);
     world.after(heal + HEALING, Event::Judge);
     let (members, mode) = (setup.members, setup.mode.name());
-    world.tell_all(|| format!("{members} members, synchronous_mode {mode}"));
+    let strict = if setup.strict { " (strict)" } else { "" };
+    world.tell_all(|| format!("{members} members, synchronous_mode {mode}{strict}"));
     world.run();
     conclude(world)
 }
@@ -241,14 +249,15 @@ fn new_host(rng: &mut Rng, index: usize, members: usize) -> Host {
 }
 
 /// The dynamic configuration of a simulated cluster: what `pgherd init` recommends.
-pub(crate) fn config_document(setup: &Setup, mode: Mode, node_count: u64) -> Value {
+pub(crate) fn config_document(setup: &Setup, mode: Mode, node_count: u64, ttl: u64) -> Value {
     json!({
-        "ttl": 10,
+        "ttl": ttl / 1_000,
         "loop_wait": 2,
         "retry_timeout": 3,
         "failsafe_mode": setup.failsafe,
         "pgherd": { "failover_mode": if setup.fenced { "fenced" } else { "lease" } },
         "synchronous_mode": mode.name(),
+        "synchronous_mode_strict": setup.strict,
         "synchronous_node_count": node_count,
         "postgresql": {
             "use_pg_rewind": true,

@@ -16,7 +16,8 @@ usage: sim --seed N | --seeds N | --seeds A..B [--members N] [--mode off|on|quor
                       failsafe-without-all|forget-promise|count-withdrawn-pledges|
                       win-without-sync|winner-keeps-sync]
            [--slow-answers yes] [--slow-wins yes] [--relapses yes] [--fence-only yes]
-           [--fenced yes|no] [--failsafe yes|no] [--ailing yes|no] [--tail LINES]";
+           [--new-ttls yes] [--fenced yes|no] [--failsafe yes|no] [--ailing yes|no]
+           [--strict yes|no] [--tail LINES]";
 
 /// What the command line says.
 #[derive(Default)]
@@ -30,10 +31,12 @@ struct Options {
     slow_answers: bool,
     slow_wins: bool,
     relapses: bool,
+    new_ttls: bool,
     fence_only: bool,
     fenced: Option<bool>,
     failsafe: Option<bool>,
     ailing: Option<bool>,
+    strict: Option<bool>,
 }
 
 fn main() -> ExitCode {
@@ -69,9 +72,11 @@ fn parse(arguments: &[String]) -> Option<Options> {
             "--mistake" => options.mistake = Some(mistake(value)?),
             "--slow-answers" => options.slow_answers = value == "yes",
             "--relapses" => options.relapses = value == "yes",
+            "--new-ttls" => options.new_ttls = value == "yes",
             "--slow-wins" => options.slow_wins = value == "yes",
             "--fenced" => options.fenced = Some(value == "yes"),
             "--failsafe" => options.failsafe = Some(value == "yes"),
+            "--strict" => options.strict = Some(value == "yes"),
             "--ailing" => options.ailing = Some(value == "yes"),
             "--fence-only" => options.fence_only = value == "yes",
             "--tail" => options.tail = Some(value.parse().ok()?),
@@ -114,10 +119,12 @@ fn setup(options: &Options, seed: u64) -> Setup {
         slow_answers: options.slow_answers,
         slow_wins: options.slow_wins,
         relapses: options.relapses,
+        new_ttls: options.new_ttls,
         fence_only: options.fence_only,
         fenced: options.fenced.unwrap_or(of_seed.fenced),
         failsafe: options.failsafe.unwrap_or(of_seed.failsafe),
         ailing: options.ailing.unwrap_or(of_seed.ailing),
+        strict: options.strict.unwrap_or(of_seed.strict),
         ..of_seed
     }
 }
@@ -179,15 +186,19 @@ fn arguments_of(setup: &Setup) -> String {
         (setup.slow_answers, "slow-answers"),
         (setup.slow_wins, "slow-wins"),
         (setup.relapses, "relapses"),
+        (setup.new_ttls, "new-ttls"),
         (setup.fence_only, "fence-only"),
     ] {
         if set {
             line.push_str(&format!(" --{name} yes"));
         }
     }
-    for (set, name) in
-        [(setup.fenced, "fenced"), (setup.failsafe, "failsafe"), (setup.ailing, "ailing")]
-    {
+    for (set, name) in [
+        (setup.fenced, "fenced"),
+        (setup.failsafe, "failsafe"),
+        (setup.ailing, "ailing"),
+        (setup.strict, "strict"),
+    ] {
         line.push_str(&format!(" --{name} {}", if set { "yes" } else { "no" }));
     }
     line

@@ -14,7 +14,7 @@ use crate::world::{Event, World};
 /// `retry_timeout`: how long an answer of the store is waited for, in milliseconds.
 const ANSWER_TIMEOUT: u64 = 3_000;
 /// `ttl`, in milliseconds.
-const TTL: u64 = 10_000;
+pub(crate) const TTL: u64 = 10_000;
 /// How often PostgreSQL is looked at without a reason, in milliseconds.
 const PROBE_INTERVAL: u64 = 1_000;
 /// `loop_wait`, in milliseconds.
@@ -46,7 +46,7 @@ impl World {
                 },
                 may_bootstrap: true,
                 stop_margin,
-                initial_config: crate::config_document(&self.setup, self.setup.mode, 1),
+                initial_config: crate::config_document(&self.setup, self.setup.mode, 1, TTL),
             },
             seed,
         );
@@ -277,7 +277,9 @@ impl World {
         let Some(agent) = &mut self.hosts[node].agent else { return };
         if agent.lease_told != agent.lease {
             agent.lease_told = agent.lease;
-            self.feed(node, decide::Event::Lease { ttl: Millis(TTL) });
+            // One that is gone already lived as long as any.
+            let ttl = self.store.ttl_of(agent.lease).unwrap_or(TTL);
+            self.feed(node, decide::Event::Lease { ttl: Millis(ttl) });
         }
     }
 
@@ -364,8 +366,8 @@ impl World {
         let request = Request {
             who: self.hosts[node].name.clone(),
             lease,
-            ttl: TTL,
-            config: crate::config_document(&self.setup, self.setup.mode, 1),
+            ttl: self.ttl_in_force(node),
+            config: crate::config_document(&self.setup, self.setup.mode, 1, TTL),
             history: self.history_of(node),
         };
         let before = self.store.see().revision;
@@ -391,6 +393,11 @@ impl World {
             let view = self.store.view();
             self.after(delay, Event::Reply { node, agent: number, id, lease, view });
         }
+    }
+
+    /// What an agent asks for when it gets a lease.
+    fn ttl_in_force(&self, node: usize) -> u64 {
+        self.hosts[node].agent.as_ref().map_or(TTL, |agent| agent.brain.dynamic().ttl.0)
     }
 
     fn history_of(&self, node: usize) -> Vec<HistoryEntry> {
@@ -419,7 +426,8 @@ impl World {
         }
         let Some(agent) = self.agent(node, number) else { return };
         let Some(doing) = agent.doing.get(&id) else { return };
-        if let (Act::TouchMember { .. }, Some(lease)) = (&doing.act, lease) {
+        if let (Act::TouchMember { .. } | Act::MoveLease { .. }, Some(lease)) = (&doing.act, lease)
+        {
             agent.lease = lease;
             self.tell_ttl(node);
         }
@@ -449,7 +457,7 @@ impl World {
             self.after(delay, Event::GiveUp { node, agent: number, id });
             return;
         }
-        let touch = matches!(doing.act, Act::TouchMember { .. });
+        let touch = matches!(doing.act, Act::TouchMember { .. } | Act::MoveLease { .. });
         let routine = is_routine(&doing.act);
         if touch {
             self.adopt_lease(node);

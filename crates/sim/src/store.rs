@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use decide::{Act, Winner};
+use decide::{Act, Retake, Winner};
 use serde_json::Value;
 use types::{
-    ClusterView, FailoverRequest, HistoryEntry, LeaderKey, MemberName, Revision, Status, SyncState,
-    TermRecord, Versioned,
+    ClusterView, FailoverRequest, HistoryEntry, LeaderKey, Member, MemberName, Revision, Status,
+    SyncState, TermRecord, Versioned,
 };
 
 use crate::Mutation;
@@ -127,12 +127,16 @@ impl Store {
         let holds = match act {
             Act::TouchMember { .. } => {
                 if !alive {
-                    self.last_lease += 1;
-                    lease = self.last_lease;
-                    let new = Lease { ttl: request.ttl, expires: now + request.ttl };
-                    self.leases.insert(lease, new);
+                    lease = self.grant(now, request.ttl);
                 }
                 true
+            }
+            Act::MoveLease { ttl, leading, .. } => {
+                let may = fence.is_none() && leading.as_ref().is_none_or(|l| owned(l.leader_key));
+                if may {
+                    lease = self.grant(now, ttl.0);
+                }
+                may
             }
             Act::Renew { leader_key, .. } => self.keep_alive(now, lease) && owned(*leader_key),
             Act::TakeInitialize => view.initialize.is_none() && alive,
@@ -147,13 +151,7 @@ impl Store {
                 fence == Some(*expected)
             }
             Act::TakeLeadership(winner) => alive && winner_may(&view, winner, mistake),
-            Act::RetakeLeadership(retake) => {
-                alive
-                    && leader_key(&view) == retake.leader
-                    && fence == retake.fence
-                    && sync == retake.sync_revision
-                    && view.term.as_ref().map(|t| t.mod_revision) == retake.term_revision
-            }
+            Act::RetakeLeadership(retake) => alive && may_retake(&view, retake),
             Act::WriteFailsafe { leader_key, expected, .. } => {
                 owned(*leader_key) && view.failsafe.as_ref().map(|f| f.mod_revision) == *expected
             }
@@ -177,6 +175,17 @@ impl Store {
             });
         }
         Some(lease)
+    }
+
+    fn grant(&mut self, now: u64, ttl: u64) -> i64 {
+        self.last_lease += 1;
+        self.leases.insert(self.last_lease, Lease { ttl, expires: now + ttl });
+        self.last_lease
+    }
+
+    /// How long a lease lives without being kept alive.
+    pub(crate) fn ttl_of(&self, lease: i64) -> Option<u64> {
+        self.leases.get(&lease).map(|lease| lease.ttl)
     }
 
     fn keep_alive_for(&mut self, now: u64, lease: i64, act: &Act) {
@@ -239,6 +248,13 @@ fn winner_may(view: &ClusterView, winner: &Winner, mistake: Option<Mutation>) ->
         && pledges
 }
 
+fn may_retake(view: &ClusterView, retake: &Retake) -> bool {
+    leader_key(view) == retake.leader
+        && view.fence.as_ref().map(|f| f.mod_revision) == retake.fence
+        && sync_key(view) == retake.sync_revision
+        && view.term.as_ref().map(|t| t.mod_revision) == retake.term_revision
+}
+
 fn put<T>(slot: &mut Option<Versioned<T>>, revision: Revision, lease: i64, value: T) {
     let created = slot.as_ref().map_or(revision, |old| old.create_revision);
     *slot = Some(Versioned { value, create_revision: created, mod_revision: revision, lease });
@@ -247,11 +263,12 @@ fn put<T>(slot: &mut Option<Versioned<T>>, revision: Revision, lease: i64, value
 /// What a transaction writes once its conditions hold.
 fn write(view: &mut ClusterView, at: Revision, lease: i64, request: &Request, act: &Act) {
     match act {
-        Act::TouchMember { member } => {
-            let mut slot = view.members.remove(&request.who);
-            put(&mut slot, at, lease, (**member).clone());
-            if let Some(value) = slot {
-                view.members.insert(request.who.clone(), value);
+        Act::TouchMember { member } => write_member(view, at, lease, &request.who, member),
+        Act::MoveLease { member, leading, .. } => {
+            write_member(view, at, lease, &request.who, member);
+            if let Some(leading) = leading {
+                put(&mut view.leader, at, lease, LeaderKey { name: request.who.clone(), lease });
+                put(&mut view.term, at, 0, leading.term.clone());
             }
         }
         Act::Renew { status, .. } => write_status(view, at, status.as_ref()),
@@ -300,6 +317,18 @@ fn write(view: &mut ClusterView, at: Revision, lease: i64, request: &Request, ac
         Act::ClearFailover { .. } => put(&mut view.failover, at, 0, None),
         other => panic!("{other:?} is no transaction"),
     }
+}
+
+fn write_member(
+    view: &mut ClusterView,
+    at: Revision,
+    lease: i64,
+    name: &MemberName,
+    member: &Member,
+) {
+    let mut slot = view.members.remove(name);
+    put(&mut slot, at, lease, member.clone());
+    view.members.extend(slot.map(|value| (name.clone(), value)));
 }
 
 fn write_status(view: &mut ClusterView, at: Revision, status: Option<&Status>) {

@@ -11,7 +11,7 @@ const SEEDS_PER_MISTAKE: u64 = 150;
 
 fn of(seed: u64, members: usize, mode: Mode) -> Setup {
     let of_seed = Setup::of_seed(seed);
-    Setup { members, mode, fenced: false, failsafe: false, ailing: false, ..of_seed }
+    Setup { members, mode, strict: false, fenced: false, failsafe: false, ailing: false, ..of_seed }
 }
 
 #[test]
@@ -42,6 +42,15 @@ fn every_invariant_holds_over_the_fixed_seeds() {
         promotions += report.promotions;
     }
     assert!(promotions > 100, "only {promotions} promotions: the faults do not bite");
+}
+
+#[test]
+fn a_lease_of_another_length_promises_nothing_that_it_cannot_keep() {
+    for seed in 0..100 {
+        let mode = if seed % 2 == 0 { Mode::Off } else { Mode::Quorum };
+        let setup = Setup { new_ttls: true, ..of(seed, 3, mode) };
+        assert_eq!(run(&setup).violation, None, "{setup:?}");
+    }
 }
 
 #[test]

@@ -111,10 +111,13 @@ pub(crate) fn prove(seeds: u64) -> Vec<Step> {
     vec![
         simulate("simulator, many seeds", seeds, ""),
         simulate("simulator, fence alone", part, "--fence-only yes --mode quorum --members 3"),
+        simulate("simulator, other ttls", part, "--new-ttls yes --mode off"),
+        simulate("simulator, strict mode", part, "--strict yes"),
         simulate("simulator, relapses", part, "--fenced yes --relapses yes --mode quorum"),
         simulate("simulator, slow winners", part, "--fenced yes --slow-wins yes"),
         model("model, two faults", "3 --faults 2 --recovery yes"),
         model("model, mode on", "3 --faults 2 --mode on"),
+        model("model, strict mode", "3 --faults 2 --mode on --strict yes"),
         model("model, both confirm", "3 --faults 2 --wanted 2"),
         model("model, two failovers", "3 --faults 1 --terms 3 --fences 2 --writes 0"),
         model("model, four members", "4 --faults 1 --writes 0"),

@@ -311,6 +311,44 @@ async fn a_renewal_is_lost_with_the_lease_and_with_the_key() {
     assert!(matches!(renewed, Renewal::Renewed { .. }), "{renewed:?}");
 }
 
+#[tokio::test]
+async fn keys_move_to_a_lease_of_another_length_together_or_not_at_all() {
+    let etcd = Etcd::start(1).await;
+    let client = etcd.client(3000);
+    let (store, session) = (store(&client), session(&client).await);
+    let (a, member) = (MemberName::from("a"), Member::default());
+    let first = term(1, "a");
+    let taken = store.take_leadership(&session, &winner(&a, &first, Revision(0))).await.unwrap();
+    let at = taken.revision().unwrap();
+    store.touch_member(&session, &a, &member).await.unwrap();
+    let old = session.lease_id().unwrap();
+
+    // Another revision of the leader key: nothing moves, and the new lease is gone.
+    let stale = Some((Revision(at.0 - 1), &first));
+    let (write, _) =
+        store.move_lease(&session, Millis(20_000), (&a, &member), stale).await.unwrap();
+    assert_eq!(write, Write::Conflict);
+    assert_eq!(session.lease_id(), Some(old));
+    let view = store.read().await.unwrap();
+    assert_eq!((view.leader.as_ref().unwrap().lease, view.members[&a].lease), (old, old));
+
+    let leading = Some((at, &first));
+    let moved = store.move_lease(&session, Millis(20_000), (&a, &member), leading).await.unwrap();
+    assert_eq!(moved.1, Millis(20_000));
+    let new = session.lease_id().unwrap();
+    assert_ne!(new, old);
+    let view = store.read().await.unwrap();
+    assert_eq!((view.leader.as_ref().unwrap().lease, view.members[&a].lease), (new, new));
+    assert_eq!(view.leader_term(), Some(Term(1)), "the same term under the new revision");
+
+    // The lease before may end: nothing hangs on it, and the renewal goes by the new one.
+    client.lease_revoke(old).await.unwrap();
+    let renewed = store.renew(&session, moved.0.revision().unwrap(), None).await.unwrap();
+    let Renewal::Renewed { ttl, .. } = renewed else { panic!("{renewed:?}") };
+    assert_eq!(ttl, Millis(20_000));
+    assert!(store.read().await.unwrap().members.contains_key(&a));
+}
+
 fn delete(key: &str) -> Txn {
     Txn { then: vec![Op::Delete(format!("{PREFIX}{key}"))], ..Txn::default() }
 }

@@ -33,6 +33,7 @@ pub(crate) fn act(act: &Act) -> String {
     match act {
         Act::TouchMember { .. }
         | Act::Renew { .. }
+        | Act::MoveLease { .. }
         | Act::TakeInitialize
         | Act::CancelInitialize
         | Act::FinishBootstrap { .. }
@@ -117,6 +118,10 @@ fn on_keys(act: &Act) -> String {
     match act {
         Act::TouchMember { member } => {
             format!("writes its member key as {} {}", member.state, member.role)
+        }
+        Act::MoveLease { ttl, leading, .. } => {
+            let keys = if leading.is_some() { "leader and member key" } else { "its member key" };
+            format!("moves {keys} to a lease of {}", seconds(ttl.0))
         }
         Act::Renew { .. } => "renews the lease".to_owned(),
         Act::TakeInitialize => "enters the bootstrap race".to_owned(),

@@ -57,6 +57,9 @@ impl Store {
         if !self.holds(who, *lease, act) {
             return false;
         }
+        if matches!(act, Act::MoveLease { .. }) {
+            *lease = self.grant();
+        }
         let lease = *lease;
         if !matches!(act, Act::Renew { status: None, .. }) {
             self.change(|view, revision| write(view, revision, (who, lease), config, act));
@@ -78,6 +81,9 @@ impl Store {
         let sync = view.sync.as_ref().map(|s| s.mod_revision);
         match act {
             Act::TouchMember { .. } => true,
+            Act::MoveLease { leading, .. } => {
+                fence.is_none() && leading.as_ref().is_none_or(|l| owned(&l.leader_key))
+            }
             Act::Renew { leader_key, .. } => alive && owned(leader_key),
             Act::TakeInitialize => alive && view.initialize.is_none(),
             Act::CancelInitialize => racing,
@@ -142,6 +148,15 @@ fn write(
             let mut slot = view.members.remove(who);
             put(&mut slot, at, lease, (**member).clone());
             view.members.extend(slot.map(|value| (who.clone(), value)));
+        }
+        Act::MoveLease { member, leading, .. } => {
+            let mut slot = view.members.remove(who);
+            put(&mut slot, at, lease, (**member).clone());
+            view.members.extend(slot.map(|value| (who.clone(), value)));
+            if let Some(leading) = leading {
+                put(&mut view.leader, at, lease, LeaderKey { name: who.clone(), lease });
+                put(&mut view.term, at, 0, leading.term.clone());
+            }
         }
         Act::Renew { status, .. } => write_status(view, at, status.as_ref()),
         Act::TakeInitialize => put(&mut view.initialize, at, lease, String::new()),

@@ -3,6 +3,7 @@
 
 use types::Lsn;
 
+use crate::Mode;
 use crate::wal::index;
 use crate::world::World;
 
@@ -18,6 +19,9 @@ impl World {
     /// The last check of a run.
     pub(crate) fn judge(&mut self) {
         self.over = true;
+        if self.waits_rightly() {
+            return;
+        }
         let Some(leader) = self.published_leader() else { return };
         let last = self.checks.last.get(&leader).copied().unwrap_or(0);
         if self.now - last > LAST_WRITE {
@@ -31,6 +35,15 @@ impl World {
             }
         }
         self.check_nothing_lost(leader);
+    }
+
+    /// In strict mode, without anybody who could confirm, no commit is acknowledged.
+    fn waits_rightly(&self) -> bool {
+        let confirms =
+            |node: &usize| self.hosts[*node].tags.may_sync() && !self.is_of_another_cluster(*node);
+        let leads = self.store.see().leader_name().and_then(|name| self.node_named(name));
+        let others = (0..self.hosts.len()).filter(|node| Some(*node) != leads);
+        self.setup.strict && self.setup.mode != Mode::Off && others.filter(confirms).count() == 0
     }
 
     fn published_leader(&mut self) -> Option<usize> {

@@ -24,6 +24,8 @@ impl Election {
         let record = state.store.term;
         let foreign = state.store.sync.leader != me && !self.lacks(Without::SyncWritten);
         let others = Members::all(self.setup.members).without(me);
+        // A winner's `/sync` has voters only in strict mode, and then all are waited for.
+        let awaited = state.store.sync.voters;
         let member = state.member_mut(me);
         let own = member.log.timeline();
         let held = record.position.is_some_and(|at| at.timeline == record.timeline);
@@ -46,7 +48,10 @@ impl Election {
         member.forget_sessions();
         member.next_rule = None;
         let number = self.setup.wanted.min(small(others.count()));
-        member.rule = Rule { number, names: others };
+        member.rule = match awaited.count() {
+            0 => Rule { number, names: others },
+            voters => Rule { number: small(voters), names: awaited },
+        };
         state.promoted(me, term, record.timeline);
         state.release(me);
     }

@@ -227,8 +227,15 @@ impl Election {
             waited: true,
             stuck: mood.impatient && !self.lacks(Without::StuckVoided),
             synchronous: true,
+            awaited: self.awaited(state, me),
             timeline_seen: Timeline(state.member(me).log.timeline().into()),
         }
+    }
+
+    /// In strict mode nobody else is ever heard: that is the case with a voter from the start.
+    fn awaited(&self, state: &State, me: Id) -> Option<MemberName> {
+        let (former, set) = (state.store.term.leader, state.store.sync.leader);
+        (self.setup.strict && former != me && set == former).then(|| name(former))
     }
 
     fn begin_pledge(&self, state: &mut State, me: Id) {
