@@ -46,6 +46,8 @@ const STOP_FAST: Millis = Millis(60_000);
 const STOP_RECEIVING: Millis = Millis(10_000);
 /// How long all sessions may take to see a new rule.
 const SET_SYNC: Millis = Millis(5_000);
+/// How long a start may take where `primary_start_timeout` says nothing of it.
+const START: Millis = Millis(300_000);
 /// How long a promotion may take before it is looked at anew.
 const PROMOTE: Millis = Millis(60_000);
 
@@ -232,7 +234,7 @@ async fn on_postgres<I: Instance>(context: &Arc<Context<I>>, act: Act) -> Result
             instance.fetch_slots(&source, &names, with_wal).await?;
         }
         Act::CopySlots { names } => {
-            instance.copy_slots(&names, context.limits().primary_start_timeout).await?;
+            instance.copy_slots(&names, start_limit(context)).await?;
         }
         other => return Err(format!("{other:?} is no action on PostgreSQL").into()),
     }
@@ -307,13 +309,22 @@ async fn start<I: Instance>(
     }
     // From here on the log may grow.
     context.set_compared(None);
-    let limit = context.limits().primary_start_timeout;
+    let limit = start_limit(context);
     let start_as = match start_as {
         StartAs::Primary => postgres::StartAs::Primary,
         StartAs::Standby(upstream) => postgres::StartAs::Standby { upstream },
     };
     context.instance.start(start_as, limit).await?;
     Ok(())
+}
+
+/// How long a server may take to accept connections. `primary_start_timeout: 0` says that a primary
+/// that crashed is not started again, not that nothing may take time.
+fn start_limit<I: Instance>(context: &Context<I>) -> Millis {
+    match context.limits().primary_start_timeout {
+        Millis::ZERO => START,
+        limit => limit,
+    }
 }
 
 /// What fences a former primary the operator's way. Without its success nothing is promoted.

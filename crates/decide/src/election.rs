@@ -89,6 +89,8 @@ pub struct Ballot {
     /// In strict mode, with nobody else to be heard: the former leader, whom every commit of the
     /// next term waits for. It held all that was acknowledged before, so it votes from the start.
     pub awaited: Option<MemberName>,
+    /// Whether the winner will be promoted; a standby cluster's is not.
+    pub promotes: bool,
     /// The highest timeline number that anybody is known to have used.
     pub timeline_seen: Timeline,
 }
@@ -379,6 +381,9 @@ fn winner_plan(
     // A reserved number is never used again, even if its promotion never happened.
     let reserved = last.map_or(Timeline(0), |record| record.timeline);
     let newest = reserved.max(position.timeline).max(ballot.timeline_seen);
+    // PostgreSQL restores from an archive up to the first number that it finds no history of: none
+    // is left out that will not be used.
+    let timeline = if ballot.promotes { Timeline(newest.0 + 1) } else { newest };
     let sync = (ballot.synchronous || ballot.sync.is_some()).then(|| SyncState {
         leader: Some(ballot.me.clone()),
         quorum: 0,
@@ -390,12 +395,7 @@ fn winner_plan(
         sync_revision: (ballot.sync_revision != Revision(0)).then_some(ballot.sync_revision),
         term_revision: ballot.term.as_ref().map(|(_, revision)| *revision),
         pledges: counted.iter().map(|(name, (_, revision))| (name.clone(), *revision)).collect(),
-        term: TermRecord {
-            term,
-            leader: ballot.me.clone(),
-            timeline: Timeline(newest.0 + 1),
-            position: Some(position),
-        },
+        term: TermRecord { term, leader: ballot.me.clone(), timeline, position: Some(position) },
         sync,
         clear_failover: ballot.request_pending,
     };

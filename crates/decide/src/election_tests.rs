@@ -56,6 +56,7 @@ fn ballot(me: &str, pledges: &[(&str, Position)]) -> Ballot {
         stuck: false,
         synchronous: true,
         awaited: None,
+        promotes: true,
         timeline_seen: Timeline(3),
     }
 }

@@ -298,6 +298,7 @@ impl Brain {
             stuck: stuck_at.is_some_and(|at| now >= at),
             synchronous: self.synchronous(),
             awaited: self.awaited_leader(now, view),
+            promotes: self.dynamic.standby_cluster.is_none(),
             timeline_seen: newest_timeline(view, local),
         }
     }

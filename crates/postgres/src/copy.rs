@@ -18,6 +18,7 @@ use crate::files::{self, blocking};
 use crate::instance::{LocalInstance, read_control, write_files};
 use crate::lifecycle::{kill_in, write_signal};
 use crate::processes::DirId;
+use crate::segments::segment_name;
 use crate::sql::within;
 use crate::sync_rule::SyncRule;
 
@@ -293,6 +294,12 @@ pub(crate) async fn log_ends_at_control(instance: &LocalInstance) -> Result<bool
     let listed = dir.clone();
     if blocking(move || newest_timeline_in(&listed)).await? > timeline {
         return Ok(false);
+    }
+    // pg_waldump waits five seconds for a file that is not there.
+    let segment = segment_name(timeline, end, control.wal_segment_size);
+    let segment = segment.map(|name| dir.join(name));
+    if !blocking(move || Ok(segment.is_some_and(|path| path.exists()))).await? {
+        return Ok(true);
     }
     let arguments = [
         OsString::from("--path"),

@@ -21,6 +21,7 @@ use crate::files::{self, blocking};
 use crate::observe::now;
 use crate::parameters;
 use crate::processes::{DirId, Watched, belongs_to, find_postmaster, of_directory};
+use crate::segments::place_in_log;
 use crate::setup::{self, Programs};
 use crate::sql;
 use crate::trials::Trials;
@@ -555,10 +556,10 @@ pub(crate) fn write_pgpass(config: &InstanceConfig, upstream: &Upstream) -> Resu
 /// which that timeline began.
 pub(crate) fn timeline_at(dir: &Path, control: &ControlFile, end: Lsn) -> Timeline {
     let least = control.timeline.max(control.min_recovery_timeline);
-    let segment_size = u64::from(control.wal_segment_size);
-    let segment = end.0.saturating_sub(1) / segment_size;
-    let per_id = (1_u64 << 32) / segment_size;
-    let suffix = format!("{:08X}{:08X}", segment / per_id, segment % per_id);
+    let last = Lsn(end.0.saturating_sub(1));
+    let Some(suffix) = place_in_log(last, control.wal_segment_size.into()) else {
+        return least;
+    };
     let Ok(entries) = std::fs::read_dir(dir.join("pg_wal")) else {
         return least;
     };

@@ -1,10 +1,11 @@
 //! What a leader does: being promoted, its synchronous set, its confirmed write.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tokio_postgres::Client;
 use types::{HistoryLine, Lsn, MemberName, Millis, SyncNames, Timeline};
 
+use crate::archive;
 use crate::config::InstanceConfig;
 use crate::error::Error;
 use crate::files::{self, blocking};
@@ -19,6 +20,8 @@ const PROMOTE_POLL_MS: u64 = 3;
 const SYNC_POLL_MS: u64 = 5;
 /// More reserved numbers than this are a mistake somewhere.
 const RESERVED_NUMBERS_MAX: u32 = 10_000;
+/// The reason in the history file of a number that was skipped.
+const NEVER_PROMOTED: &str = "pgherd: reserved number, never promoted";
 /// The application name of sessions that wait for a confirmed write.
 const CONFIRM: &str = "pgherd confirm";
 
@@ -43,7 +46,7 @@ pub(crate) async fn promote(
         let row = sql::one_row(&client, "read the position", statement).await?;
         if row.first().map(String::as_str) == Some("t") {
             let position = |index: usize| lsn(row.get(index).map(String::as_str));
-            reserve(instance, plan.timeline, position(1).max(position(2))).await?;
+            let skipped = reserve(instance, plan.timeline, position(1).max(position(2))).await?;
             take_over_rule(instance, &client, &plan.sync).await?;
             sql::rows(&client, "promote", "SELECT pg_promote(false)").await?;
             // Logging in takes about as long as the promotion, and the first write follows it.
@@ -52,6 +55,7 @@ pub(crate) async fn promote(
                 if let Ok(session) = first_writer(&this).await {
                     this.keep_first_writer(session);
                 }
+                archive::reserved_numbers(&this.config(), skipped).await;
             });
         }
         wait_for_promotion(&client).await
@@ -115,7 +119,13 @@ pub(crate) async fn own_history(
 
 /// Puts a history file for every number below the reserved one, so that PostgreSQL, which takes the
 /// number after the last history file without a gap, takes the reserved one.
-async fn reserve(instance: &LocalInstance, reserved: Timeline, end: Lsn) -> Result<(), Error> {
+///
+/// Returns those files.
+async fn reserve(
+    instance: &LocalInstance,
+    reserved: Timeline,
+    end: Lsn,
+) -> Result<Vec<PathBuf>, Error> {
     let control = instance.control().await?;
     let config = instance.config();
     blocking(move || {
@@ -130,7 +140,7 @@ fn write_stubs(
     current: Timeline,
     reserved: Timeline,
     end: Lsn,
-) -> Result<(), Error> {
+) -> Result<Vec<PathBuf>, Error> {
     if reserved <= current || reserved.0 - current.0 > RESERVED_NUMBERS_MAX {
         return Err(Error::refused(format!(
             "cannot promote to timeline {reserved}: this copy is on timeline {current}"
@@ -138,14 +148,19 @@ fn write_stubs(
     }
     let dir: &Path = &config.data_dir;
     let own = std::fs::read_to_string(history_path(dir, current)).unwrap_or_default();
-    let stub = format!("{own}{current}\t{end}\tpgherd: reserved number, never promoted\n");
+    let stub = format!("{own}{current}\t{end}\t{NEVER_PROMOTED}\n");
+    let mut files = Vec::new();
     for number in current.0 + 1..reserved.0 {
         let path = history_path(dir, Timeline(number));
         if !path.exists() {
             files::write_durably(&path, &stub, files::mode_in(dir), config.os_user.as_ref())?;
         }
+        // One from a promotion that was tried before is as unknown to the archive.
+        if std::fs::read_to_string(&path).is_ok_and(|text| text.contains(NEVER_PROMOTED)) {
+            files.push(path);
+        }
     }
-    Ok(())
+    Ok(files)
 }
 
 /// One look at a change of the synchronous set.

@@ -30,6 +30,7 @@ mod processes;
 mod receive;
 mod replica;
 mod secure;
+mod segments;
 mod setup;
 mod slots;
 mod sql;

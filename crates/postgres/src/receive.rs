@@ -19,6 +19,8 @@ const RECEIVER_PATIENCE_MS: u128 = 200;
 /// How long a standby must rest after one more reload before a partial record at the end of what
 /// was received is taken as the end, in milliseconds.
 const PARTIAL_RECORD_REST_MS: u128 = 50;
+/// Within so long a standby that was told to has begun to ask its archive, in milliseconds.
+const ARCHIVE_LOOK_MS: u128 = 300;
 /// Positive looks in a row that are needed.
 const LOOKS_MIN: u32 = 2;
 
@@ -50,6 +52,16 @@ pub(crate) async fn stop_receiving(
     rule: SyncRule,
     limit: Millis,
 ) -> Result<(Timeline, Lsn), Error> {
+    let begun = Instant::now();
+    // What a standby cluster's own source has archived last is part of what it holds.
+    let upstream = instance.conf_state().await?.upstream;
+    if upstream.is_some_and(|upstream| upstream.is_remote())
+        && instance.postmaster().await?.is_some()
+    {
+        within(limit, "the end of the archive", end_of_archive(instance)).await?;
+    }
+    let spent = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let limit = Millis(limit.0.saturating_sub(spent));
     // On disk first: a restart must not bring the receiver back.
     let change = move |state: &mut ConfState| {
         state.upstream = None;
@@ -64,6 +76,35 @@ pub(crate) async fn stop_receiving(
     let dir = instance.config().data_dir.clone();
     let timeline = blocking(move || timeline_at(&dir, &control, end)).await;
     Ok((timeline, end))
+}
+
+/// Waits until a standby that streams from nobody has replayed all that its archive has: told to
+/// look again it asks the archive at once, and rests when that has nothing more.
+async fn end_of_archive(instance: &LocalInstance) -> Result<(), Error> {
+    let client = instance.client().await?;
+    let mut last = None;
+    loop {
+        let row = sql::one_row(&client, "look at the WAL receiver", LOOK).await?;
+        let replayed = lsn(row.get(4).map(String::as_str));
+        let recovers = row.first().map(String::as_str) == Some("t");
+        let receives = row.get(1).map(String::as_str) != Some("0");
+        if !recovers || receives || last.replace(replayed) == Some(replayed) {
+            return Ok(());
+        }
+        instance.reload_process(&client, "startup").await?;
+        let told = Instant::now();
+        let mut looked = false;
+        loop {
+            let row = sql::one_row(&client, "look at the WAL receiver", LOOK).await?;
+            let resting = row.get(2).map(String::as_str) == Some(RESTING);
+            looked |= !resting;
+            // A look at the archive that is too short to be seen has long ended by then.
+            if resting && (looked || told.elapsed().as_millis() > ARCHIVE_LOOK_MS) {
+                break;
+            }
+            pause(POLL_MS).await;
+        }
+    }
 }
 
 /// Where the log of a stopped copy ends, which pg_control knows only after a clean stop. It will be

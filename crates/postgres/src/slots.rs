@@ -16,6 +16,7 @@ use crate::error::Error;
 use crate::files::{self, blocking};
 use crate::instance::LocalInstance;
 use crate::lifecycle::{self, StartAs, StopMode};
+use crate::segments::place_in_log;
 use crate::sql::{self, literal};
 
 /// The limit of one statement that decodes WAL or waits for transactions.
@@ -157,15 +158,8 @@ async fn has_wal_from(instance: &LocalInstance, position: &str) -> Result<bool, 
     let row = sql::one_row(&client, "list the WAL", statement).await?;
     let [oldest, size] = row.as_slice() else { return Ok(false) };
     let size = size.parse::<u64>().unwrap_or_default();
-    let needed = Lsn::parse(position).and_then(|lsn| segment(lsn, size));
+    let needed = Lsn::parse(position).and_then(|lsn| place_in_log(lsn, size));
     Ok(!oldest.is_empty() && needed.is_some_and(|needed| needed >= *oldest))
-}
-
-/// The name of a position's segment without its timeline.
-fn segment(lsn: Lsn, size: u64) -> Option<String> {
-    let number = lsn.0.checked_div(size)?;
-    let each = (1_u64 << 32).checked_div(size).filter(|each| *each > 0)?;
-    Some(format!("{:08X}{:08X}", number / each, number % each))
 }
 
 fn from_hex(text: &str) -> Option<Vec<u8>> {
@@ -245,16 +239,6 @@ fn put(dir: &Path, name: &str, state: &[u8], mode: u32, owner: Option<&OsUser>) 
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-
-    #[test]
-    fn segments_are_named_as_postgresql_names_them() {
-        let name = |lsn, size| segment(Lsn(lsn), size).unwrap();
-        assert_eq!(name(0x0100_0000, 16 << 20), "0000000000000001");
-        assert_eq!(name(0x00FF_FFFF, 16 << 20), "0000000000000000");
-        assert_eq!(name(0x1_FF00_0000, 16 << 20), "00000001000000FF");
-        assert_eq!(name(0x1_0010_0000, 1 << 20), "0000000100000001");
-        assert_eq!(segment(Lsn(1), 0), None);
-    }
 
     #[test]
     fn statements_pass_over_what_is_used_or_done() {

@@ -589,11 +589,14 @@ async fn a_pledged_standby_does_not_reconnect_after_its_restart() {
     }
 }
 
-/// B2: PostgreSQL takes the number after the last history file that follows without a gap.
+/// B2: PostgreSQL takes the number after the last history file that follows without a gap. So does
+/// whoever restores from the archive, which therefore gets all of them.
 #[tokio::test]
 async fn a_promotion_takes_the_reserved_timeline() {
+    let keep = "cp %p \"$(dirname %p)/../archived-%f\"";
+    let archive = [("archive_mode", "on"), ("archive_command", keep)];
     for dir in bin_dirs() {
-        let [a, b, c] = cluster(&dir, ["a", "b", "c"], &[]).await;
+        let [a, b, c] = cluster(&dir, ["a", "b", "c"], &archive).await;
         a.sql("create table t ()").await;
         caught_up(&b, &a).await;
         for node in [&b, &c] {
@@ -601,6 +604,9 @@ async fn a_promotion_takes_the_reserved_timeline() {
         }
         let plan = PromotePlan { timeline: Timeline(5), sync: SyncRule::Off };
         assert_eq!(b.instance.promote(plan, LIMIT).await.unwrap(), Timeline(5));
+        let archived =
+            |n| b.instance.config().data_dir.join(format!("archived-0000000{n}.history")).exists();
+        until("the archive", async || (2..=5).all(archived)).await;
         let slots = [SlotChange::Create { name: "c".to_owned() }];
         b.instance.change_slots(&slots).await.unwrap();
         c.instance.follow(Some(&b.upstream())).await.unwrap();

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use common::{
     LIMIT, Node, any, bin_dirs, control, freeze, new_primary, new_standby, own_slot, primary,
-    running, standby, streaming,
+    running, standby, streaming, until,
 };
 use postgres::{HandOver, Instance, PromotePlan, StartAs, StopMode, SyncRule};
-use types::{ControlState, DataDir, Lsn, Millis, PendingChange, Process, Timeline};
+use types::{ControlState, DataDir, Lsn, Millis, PendingChange, Process, Timeline, Upstream};
 
 #[tokio::test]
 async fn a_failover_and_the_return_of_the_old_primary() {
@@ -233,6 +233,35 @@ impl ReloadedNothing for postgres::LocalInstance {
     async fn reloaded_nothing(&self) -> bool {
         let config = (*self.config()).clone();
         !self.apply(config).await.unwrap()
+    }
+}
+
+/// The copy that becomes a cluster of its own has what its source archived last, though PostgreSQL
+/// asks an archive only every few seconds.
+#[tokio::test]
+async fn a_position_is_told_when_the_archive_has_nothing_more() {
+    for bin_dir in bin_dirs() {
+        let keep = "cp %p \"$(dirname %p)/../archived-%f\"";
+        let a = Node::with("a", &bin_dir, &[("archive_mode", "on"), ("archive_command", keep)]);
+        let restore = format!("cp {}/archived-%f %p", a.instance.config().data_dir.display());
+        let b = Node::with("b", &bin_dir, &[("restore_command", restore.as_str())]);
+        new_primary(&a).await;
+        new_standby(&b, &a).await;
+        b.instance.follow(Some(&Upstream::archive())).await.unwrap();
+        let rests = "select count(*) from pg_stat_get_activity(null) \
+            where wait_event = 'RecoveryRetrieveRetryInterval'";
+        until("the archive", async || b.value(rests).await == "1").await;
+        let mut written = String::new();
+        for _ in 0..2 {
+            a.sql("create table if not exists t (); select pg_switch_wal()").await;
+            written = a.value("select pg_current_wal_lsn()").await;
+        }
+        let archived = "select last_archived_wal is not null and pg_walfile_name($1) <= \
+            last_archived_wal from pg_stat_archiver";
+        let archived = archived.replace("$1", &format!("'{written}'::pg_lsn - 1"));
+        until("the last segment", async || a.value(&archived).await == "t").await;
+        let (_, end) = b.instance.stop_receiving(&SyncRule::Off, LIMIT).await.unwrap();
+        assert!(end >= Lsn::parse(&written).unwrap(), "{end} of {written}");
     }
 }
 

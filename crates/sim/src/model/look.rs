@@ -228,6 +228,7 @@ impl Election {
             stuck: mood.impatient && !self.lacks(Without::StuckVoided),
             synchronous: true,
             awaited: self.awaited(state, me),
+            promotes: true,
             timeline_seen: Timeline(state.member(me).log.timeline().into()),
         }
     }
