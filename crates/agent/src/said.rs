@@ -99,6 +99,8 @@ pub(crate) struct Scene<'a> {
     pub(crate) dynamic: &'a Dynamic,
     pub(crate) view: &'a ClusterView,
     pub(crate) local: &'a LocalPostgres,
+    /// How long a primary without its key is waited for.
+    pub(crate) race_waits: Option<Millis>,
 }
 
 impl Scene<'_> {
@@ -151,6 +153,15 @@ impl Scene<'_> {
             }
             (None, Some(Role::Standby(_))) if !self.tags.may_lead() => {
                 Some("following a different leader because I am not allowed to promote".to_owned())
+            }
+            (None, Some(Role::Standby(_))) if self.race_waits.is_some() => {
+                self.race_waits.map(|left| {
+                    let left = left.0.div_ceil(1_000);
+                    format!(
+                        "My ({me}) wal position moved since last heart beat loop, {left} seconds \
+                         until leader race"
+                    )
+                })
             }
             (None, Some(Role::Standby(_))) => self.better().map(|_| {
                 "following a different leader because i am not the healthiest node".to_owned()
@@ -258,7 +269,7 @@ mod tests {
             compared: None,
         };
         let me = MemberName::from("a");
-        Scene { me: &me, tags, dynamic, view: &view, local: &local }.lines()
+        Scene { me: &me, tags, dynamic, view: &view, local: &local, race_waits: None }.lines()
     }
 
     const FENCE: (&str, &str) =

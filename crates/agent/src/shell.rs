@@ -377,7 +377,8 @@ impl<I: Instance> Shell<I> {
             return;
         };
         let (me, dynamic) = (&self.context.name, self.brain.dynamic());
-        let scene = Scene { me, tags: self.brain.tags(), dynamic, view, local };
+        let (tags, race_waits) = (self.brain.tags(), self.brain.race_waits());
+        let scene = Scene { me, tags, dynamic, view, local, race_waits };
         let lines = scene.lines();
         let loop_wait = dynamic.loop_wait;
         for line in self.rounds.due(clock::now(), lines, loop_wait) {

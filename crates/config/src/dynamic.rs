@@ -71,6 +71,8 @@ pub struct Dynamic {
     pub primary_start_timeout: Millis,
     /// How long it may take to stop in synchronous mode; 0: no limit.
     pub primary_stop_timeout: Millis,
+    /// How long nobody opens an election while the primary without a key still sends WAL; 0: not.
+    pub primary_race_backoff: Millis,
     /// Whether a candidate must not be on an older timeline.
     pub check_timeline: bool,
     /// Whether the leader goes on without DCS while all members agree.
@@ -152,6 +154,7 @@ impl Default for Dynamic {
             max_timelines_history: 0,
             primary_start_timeout: Millis(300_000),
             primary_stop_timeout: Millis::ZERO,
+            primary_race_backoff: Millis::ZERO,
             check_timeline: false,
             failsafe_mode: false,
             pause: false,
@@ -322,6 +325,7 @@ fn read(tree: &Node) -> Dynamic {
         max_timelines_history: get.count("max_timelines_history", default.max_timelines_history),
         primary_start_timeout: get.duration("primary_start_timeout", start),
         primary_stop_timeout: get.duration("primary_stop_timeout", stop),
+        primary_race_backoff: get.duration("primary_race_backoff", default.primary_race_backoff),
         check_timeline: get.boolean("check_timeline", false),
         failsafe_mode: get.boolean("failsafe_mode", false),
         pause: get.boolean("pause", false),

@@ -72,6 +72,7 @@ pub struct Brain {
     pub(crate) errands: crate::errand::Errands,
     pub(crate) peers: crate::suspicion::Peers,
     pub(crate) slots: crate::slots::SlotMemory,
+    pub(crate) race: crate::race::Race,
     /// The bootstrap failed: the race is given back, and this agent ends.
     pub(crate) bootstrap_failed: bool,
     /// Since when a primary has been running here under our leader key without a claim of ours.
@@ -129,6 +130,7 @@ impl Brain {
             errands: crate::errand::Errands::default(),
             peers: crate::suspicion::Peers::default(),
             slots: crate::slots::SlotMemory::default(),
+            race: crate::race::Race::default(),
             bootstrap_failed: false,
             no_claim_since: None,
             found_running: None,
@@ -226,6 +228,7 @@ impl Brain {
                     self.found_running = Some(running.server.started.clone());
                 }
                 self.note_local(now, &local);
+                self.race.note_local(now, &local);
                 self.local = Some(Arc::new(*local));
             }
             Event::Finished { id, outcome } => {
@@ -253,6 +256,7 @@ impl Brain {
             }
         }
         self.note_own_fence(&view);
+        self.race.note_view(&view);
         self.view = Some(view);
         if matches!(self.leadership(), Some(Leadership::Other { .. })) {
             // Somebody else leads: that was what giving way was for.

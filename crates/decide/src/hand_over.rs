@@ -60,6 +60,9 @@ impl Brain {
         } else if !stopping {
             let limit = match why {
                 Reason::Unwell { .. } => self.dynamic.retry_timeout,
+                _ if self.synchronous() && self.dynamic.primary_stop_timeout > Millis::ZERO => {
+                    self.dynamic.primary_stop_timeout
+                }
                 _ => PLANNED_STOP,
             };
             let act = Act::StopForHandOver { candidate, limit };

@@ -26,6 +26,7 @@ mod health;
 mod leader;
 mod member_key;
 mod pause;
+mod race;
 mod reason;
 mod restart_in_place;
 pub mod slots;

@@ -200,6 +200,7 @@ impl Brain {
         let fence_id = ballot.fence.as_ref().map(|f| f.value.id.clone()).unwrap_or_default();
         match (next, fence) {
             (Move::Abstain(_) | Move::Wait(_), _) => {}
+            (Move::Open(_), _) if self.waits_for_primary(now, view, local) => {}
             (Move::Open(fence), _) => {
                 let sync_revision = view.sync.as_ref().map(|s| s.mod_revision);
                 let why = match view.leader_name() {
@@ -311,6 +312,9 @@ impl Brain {
         let Role::Standby(standby) = &running.role else {
             return true;
         };
+        if self.dynamic.check_timeline && is_of_the_past(view, standby.timeline) {
+            return true;
+        }
         let optime = view.status.as_ref().map_or(types::Lsn(0), |s| s.value.optime);
         optime.bytes_since(standby.received) > self.dynamic.maximum_lag_on_failover
     }
@@ -376,6 +380,13 @@ pub(crate) fn is_operators_word(view: &ClusterView) -> bool {
     later && key.value.as_ref().is_some_and(|r| r.leader.is_none() && r.member.is_some())
 }
 
+/// Whether the cluster has left this timeline. The last entry of the history is the one before the
+/// present.
+fn is_of_the_past(view: &ClusterView, timeline: Timeline) -> bool {
+    let last = view.history.as_ref().and_then(|history| history.value.last());
+    last.is_some_and(|entry| timeline <= entry.timeline)
+}
+
 /// The highest timeline number that anything in sight has used.
 fn newest_timeline(view: &ClusterView, local: &LocalPostgres) -> Timeline {
     let members = view.members.values().filter_map(|m| m.value.timeline);
@@ -384,4 +395,29 @@ fn newest_timeline(view: &ClusterView, local: &LocalPostgres) -> Timeline {
     let history = history.map(|t| Timeline(t.0 + 1));
     let own = control_of(local).map(|c| c.timeline.max(c.end_timeline));
     members.chain(history).chain(own).max().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use types::KeyValue;
+
+    use super::*;
+
+    #[test]
+    fn a_timeline_in_the_history_is_of_the_past() {
+        let view = |value: &str| {
+            let key = KeyValue {
+                key: "history".to_owned(),
+                value: value.as_bytes().to_vec(),
+                create_revision: Revision(1),
+                mod_revision: Revision(1),
+                lease: 0,
+            };
+            ClusterView::from_keys(Revision(1), &[key])
+        };
+        let third = view(r#"[[1,100,"x"],[2,200,"x"]]"#);
+        assert!(is_of_the_past(&third, Timeline(1)) && is_of_the_past(&third, Timeline(2)));
+        assert!(!is_of_the_past(&third, Timeline(3)));
+        assert!(!is_of_the_past(&view("[]"), Timeline(1)));
+    }
 }
