@@ -13,6 +13,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::oneshot;
 use types::{Millis, UnixMillis};
 
+use crate::door::Door;
 use crate::failsafe::{self, FailsafePost};
 use crate::health::{self, Filters};
 use crate::json::spaced;
@@ -43,6 +44,13 @@ const PROMETHEUS: &str = "text/plain; version=0.0.4";
 
 /// The one handler behind every path.
 pub(crate) async fn dispatch(State(state): State<ApiState>, request: Request<Body>) -> Response {
+    let door = Arc::clone(&state.door.borrow());
+    let mut response = answer_request(state, &door, request).await;
+    response.headers_mut().extend(door.headers.clone());
+    response
+}
+
+async fn answer_request(state: ApiState, door: &Door, request: Request<Body>) -> Response {
     let (mut parts, body) = request.into_parts();
     let called_by = parts.extensions.remove::<ConnectInfo<CalledBy>>();
     let upgrade = parts.extensions.remove();
@@ -71,8 +79,16 @@ pub(crate) async fn dispatch(State(state): State<ApiState>, request: Request<Bod
         return error_page(501, &format!("Unsupported method ({method:?})").replace('"', "'"));
     }
     let authorization = parts.headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
-    let certified = called_by.and_then(|ConnectInfo(CalledBy(caller))| caller.certified());
-    let door = Arc::clone(&state.door.borrow());
+    let caller = called_by.map(|ConnectInfo(CalledBy(caller))| caller);
+    let snapshot: Published = state.snapshots.borrow().clone();
+    let from = caller.as_ref().map(|caller| caller.address.ip());
+    let (view, among_members) = (snapshot.view.as_deref(), segment == "failsafe");
+    if let Some(from) = from
+        && !door.allowlist.admits(from, view, among_members).await
+    {
+        return refused(403, "Access is denied");
+    }
+    let certified = caller.and_then(|caller| caller.certified());
     if let Err(refusal) = door.access.check(authorization, certified) {
         return refused(refusal.status(), &refusal.to_string());
     }

@@ -21,6 +21,7 @@ pub(crate) struct Server {
     snapshots: watch::Sender<Published>,
     requests: mpsc::Receiver<ApiRequest>,
     nudge: Arc<Notify>,
+    door: watch::Sender<Arc<Door>>,
     pub(crate) members: Members,
 }
 
@@ -53,16 +54,17 @@ pub(crate) async fn start_behind(snapshot: Snapshot, door: Door) -> Server {
     let (sender, requests) = mpsc::channel(REQUESTS_MAX);
     let nudge = Arc::<Notify>::default();
     let (peers, members) = reception(peers::HEARD_MAX, HANG);
+    let door = watch::Sender::new(Arc::new(door));
     let state = ApiState {
         peers,
         snapshots: receiver,
         requests: sender,
         now: || PUBLISHED,
         nudge: Arc::clone(&nudge),
-        door: watch::channel(Arc::new(door)).1,
+        door: door.subscribe(),
     };
     tokio::spawn(serve(listener, state, std::future::pending()));
-    Server { port, snapshots, requests, nudge, members }
+    Server { port, snapshots, requests, nudge, door, members }
 }
 
 /// Status, head and body of one exchange.
@@ -170,6 +172,93 @@ async fn unsafe_endpoints_need_the_password() {
     let server = start(samples::leader(), access).await;
     let (status, _, _) = send(server.port, "PATCH", "/config", "", "{}").await;
     assert_eq!(status, 403);
+}
+
+#[tokio::test]
+async fn who_is_not_on_the_list_changes_nothing() {
+    let credentials = Credentials { username: "ab".into(), password: "cd".into() };
+    let access = Access { authentication: Some(credentials), ..Access::default() };
+    let network = |text: &str| config::Allowed::Network(config::Network::parse(text).expect(text));
+    let door = |allowed: &[config::Allowed], members| Door {
+        allowlist: Allowlist::new(allowed, members),
+        access: access.clone(),
+        ..Door::default()
+    };
+    let server = start_behind(samples::leader(), door(&[network("192.0.2.0/24")], true)).await;
+    let denied = (403, "Access is denied".to_owned());
+    for (method, path) in [("POST", "/switchover"), ("PATCH", "/config"), ("POST", "/failsafe")] {
+        let (status, _, body) = send(server.port, method, path, "", "{}").await;
+        assert_eq!((status, body), denied, "{method} {path}");
+    }
+    let (status, _, _) = send(server.port, "GET", "/primary", "", "").await;
+    assert_eq!(status, 200, "safe endpoints are open");
+    // The password is asked for after the address.
+    for (allowed, members, path, expected) in [
+        (&[network("127.0.0.0/8")][..], false, "/switchover", 401),
+        (&[], true, "/switchover", 403),
+        (&[], true, "/failsafe", 401),
+    ] {
+        server.door.send_replace(Arc::new(door(allowed, members)));
+        let (status, _, _) = send(server.port, "POST", path, "", "{}").await;
+        assert_eq!(status, expected, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn answers_carry_the_configured_headers() {
+    let extras = config::RestapiExtras {
+        headers: vec![("X-Frame-Options".to_owned(), "DENY".to_owned())],
+        server_tokens: config::ServerTokens::Minimal,
+        ..config::RestapiExtras::default()
+    };
+    let door = Door { headers: headers(&extras), ..Door::default() };
+    let server = start_behind(samples::leader(), door).await;
+    for (method, path) in [("GET", "/primary"), ("GET", "/metrics"), ("POST", "/nonsense")] {
+        let (_, head, _) = send(server.port, method, path, "", "").await;
+        let head = head.to_lowercase();
+        assert!(head.contains("\r\nserver: patroni/4.1.4\r\n"), "{path}: {head}");
+        assert!(head.contains("\r\nx-frame-options: deny\r\n"), "{path}: {head}");
+    }
+}
+
+/// A port that nobody listens on.
+async fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    listener.local_addr().expect("bound").port()
+}
+
+#[tokio::test]
+async fn the_interface_moves_when_the_door_does() {
+    let place = |host: &str, port| {
+        let listen = config::HostPort { host: host.to_owned(), port };
+        Some(Place { listen, backlog: None })
+    };
+    let door = |at| Arc::new(Door { at, ..Door::default() });
+    let server = start(samples::leader(), Access::default()).await;
+    let answers = async |host: &str, port| {
+        let ask = client::request("GET", host, port, "/patroni", None, None, HANG);
+        ask.await.is_ok_and(|(status, _)| status == 200)
+    };
+    let comes = async |host: &'static str, port| {
+        let asking = async {
+            while !answers(host, port).await {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(HANG, asking).await.expect("it listens there");
+    };
+    let second = free_port().await;
+    server.door.send_replace(door(place("127.0.0.1", second)));
+    comes("127.0.0.1", second).await;
+    assert!(!answers("127.0.0.1", server.port).await, "it has left the old place");
+    // Every address of a port has the one that is open in it.
+    server.door.send_replace(door(place("*", second)));
+    comes("127.0.0.2", second).await;
+    // It stays where it is as long as it cannot go elsewhere.
+    let taken = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let port = taken.local_addr().expect("bound").port();
+    server.door.send_replace(door(place("127.0.0.1", port)));
+    comes("127.0.0.2", second).await;
 }
 
 #[tokio::test]

@@ -31,7 +31,7 @@ async fn serve(is: &Identity, clients: ClientCertificates) -> Server {
     let settings = ServerSettings { identity: is.clone(), authorities, clients };
     let access = Access { client_certificate: true, ..Access::default() };
     let tls = Some(settings.acceptor().expect("the files are right"));
-    start_behind(samples::leader(), Door { access, tls }).await
+    start_behind(samples::leader(), Door { access, tls, ..Door::default() }).await
 }
 
 fn client(believes: &Identity, shows: Option<&Identity>) -> RestClient {
