@@ -73,6 +73,7 @@ async fn answer_request(state: ApiState, door: &Door, request: Request<Body>) ->
         (method, segment.as_str()),
         ("POST" | "DELETE", "switchover" | "restart")
             | ("POST", "failover" | "failsafe" | "reload" | "reinitialize")
+            | ("POST", "sigterm" | "citus" | "mpp")
             | ("PATCH" | "PUT", "config")
     );
     if !known {
@@ -92,7 +93,20 @@ async fn answer_request(state: ApiState, door: &Door, request: Request<Body>) ->
     if let Err(refusal) = door.access.check(authorization, certified) {
         return refused(refusal.status(), &refusal.to_string());
     }
+    let counted = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
+    let counted = counted.iter().any(|name| parts.headers.contains_key(name));
+    if !counted && needs_body(method, &segment) {
+        return error_page(411, "Length Required");
+    }
     change(state, method, &segment, body).await
+}
+
+/// Whether a request is nothing without a body, and has to say how long it is.
+fn needs_body(method: &str, segment: &str) -> bool {
+    matches!(
+        (method, segment),
+        ("PATCH" | "PUT", _) | ("POST", "switchover" | "failover" | "failsafe" | "citus" | "mpp")
+    )
 }
 
 /// What changes something; the caller has been let in, and the path is known.
@@ -106,6 +120,13 @@ async fn change(state: ApiState, method: &str, segment: &str, body: Body) -> Res
         },
         ("PUT", _) => match read_object(body).await {
             Ok(config) => reply_answer(ask(&state, Command::ReplaceConfig(config)).await),
+            Err(response) => *response,
+        },
+        // Patroni ends by it on Windows alone.
+        (_, "sigterm") => answer(202, HTML, "shutdown scheduled".to_owned()),
+        // Heard by the coordinator of Citus alone, which there is none of here.
+        (_, "citus" | "mpp") => match read_object(body).await {
+            Ok(_) => answer(200, HTML, "OK".to_owned()),
             Err(response) => *response,
         },
         // Whatever body comes with it says nothing.

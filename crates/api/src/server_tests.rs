@@ -75,12 +75,17 @@ pub(crate) async fn send(
     head: &str,
     body: &str,
 ) -> (u16, String, String) {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.expect("the server listens");
     let length = body.len();
     let text = format!(
         "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
          Content-Length: {length}\r\n{head}\r\n{body}"
     );
+    exchange(port, &text).await
+}
+
+/// The same for a request as it is sent.
+async fn exchange(port: u16, text: &str) -> (u16, String, String) {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.expect("the server listens");
     stream.write_all(text.as_bytes()).await.expect("the server reads");
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.expect("the server answers");
@@ -124,6 +129,9 @@ async fn paths_and_methods() {
         ("POST", "/switchover", 400),
         ("PUT", "/config", 400),
         ("PUT", "/reload", 501),
+        ("POST", "/sigterm", 202),
+        ("POST", "/mpp", 400),
+        ("POST", "/citus", 400),
     ];
     for (method, path, status) in cases {
         let (got, _, _) = send(server.port, method, path, "", "").await;
@@ -149,6 +157,29 @@ async fn bodies_are_bounded_objects() {
         let (status, _, _) = send(server.port, "PATCH", "/config", "", body).await;
         assert_eq!(status, 400, "{:.20}", body);
     }
+}
+
+#[tokio::test]
+async fn a_body_that_is_needed_says_its_length() {
+    let server = start(samples::leader(), Access::default()).await;
+    for (method, path, status) in [
+        ("PATCH", "/config", 411),
+        ("PUT", "/config", 411),
+        ("POST", "/switchover", 411),
+        ("POST", "/failover", 411),
+        ("POST", "/failsafe", 411),
+        ("POST", "/mpp", 411),
+        ("DELETE", "/switchover", 404),
+        ("POST", "/sigterm", 202),
+    ] {
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n");
+        let (got, _, _) = exchange(server.port, &format!("{head}\r\n")).await;
+        assert_eq!(got, status, "{method} {path}");
+    }
+    let chunked = "POST /mpp HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
+                   Transfer-Encoding: chunked\r\n\r\n7\r\n{\"a\":1}\r\n0\r\n\r\n";
+    let (status, _, body) = exchange(server.port, chunked).await;
+    assert_eq!((status, body.as_str()), (200, "OK"));
 }
 
 #[tokio::test]

@@ -98,6 +98,11 @@ async fn synchronous_commits(a: &Node, b: &Node) {
     assert!(seen.checkpoint_done && seen.promoted_at == Lsn(0));
     let replica = seen.replicas.iter().find(|r| r.name == "B.2").unwrap();
     assert!(replica.streaming && replica.listed);
+    let server = running(a).await.server;
+    let sender = server.walsenders.iter().find(|sender| sender.application_name == "B.2").unwrap();
+    let shown = [&sender.client_addr, &sender.state, &sender.sync_state];
+    assert_eq!(shown.map(Option::as_deref), [Some("127.0.0.1"), Some("streaming"), Some("quorum")]);
+    assert!(sender.usename.is_some() && sender.sync_priority == Some(1));
     a.instance.confirm_write(LIMIT).await.unwrap();
     a.sql("create table t as select 1 as x").await;
     let slot = running(a).await.server.slots.remove(0);

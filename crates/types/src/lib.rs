@@ -22,7 +22,7 @@ pub use fencing::Unfenced;
 pub use local::{
     Compared, Control, ControlState, DataDir, Durable, DurablePledge, DurablePromise, Fault,
     Health, InProgress, LocalPostgres, Lowered, PendingChange, Primary, Process, Receiver, Replica,
-    Role, RoleState, Running, Server, Standby, SyncNames, Trouble, Upstream,
+    Role, RoleState, Running, Server, Standby, SyncNames, Trouble, Upstream, Walsender,
 };
 pub use names::{MemberName, slot_name};
 pub use peers::{Heartbeat, Suspicion};
