@@ -27,6 +27,7 @@ mod observe;
 mod parameters;
 mod pending;
 mod processes;
+mod query;
 mod receive;
 mod replica;
 mod secure;
@@ -52,6 +53,7 @@ pub use instance::LocalInstance;
 pub use lead::PromotePlan;
 pub use lifecycle::{HandOver, StartAs, Started, StopMode};
 pub use observe::{Observation, now};
+pub use query::{Answer, Kind, QueryError, QueryTarget, query};
 pub use setup::{MAJOR_MAX, MAJOR_MIN, Programs};
 pub use sync_rule::SyncRule;
 

@@ -36,7 +36,8 @@ impl Role {
         }
     }
 
-    const fn as_str(self) -> &'static str {
+    /// The word on the command line.
+    pub(super) const fn as_str(self) -> &'static str {
         match self {
             Role::Leader => "leader",
             Role::Primary => "primary",
