@@ -466,7 +466,7 @@ impl Table {
                 text.push_str(&format!("{rule}\n"));
             }
         }
-        if !several_lines && !self.rows.is_empty() {
+        if !several_lines {
             text.push_str(&format!("{rule}\n"));
         }
         text
