@@ -137,8 +137,8 @@ async fn change(state: ApiState, method: &str, segment: &str, body: Body) -> Res
         },
         (_, "reinitialize") => match read_map(body).await {
             Ok(body) => {
-                let force = restart::is_forced(&body);
-                reply_answer(ask(&state, Command::Reinitialize { force }).await)
+                let (force, from_leader) = restart::reinitialize_words(&body);
+                reply_answer(ask(&state, Command::Reinitialize { force, from_leader }).await)
             }
             Err(response) => *response,
         },

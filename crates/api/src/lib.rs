@@ -77,10 +77,12 @@ pub enum Command {
     Restart(RestartRequest),
     /// Forget the scheduled restart: 200, or 404 if there is none.
     CancelRestart,
-    /// Copy the data anew from the leader: 200 when that has begun, else 503.
+    /// Copy the data anew: 200 when that has begun, else 503.
     Reinitialize {
         /// Give up what is under way.
         force: bool,
+        /// From the leader, whoever else offers itself.
+        from_leader: bool,
     },
     /// Clear a scheduled switchover: 200, or 409 after a conflict.
     CancelSwitchover,

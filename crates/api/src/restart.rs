@@ -57,9 +57,10 @@ pub(crate) fn restart_request(
     Ok(request)
 }
 
-/// Whether `POST /reinitialize` asks to give up what is under way.
-pub(crate) fn is_forced(body: &Map<String, Value>) -> bool {
-    body.get("force").is_some_and(truthy)
+/// Whether `POST /reinitialize` asks to give up what is under way, and to copy the leader alone.
+pub(crate) fn reinitialize_words(body: &Map<String, Value>) -> (bool, bool) {
+    let said = |key: &str| body.get(key).is_some_and(truthy);
+    (said("force"), said("from_leader"))
 }
 
 /// The time of something scheduled, as it is published. `action` is the word in the answer.

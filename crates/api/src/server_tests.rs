@@ -343,11 +343,18 @@ async fn the_agent_may_refuse() {
 }
 
 #[tokio::test]
-async fn the_agent_is_asked_to_reload_and_to_replace() {
+async fn the_agent_is_asked_for_what_was_asked() {
     let mut server = start(samples::leader(), Access::default()).await;
     let port = server.port;
     for (method, path, body, command) in [
         ("POST", "/reload", "", Command::Reload),
+        (
+            "POST",
+            "/reinitialize",
+            r#"{"from_leader": "on"}"#,
+            Command::Reinitialize { force: false, from_leader: true },
+        ),
+        ("POST", "/reinitialize", "", Command::Reinitialize { force: false, from_leader: false }),
         ("PUT", "/config", r#"{"ttl":20}"#, Command::ReplaceConfig(json!({"ttl": 20}))),
     ] {
         let client = tokio::spawn(async move { send(port, method, path, "", body).await });

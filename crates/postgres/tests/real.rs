@@ -224,7 +224,7 @@ async fn other_operations(a: &Node, b: &Node) {
     let seen = control(a).await;
     assert_eq!(seen.state, ControlState::ShutDownInRecovery);
     assert_eq!(a.instance.observe().await.process, Process::Stopped);
-    a.instance.clone_from(Some(&b.upstream()), |_| {}).await.unwrap();
+    a.instance.clone_from(Some(&b.upstream()), None, |_| {}).await.unwrap();
     assert_eq!(a.instance.set_aside().len(), 1);
     b.instance.stop(StopMode::Immediate, LIMIT).await.unwrap();
     assert_eq!(b.instance.observe().await.process, Process::Stopped);

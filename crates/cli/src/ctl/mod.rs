@@ -80,7 +80,7 @@ pub(crate) enum CtlCommand {
     Reload(ReloadArgs),
     /// Restart PostgreSQL on members, now or at a time
     Restart(RestartArgs),
-    /// Copy the data of members anew from the leader
+    /// Copy the data of members anew
     Reinit(ReinitArgs),
     /// Make a cluster the standby of another one
     DemoteCluster(DemoteClusterArgs),

@@ -1,4 +1,4 @@
-//! `reinit`: the data of replicas is copied anew from the leader.
+//! `reinit`: the data of replicas is copied anew, from the leader or a member that offers itself.
 
 use std::process::ExitCode;
 use std::time::Duration;
