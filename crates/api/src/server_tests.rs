@@ -21,7 +21,7 @@ pub(crate) struct Server {
     snapshots: watch::Sender<Published>,
     requests: mpsc::Receiver<ApiRequest>,
     nudge: Arc<Notify>,
-    door: watch::Sender<Arc<Door>>,
+    pub(crate) door: watch::Sender<Arc<Door>>,
     pub(crate) members: Members,
 }
 
