@@ -96,7 +96,8 @@ async fn answer_request(state: ApiState, door: &Door, request: Request<Body>) ->
     let counted = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
     let counted = counted.iter().any(|name| parts.headers.contains_key(name));
     if !counted && needs_body(method, &segment) {
-        return error_page(411, "Length Required");
+        let response = error_page(411, "Length Required");
+        return if segment == "failsafe" { unasked(&state, response) } else { response };
     }
     change(state, method, &segment, body).await
 }
@@ -144,7 +145,7 @@ async fn change(state: ApiState, method: &str, segment: &str, body: Body) -> Res
         },
         (_, "failsafe") => match read_object(body).await {
             Ok(body) => failsafe(&state, &body).await,
-            Err(response) => *response,
+            Err(response) => unasked(&state, *response),
         },
         (_, action) => match read_object(body).await {
             Ok(body) => switch_over(state, action == "failover", &body).await,
@@ -288,6 +289,13 @@ async fn patch_config(state: &ApiState, patch: Value) -> Response {
         return error_page(503, "there is no dynamic configuration in the DCS");
     }
     reply_answer(ask(state, Command::PatchConfig(patch)).await)
+}
+
+/// The answer to a leader whose question cannot be read: while failsafe mode is off that is all
+/// there is to say.
+fn unasked(state: &ApiState, response: Response) -> Response {
+    let off = !state.snapshots.borrow().in_force().failsafe;
+    if off { error_page(502, "failsafe_mode is off") } else { response }
 }
 
 /// A leader without the DCS asks whether it may go on.

@@ -2,7 +2,7 @@
 //! (as Patroni 4.1 has it).
 
 use serde_json::{Map, Value};
-use types::{NoInstant, RESTART_ROLES, RestartRequest, UnixMillis, version_number};
+use types::{NoInstant, RESTART_ROLES, RestartRequest, UnixMillis, version_problem};
 
 use crate::snapshot::{Snapshot, truthy};
 
@@ -35,9 +35,7 @@ pub(crate) fn restart_request(
             },
             "postgres_version" => {
                 let text = plain(value);
-                if version_number(&text).is_none() {
-                    let forms = "X.Y or X.Y.Z is accepted";
-                    let what = format!("Invalid PostgreSQL version format: {forms}: {text}");
+                if let Some(what) = version_problem(&text) {
                     return refuse(400, &what);
                 }
                 request.postgres_version = Some(text);
@@ -131,6 +129,7 @@ mod tests {
                 400,
                 "Invalid PostgreSQL version format: X.Y or X.Y.Z is accepted: 15",
             ),
+            (json!({"postgres_version": "a.b"}), 400, "Invalid PostgreSQL version: a.b"),
             (json!({"timeout": 0}), 400, "Timeout should be a positive number of seconds"),
             (json!({"timeout": "x"}), 400, "Timeout should be a positive number of seconds"),
             (

@@ -119,7 +119,7 @@ async fn paths_and_methods() {
         ("GET", "/config", 200),
         ("GET", "/history", 200),
         ("GET", "/failsafe", 502),
-        ("POST", "/failsafe", 400),
+        ("POST", "/failsafe", 502),
         ("GET", "/metrics", 200),
         ("GET", "/nonsense", 503),
         ("GET", "/switchover", 503),
@@ -167,7 +167,7 @@ async fn a_body_that_is_needed_says_its_length() {
         ("PUT", "/config", 411),
         ("POST", "/switchover", 411),
         ("POST", "/failover", 411),
-        ("POST", "/failsafe", 411),
+        ("POST", "/failsafe", 502),
         ("POST", "/mpp", 411),
         ("DELETE", "/switchover", 404),
         ("POST", "/sigterm", 202),
@@ -435,8 +435,13 @@ async fn a_promise_is_answered_only_by_the_agent() {
     let mut snapshot = samples::replica("node-1");
     let mut view = samples::view();
     samples::put(&mut view, "failsafe", r#"{"node-0":"http://h:1/patroni"}"#);
+    samples::put(&mut view, "config", r#"{"failsafe_mode":true}"#);
     snapshot.view = Some(Arc::new(view));
     let mut server = start(snapshot, Access::default()).await;
+    for body in ["", "{}", "[]", "x"] {
+        let (status, _, _) = send(server.port, "POST", "/failsafe", "", body).await;
+        assert_eq!(status, 400, "{body}");
+    }
     let (status, _, map) = send(server.port, "GET", "/failsafe", "", "").await;
     assert_eq!((status, map.as_str()), (200, r#"{"node-0": "http://h:1/patroni"}"#));
 

@@ -33,7 +33,7 @@ pub use records::{
     FailoverRequest, Fence, HistoryEntry, LeaderKey, Member, Pledge, RestAddress, Revision, Status,
     SyncState, Term, TermRecord,
 };
-pub use requests::{RESTART_ROLES, RestartRequest, version_number};
+pub use requests::{RESTART_ROLES, RestartRequest, version_number, version_problem};
 pub use schedule::{NoInstant, UnixMillis};
 pub use slots::{LogicalSlot, Slot, SlotChange};
 pub use tags::Tags;
