@@ -7,7 +7,7 @@
 # outside target/tools is touched for it, no root is needed.
 #
 # Patroni comes under target/tools/patroni, in a virtual environment: a cluster of its nodes and ours
-# is a test.
+# is a test. Of the distribution's package prometheus only promtool is taken, to target/tools/prometheus.
 #
 # Says nothing when they are there. Where PostgreSQL 18 cannot be had, this says why and the tests go
 # on without it (they name each version they run with, and that this one is missing). Without one of
@@ -20,6 +20,7 @@ readonly PLACE="$PWD/target/tools/postgresql-18"
 
 readonly PATRONI='patroni[etcd3]==4.1.4 psycopg2-binary==2.9.13'
 readonly PATRONI_PLACE="$PWD/target/tools/patroni"
+readonly PROMTOOL_PLACE="$PWD/target/tools/prometheus"
 
 say() { printf 'install-test: %s\n' "$*" >&2; }
 without() {
@@ -50,8 +51,24 @@ install() {
   mv "$new" "$PLACE"
 }
 
-# program:package. None of these packages brings a service.
-readonly PROGRAMS=(etcdctl:etcd-client ip:iproute2)
+# program:package. haproxy brings a service, which is not started.
+readonly PROGRAMS=(etcdctl:etcd-client ip:iproute2 haproxy:haproxy)
+
+# Debian asks this program before a package starts a service. One that is there is left alone: it
+# has its own answer.
+readonly SERVICES=/usr/sbin/policy-rc.d
+without_services() {
+  [ -e "$SERVICES" ] && {
+    "$@"
+    return
+  }
+  printf '#!/bin/sh\nexit 101\n' >"$SERVICES"
+  chmod 755 "$SERVICES"
+  local status=0
+  "$@" || status=$?
+  rm -f "$SERVICES"
+  return "$status"
+}
 
 install_programs() {
   local entry packages=()
@@ -64,12 +81,43 @@ install_programs() {
     return
   fi
   say "installing ${packages[*]} with apt-get"
-  local options=(-q -y -o DPkg::Lock::Timeout=60 --no-install-recommends)
-  DEBIAN_FRONTEND=noninteractive apt-get install "${options[@]}" "${packages[@]}" >&2 || {
+  export DEBIAN_FRONTEND=noninteractive
+  local get=(apt-get install -q -y -o DPkg::Lock::Timeout=60 --no-install-recommends)
+  without_services "${get[@]}" "${packages[@]}" >&2 || {
     apt-get -q update >&2 || true
-    DEBIAN_FRONTEND=noninteractive apt-get install "${options[@]}" "${packages[@]}" >&2 ||
+    without_services "${get[@]}" "${packages[@]}" >&2 ||
       say "apt-get failed: tests that need ${packages[*]} will fail"
   }
+  # Nor at the next boot.
+  if [[ " ${packages[*]} " == *' haproxy '* ]] && command -v systemctl >/dev/null; then
+    systemctl --quiet disable haproxy >&2 || true
+  fi
+}
+
+take_promtool() (
+  cd "$1" &&
+    { apt-get -q download prometheus || { apt-get -q update && apt-get -q download prometheus; }; } &&
+    dpkg --fsys-tarfile ./*.deb | tar -x -O ./usr/bin/promtool >promtool &&
+    chmod 755 promtool && ./promtool --version && rm ./*.deb
+) >&2
+
+install_promtool() {
+  [ -x "$PROMTOOL_PLACE/promtool" ] || command -v promtool >/dev/null && return
+  if ! command -v apt-get >/dev/null; then
+    say 'the test of the metrics will fail: promtool is missing (of Prometheus)'
+    return
+  fi
+  say "taking promtool from the package prometheus to target/tools"
+  local new="$PROMTOOL_PLACE.new"
+  rm -rf "$new"
+  mkdir -p "$new"
+  if take_promtool "$new"; then
+    rm -rf "$PROMTOOL_PLACE"
+    mv "$new" "$PROMTOOL_PLACE"
+  else
+    rm -rf "$new"
+    say 'the test of the metrics will fail: promtool could not be had (messages above)'
+  fi
 }
 
 # Run as root, the tests run Patroni as another user, who may not reach every python3.
@@ -103,6 +151,7 @@ install_patroni() {
 
 main() {
   install_programs
+  install_promtool
   install_patroni
   if [ "$(cat "$PLACE/installed" 2>/dev/null)" != "$PACKAGE" ]; then
     command -v python3 >/dev/null && pip --version >/dev/null 2>&1 ||

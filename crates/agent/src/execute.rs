@@ -184,8 +184,10 @@ async fn on_postgres<I: Instance>(context: &Arc<Context<I>>, act: Act) -> Result
         Act::Initdb => {
             bootstrap(context).await?;
         }
-        Act::Restore => copy(context, None, Term(0)).await?,
-        Act::Clone { source, term, replace: _ } => copy(context, Some(&source), term).await?,
+        Act::Restore => copy(context, None, None, Term(0)).await?,
+        Act::Clone { source, term, replace: _, standby_of } => {
+            copy(context, Some(&source), standby_of.as_ref(), term).await?;
+        }
         Act::Rewind { source, term: _ } => rewind(context, &source).await?,
         Act::Compare { leader, term } => {
             let (timeline, history) = instance.leader_history(&leader).await?;
@@ -254,6 +256,7 @@ async fn bootstrap<I: Instance>(context: &Arc<Context<I>>) -> Result<(), Failure
 async fn copy<I: Instance>(
     context: &Arc<Context<I>>,
     source: Option<&Upstream>,
+    standby_of: Option<&Upstream>,
     term: Term,
 ) -> Result<(), Failure> {
     // Before the copy can stand in place: whatever interrupts this, it never passes for the copy
@@ -264,7 +267,7 @@ async fn copy<I: Instance>(
         d.fresh_copy = true;
     };
     context.recorded.update(begun).await?;
-    context.instance.clone_from(source, |_| {}).await?;
+    context.instance.clone_from(source, standby_of, |_| {}).await?;
     context.set_compared(None);
     let done = move |d: &mut Durable| {
         d.in_progress = None;

@@ -50,7 +50,10 @@ pub(crate) fn for_brain(command: &Command) -> Option<decide::Request> {
     match command {
         Command::Restart(request) => Some(decide::Request::Restart(request.clone())),
         Command::CancelRestart => Some(decide::Request::CancelRestart),
-        Command::Reinitialize { force } => Some(decide::Request::Reinitialize { force: *force }),
+        Command::Reinitialize { force, from_leader } => {
+            let (force, from_leader) = (*force, *from_leader);
+            Some(decide::Request::Reinitialize { force, from_leader })
+        }
         Command::Switchover(_)
         | Command::PatchConfig(_)
         | Command::ReplaceConfig(_)

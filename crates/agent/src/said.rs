@@ -251,13 +251,7 @@ mod tests {
             replay_paused: false,
             restores: false,
         };
-        let server = types::Server {
-            version: 15,
-            started: String::new(),
-            pending_restart: std::collections::BTreeMap::new(),
-            slots: Vec::new(),
-            lowered: std::collections::BTreeSet::new(),
-        };
+        let server = types::Server { version: 15, ..types::Server::default() };
         let role = Role::Standby(standby);
         let process = Process::Running(types::Running { server, role });
         let local = LocalPostgres {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use api::{Door, RestClient};
+use api::{Allowlist, Door, Place, RestClient};
 use config::{CertificateFiles, Etcd, Restapi, Static, VerifyClient};
 use tls::{Acceptor, ClientCertificates, ClientSettings, Identity, ServerSettings, Verify};
 
@@ -66,13 +66,26 @@ impl Ways {
     /// # Errors
     /// One of them cannot be used.
     pub(crate) fn read(settings: &Static) -> Result<Ways, AgentError> {
-        let door = Door { access: access(settings), tls: acceptor(&settings.restapi)? };
+        let extras = &settings.restapi.extras;
+        let members = extras.allowlist_include_members;
+        let door = Door {
+            at: Some(place(&settings.restapi)),
+            allowlist: Allowlist::new(&extras.allowlist, members),
+            access: access(settings),
+            tls: acceptor(&settings.restapi)?,
+            headers: api::headers(extras),
+        };
         Ok(Ways {
             peer_secret: PeerSecret::read(settings)?,
             rest: among_agents(settings)?,
             door: Arc::new(door),
         })
     }
+}
+
+/// Where the REST interface is.
+pub(crate) fn place(section: &Restapi) -> Place {
+    Place { listen: section.listen.clone(), backlog: section.extras.backlog }
 }
 
 fn acceptor(section: &Restapi) -> Result<Option<Acceptor>, AgentError> {

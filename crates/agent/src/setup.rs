@@ -240,11 +240,9 @@ pub(crate) async fn start(options: AgentOptions) -> Result<Parts<LocalInstance>,
 }
 
 async fn bind(settings: &Static) -> Result<tokio::net::TcpListener, AgentError> {
-    let listen = &settings.restapi.listen;
-    let host = if listen.is_wildcard() { "0.0.0.0" } else { listen.host.as_str() };
-    tokio::net::TcpListener::bind((host, listen.port))
-        .await
-        .map_err(|source| AgentError::Listen { address: format!("{host}:{}", listen.port), source })
+    let place = secure::place(&settings.restapi);
+    let failed = |source| AgentError::Listen { address: place.listen.to_string(), source };
+    api::bind(&place).await.map_err(failed)
 }
 
 /// A DCS that answers with an error is not waited for: that does not pass by itself.

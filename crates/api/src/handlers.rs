@@ -13,6 +13,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::oneshot;
 use types::{Millis, UnixMillis};
 
+use crate::door::Door;
 use crate::failsafe::{self, FailsafePost};
 use crate::health::{self, Filters};
 use crate::json::spaced;
@@ -43,6 +44,13 @@ const PROMETHEUS: &str = "text/plain; version=0.0.4";
 
 /// The one handler behind every path.
 pub(crate) async fn dispatch(State(state): State<ApiState>, request: Request<Body>) -> Response {
+    let door = Arc::clone(&state.door.borrow());
+    let mut response = answer_request(state, &door, request).await;
+    response.headers_mut().extend(door.headers.clone());
+    response
+}
+
+async fn answer_request(state: ApiState, door: &Door, request: Request<Body>) -> Response {
     let (mut parts, body) = request.into_parts();
     let called_by = parts.extensions.remove::<ConnectInfo<CalledBy>>();
     let upgrade = parts.extensions.remove();
@@ -65,18 +73,41 @@ pub(crate) async fn dispatch(State(state): State<ApiState>, request: Request<Bod
         (method, segment.as_str()),
         ("POST" | "DELETE", "switchover" | "restart")
             | ("POST", "failover" | "failsafe" | "reload" | "reinitialize")
+            | ("POST", "sigterm" | "citus" | "mpp")
             | ("PATCH" | "PUT", "config")
     );
     if !known {
         return error_page(501, &format!("Unsupported method ({method:?})").replace('"', "'"));
     }
     let authorization = parts.headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
-    let certified = called_by.and_then(|ConnectInfo(CalledBy(caller))| caller.certified());
-    let door = Arc::clone(&state.door.borrow());
+    let caller = called_by.map(|ConnectInfo(CalledBy(caller))| caller);
+    let snapshot: Published = state.snapshots.borrow().clone();
+    let from = caller.as_ref().map(|caller| caller.address.ip());
+    let (view, among_members) = (snapshot.view.as_deref(), segment == "failsafe");
+    if let Some(from) = from
+        && !door.allowlist.admits(from, view, among_members).await
+    {
+        return refused(403, "Access is denied");
+    }
+    let certified = caller.and_then(|caller| caller.certified());
     if let Err(refusal) = door.access.check(authorization, certified) {
         return refused(refusal.status(), &refusal.to_string());
     }
+    let counted = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
+    let counted = counted.iter().any(|name| parts.headers.contains_key(name));
+    if !counted && needs_body(method, &segment) {
+        let response = error_page(411, "Length Required");
+        return if segment == "failsafe" { unasked(&state, response) } else { response };
+    }
     change(state, method, &segment, body).await
+}
+
+/// Whether a request is nothing without a body, and has to say how long it is.
+fn needs_body(method: &str, segment: &str) -> bool {
+    matches!(
+        (method, segment),
+        ("PATCH" | "PUT", _) | ("POST", "switchover" | "failover" | "failsafe" | "citus" | "mpp")
+    )
 }
 
 /// What changes something; the caller has been let in, and the path is known.
@@ -92,6 +123,13 @@ async fn change(state: ApiState, method: &str, segment: &str, body: Body) -> Res
             Ok(config) => reply_answer(ask(&state, Command::ReplaceConfig(config)).await),
             Err(response) => *response,
         },
+        // Patroni ends by it on Windows alone.
+        (_, "sigterm") => answer(202, HTML, "shutdown scheduled".to_owned()),
+        // Heard by the coordinator of Citus alone, which there is none of here.
+        (_, "citus" | "mpp") => match read_object(body).await {
+            Ok(_) => answer(200, HTML, "OK".to_owned()),
+            Err(response) => *response,
+        },
         // Whatever body comes with it says nothing.
         (_, "reload") => reply_answer(ask(&state, Command::Reload).await),
         (_, "restart") => match read_map(body).await {
@@ -100,14 +138,14 @@ async fn change(state: ApiState, method: &str, segment: &str, body: Body) -> Res
         },
         (_, "reinitialize") => match read_map(body).await {
             Ok(body) => {
-                let force = restart::is_forced(&body);
-                reply_answer(ask(&state, Command::Reinitialize { force }).await)
+                let (force, from_leader) = restart::reinitialize_words(&body);
+                reply_answer(ask(&state, Command::Reinitialize { force, from_leader }).await)
             }
             Err(response) => *response,
         },
         (_, "failsafe") => match read_object(body).await {
             Ok(body) => failsafe(&state, &body).await,
-            Err(response) => *response,
+            Err(response) => unasked(&state, *response),
         },
         (_, action) => match read_object(body).await {
             Ok(body) => switch_over(state, action == "failover", &body).await,
@@ -251,6 +289,13 @@ async fn patch_config(state: &ApiState, patch: Value) -> Response {
         return error_page(503, "there is no dynamic configuration in the DCS");
     }
     reply_answer(ask(state, Command::PatchConfig(patch)).await)
+}
+
+/// The answer to a leader whose question cannot be read: while failsafe mode is off that is all
+/// there is to say.
+fn unasked(state: &ApiState, response: Response) -> Response {
+    let off = !state.snapshots.borrow().in_force().failsafe;
+    if off { error_page(502, "failsafe_mode is off") } else { response }
 }
 
 /// A leader without the DCS asks whether it may go on.

@@ -1,11 +1,14 @@
 //! The health endpoints (as Patroni 4.1 has it), as pure functions of a snapshot.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 use types::{Lsn, Millis};
 
 use crate::snapshot::Snapshot;
 
-/// The query parameters of a health check; the last of two equal names counts.
+/// The query parameters of a health check; the first of equal names counts, and an empty value is
+/// none (as Patroni 4.1 has it).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Filters {
     /// `lag`: bytes of replay a replica may be behind; garbage is ignored, as Patroni does.
@@ -23,7 +26,11 @@ impl Filters {
     #[must_use]
     pub fn from_pairs(pairs: Vec<(String, String)>) -> Filters {
         let mut filters = Filters::default();
+        let mut seen = BTreeSet::new();
         for (key, value) in pairs {
+            if value.is_empty() || !seen.insert(key.clone()) {
+                continue;
+            }
             match key.as_str() {
                 "lag" => filters.lag = parse_bytes(&value),
                 "replication_state" => filters.replication_state = Some(value),
@@ -156,15 +163,18 @@ pub fn ready(snapshot: &Snapshot, now: Millis, filters: &Filters) -> bool {
     let Some(standby) = snapshot.standby(now) else {
         return false;
     };
-    // Without a view that is fresh nobody knows how far we are behind (I4).
-    if snapshot.fresh_view(now).is_none() {
+    if snapshot.replication_state(now) != Some("streaming") {
         return false;
+    }
+    // Without a fresh view only who sends to us knows how far we are behind (I4).
+    let heard = standby.receiver.as_ref().is_some_and(|receiver| receiver.silent_for.is_some());
+    if snapshot.fresh_view(now).is_none() && !heard {
+        return snapshot.failsafe_is_active(now);
     }
     let settings = &snapshot.settings;
     let limit = filters.lag.unwrap_or(settings.maximum_lag_on_failover);
     let have: Lsn = if filters.received { standby.received } else { standby.replayed };
-    let behind = snapshot.leader_position().max(standby.received).bytes_since(have);
-    snapshot.replication_state(now) == Some("streaming") && behind <= limit
+    snapshot.leader_position().max(standby.received).bytes_since(have) <= limit
 }
 
 #[cfg(test)]
@@ -174,7 +184,7 @@ mod tests {
     use super::*;
     use crate::samples::{self, PUBLISHED};
     use crate::snapshot::Settings;
-    use types::Process;
+    use types::{Process, Receiver, Standby};
 
     fn in_mode(mut snapshot: Snapshot, config: &str) -> Snapshot {
         let mut view = samples::view();
@@ -191,13 +201,17 @@ mod tests {
 
     fn lagging() -> Snapshot {
         let mut snapshot = samples::replica("node-1");
+        change_standby(&mut snapshot, |standby| standby.replayed.0 -= 2 << 20);
+        snapshot
+    }
+
+    fn change_standby(snapshot: &mut Snapshot, change: impl FnOnce(&mut Standby)) {
         if let Some(local) = &mut snapshot.local
             && let Process::Running(running) = &mut local.process
             && let types::Role::Standby(standby) = &mut running.role
         {
-            standby.replayed.0 -= 2 << 20;
+            change(standby);
         }
-        snapshot
     }
 
     fn silent() -> Snapshot {
@@ -299,8 +313,9 @@ mod tests {
                 "replica behind",
                 lagging(),
                 0,
-                "/replica /replica?lag=2MB /replica?lag=2097152",
-                "/replica?lag=1MB /read-only?lag=1024kB",
+                "/replica /replica?lag=2MB /replica?lag=2097152 /replica?lag=2MB&lag=1MB \
+                 /replica?lag=",
+                "/replica?lag=1MB /read-only?lag=1024kB /replica?lag=1MB&lag=2MB",
             ),
             (
                 "replica with an old view",
@@ -371,6 +386,22 @@ mod tests {
         let write = Filters { received: true, ..Filters::default() };
         assert!(ready(&lagging(), now, &write));
         assert!(!ready(&silent(), now, &default));
+        for (lag, expected) in [("3MB", true), ("1MB", false), ("junk", false)] {
+            let filters = Filters::from_pairs(vec![("lag".into(), lag.into())]);
+            assert_eq!(ready(&lagging(), now, &filters), expected, "{lag}");
+        }
+        // Without the DCS: who streams is told how far it is; else failsafe mode must be in force.
+        let unseen = || unseen(samples::replica("node-1"));
+        assert!(!ready(&unseen(), now, &default));
+        let failsafe = Snapshot { failsafe_until: Some(now.plus(Millis(1))), ..unseen() };
+        assert!(ready(&failsafe, now, &default));
+        let mut heard = unseen();
+        change_standby(&mut heard, |standby| {
+            standby.receiver = Some(Receiver { streaming: true, silent_for: Some(Millis(1)) });
+        });
+        assert!(ready(&heard, now, &default));
+        change_standby(&mut heard, |standby| standby.replayed.0 -= 2 << 20);
+        assert!(!ready(&heard, now, &default));
         let later = PUBLISHED.plus(Millis::from_secs(21));
         assert!(!ready(&samples::replica("node-1"), later, &default));
     }

@@ -18,6 +18,8 @@ pub mod status;
 pub mod switchover;
 
 mod access;
+mod allowlist;
+mod bind;
 mod door;
 mod failsafe;
 mod handlers;
@@ -32,7 +34,7 @@ mod server_tests;
 #[cfg(test)]
 mod tls_tests;
 
-use std::future::Future;
+use std::future::{Future, IntoFuture as _};
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -41,8 +43,10 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use types::{Millis, RestartRequest, Revision};
 
 pub use access::{Access, Credentials, base64};
+pub use allowlist::Allowlist;
+pub use bind::bind;
 pub use client::RestClient;
-pub use door::Door;
+pub use door::{Door, Place, headers};
 pub use failsafe::FailsafePost;
 pub use in_force::{InForce, in_force};
 pub use snapshot::{
@@ -73,10 +77,12 @@ pub enum Command {
     Restart(RestartRequest),
     /// Forget the scheduled restart: 200, or 404 if there is none.
     CancelRestart,
-    /// Copy the data anew from the leader: 200 when that has begun, else 503.
+    /// Copy the data anew: 200 when that has begun, else 503.
     Reinitialize {
         /// Give up what is under way.
         force: bool,
+        /// From the leader, whoever else offers itself.
+        from_leader: bool,
     },
     /// Clear a scheduled switchover: 200, or 409 after a conflict.
     CancelSwitchover,
@@ -123,17 +129,18 @@ pub struct ApiState {
     pub peers: Arc<peers::Reception>,
 }
 
-/// Serves until `shutdown` completes; running answers are finished first.
+/// Serves until `shutdown` completes; running answers are finished first. The listener stands where
+/// the door is now, and goes where it goes.
 ///
 /// # Errors
 /// When the listener fails for good.
-pub async fn serve(
+pub fn serve(
     listener: TcpListener,
     state: ApiState,
     shutdown: impl Future<Output = ()> + Send + 'static,
-) -> std::io::Result<()> {
+) -> impl Future<Output = std::io::Result<()>> {
     let listener = listener::Bounded::new(listener, state.door.clone());
     let app = axum::Router::new().fallback(handlers::dispatch).with_state(state);
     let app = app.into_make_service_with_connect_info::<listener::CalledBy>();
-    axum::serve(listener, app).with_graceful_shutdown(shutdown).await
+    axum::serve(listener, app).with_graceful_shutdown(shutdown).into_future()
 }

@@ -1,6 +1,6 @@
 //! A listener with bounds: so many connections, and none that is silent for long. Slow or idle
 //! clients cannot starve health checks. With TLS, each connection shakes hands when it is first
-//! read, so that nobody waits for another's handshake.
+//! read, so that nobody waits for another's handshake. It moves when the door does.
 
 use std::future::Future;
 use std::io;
@@ -19,7 +19,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, Sleep};
 
-use crate::door::Door;
+use crate::bind::bind;
+use crate::door::{Door, Place};
 
 /// Connections at a time; the next ones wait in the kernel's backlog.
 const CONNECTIONS_MAX: usize = 256;
@@ -31,15 +32,78 @@ const SILENCE_MAX: Duration = Duration::from_secs(180);
 /// A handshake of TLS is done within this.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 
+/// Between two attempts to open where nothing is open any more.
+const REOPEN_PAUSE: Duration = Duration::from_secs(5);
+
 pub(crate) struct Bounded {
-    listener: TcpListener,
+    /// `None` after a move that failed, back included.
+    listener: Option<TcpListener>,
+    /// Where it is, if the door says so.
+    at: Option<Place>,
     permits: Arc<Semaphore>,
     door: watch::Receiver<Arc<Door>>,
 }
 
 impl Bounded {
     pub(crate) fn new(listener: TcpListener, door: watch::Receiver<Arc<Door>>) -> Bounded {
-        Bounded { listener, permits: Arc::new(Semaphore::new(CONNECTIONS_MAX)), door }
+        let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let at = door.borrow().at.clone();
+        Bounded { listener: Some(listener), at, permits, door }
+    }
+
+    /// The next connection; `None` when the door has changed, or a new attempt to open is due.
+    async fn next(&mut self) -> Option<(TcpStream, SocketAddr)> {
+        let Bounded { listener, door, .. } = self;
+        let connection = async {
+            match listener {
+                // axum's own accept waits and goes on after errors such as too many open files.
+                Some(listener) => Some(axum::serve::Listener::accept(listener).await),
+                None => {
+                    tokio::time::sleep(REOPEN_PAUSE).await;
+                    None
+                }
+            }
+        };
+        let changed = async {
+            // Nobody changes a door whose owner is gone.
+            if door.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            connection = connection => connection,
+            () = changed => None,
+        }
+    }
+
+    /// Goes to where the door is now. The old place is kept until the new one is open, unless they
+    /// overlap.
+    async fn follow_the_door(&mut self) {
+        let wanted = self.door.borrow_and_update().at.clone();
+        let Some(wanted) = wanted.or_else(|| self.at.clone()) else { return };
+        let moves = self.at.as_ref().is_none_or(|at| at.listen != wanted.listen);
+        if !moves && self.listener.is_some() {
+            return;
+        }
+        let mut opened = bind(&wanted).await;
+        if moves && opened.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::AddrInUse) {
+            self.listener = None;
+            opened = bind(&wanted).await;
+        }
+        match opened {
+            Ok(listener) => {
+                tracing::info!(listen = %wanted.listen, "the REST interface listens here now");
+                self.listener = Some(listener);
+                self.at = Some(wanted);
+            }
+            Err(error) => {
+                let listen = &wanted.listen;
+                tracing::error!(%error, %listen, "cannot listen there (restapi.listen)");
+                if let (None, Some(at)) = (&self.listener, &self.at) {
+                    self.listener = bind(at).await.ok();
+                }
+            }
+        }
     }
 }
 
@@ -50,8 +114,12 @@ impl axum::serve::Listener for Bounded {
     async fn accept(&mut self) -> (Connection, SocketAddr) {
         let permit = Arc::clone(&self.permits).acquire_owned().await;
         let permit = permit.expect("this semaphore is never closed");
-        // axum's own accept waits and goes on after errors such as too many open files.
-        let (stream, address) = axum::serve::Listener::accept(&mut self.listener).await;
+        let (stream, address) = loop {
+            match self.next().await {
+                Some(connection) => break connection,
+                None => self.follow_the_door().await,
+            }
+        };
         let caller = Arc::new(Caller { address, certified: OnceLock::new() });
         let acceptor = self.door.borrow().tls.clone();
         let (stage, patience) = match acceptor {
@@ -63,7 +131,8 @@ impl axum::serve::Listener for Bounded {
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
+        let listener = self.listener.as_ref().ok_or(io::ErrorKind::NotConnected)?;
+        listener.local_addr()
     }
 }
 

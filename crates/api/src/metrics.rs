@@ -133,12 +133,13 @@ fn own_metrics(out: &mut Exposition, snapshot: &Snapshot, now: Millis) {
     let term = view.and_then(types::ClusterView::leader_term).map_or(0, |t| t.0);
     out.gauge("pgherd_cluster_term", "Term of the leader; 0 if unknown.", term);
     let left = snapshot.claim_until.map_or(Millis::ZERO, |until| until.since(now));
-    out.gauge("pgherd_leader_claim_milliseconds", "What is left of our leader claim.", left.0);
+    let left = left.as_duration().as_secs_f64();
+    out.gauge("pgherd_leader_claim_seconds", "What is left of our leader claim.", left);
     let members = view.map_or(0, |v| v.members.len());
     out.gauge("pgherd_cluster_members", "Members known to the DCS.", members);
     let lag = snapshot.standby(now).and_then(|s| s.replay_lag);
-    let lag = lag.map_or(0, |l| l.0);
-    out.gauge("pgherd_replay_lag_milliseconds", "Replay behind the primary's commits.", lag);
+    let lag = lag.unwrap_or_default().as_duration().as_secs_f64();
+    out.gauge("pgherd_replay_lag_seconds", "Replay behind the primary's commits.", lag);
     let force = snapshot.in_force();
     let tier = match force.tier {
         FailoverTier::None => 0,
@@ -335,7 +336,7 @@ mod tests {
             r#"patroni_xlog_location{scope="demo",name="node-0"} 67416152"#,
             r#"patroni_postgres_state{scope="demo",name="node-0"} 5"#,
             r#"patroni_dcs_last_seen{scope="demo",name="node-0"} 1795471258"#,
-            r#"pgherd_leader_claim_milliseconds{scope="demo",name="node-0"} 20000"#,
+            r#"pgherd_leader_claim_seconds{scope="demo",name="node-0"} 20"#,
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is missing in\n{text}");
         }

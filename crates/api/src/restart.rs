@@ -2,7 +2,7 @@
 //! (as Patroni 4.1 has it).
 
 use serde_json::{Map, Value};
-use types::{NoInstant, RESTART_ROLES, RestartRequest, UnixMillis, version_number};
+use types::{NoInstant, RESTART_ROLES, RestartRequest, UnixMillis, version_problem};
 
 use crate::snapshot::{Snapshot, truthy};
 
@@ -35,9 +35,7 @@ pub(crate) fn restart_request(
             },
             "postgres_version" => {
                 let text = plain(value);
-                if version_number(&text).is_none() {
-                    let forms = "X.Y or X.Y.Z is accepted";
-                    let what = format!("Invalid PostgreSQL version format: {forms}: {text}");
+                if let Some(what) = version_problem(&text) {
                     return refuse(400, &what);
                 }
                 request.postgres_version = Some(text);
@@ -57,9 +55,10 @@ pub(crate) fn restart_request(
     Ok(request)
 }
 
-/// Whether `POST /reinitialize` asks to give up what is under way.
-pub(crate) fn is_forced(body: &Map<String, Value>) -> bool {
-    body.get("force").is_some_and(truthy)
+/// Whether `POST /reinitialize` asks to give up what is under way, and to copy the leader alone.
+pub(crate) fn reinitialize_words(body: &Map<String, Value>) -> (bool, bool) {
+    let said = |key: &str| body.get(key).is_some_and(truthy);
+    (said("force"), said("from_leader"))
 }
 
 /// The time of something scheduled, as it is published. `action` is the word in the answer.
@@ -130,6 +129,7 @@ mod tests {
                 400,
                 "Invalid PostgreSQL version format: X.Y or X.Y.Z is accepted: 15",
             ),
+            (json!({"postgres_version": "a.b"}), 400, "Invalid PostgreSQL version: a.b"),
             (json!({"timeout": 0}), 400, "Timeout should be a positive number of seconds"),
             (json!({"timeout": "x"}), 400, "Timeout should be a positive number of seconds"),
             (

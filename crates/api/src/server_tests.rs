@@ -21,6 +21,7 @@ pub(crate) struct Server {
     snapshots: watch::Sender<Published>,
     requests: mpsc::Receiver<ApiRequest>,
     nudge: Arc<Notify>,
+    pub(crate) door: watch::Sender<Arc<Door>>,
     pub(crate) members: Members,
 }
 
@@ -53,16 +54,17 @@ pub(crate) async fn start_behind(snapshot: Snapshot, door: Door) -> Server {
     let (sender, requests) = mpsc::channel(REQUESTS_MAX);
     let nudge = Arc::<Notify>::default();
     let (peers, members) = reception(peers::HEARD_MAX, HANG);
+    let door = watch::Sender::new(Arc::new(door));
     let state = ApiState {
         peers,
         snapshots: receiver,
         requests: sender,
         now: || PUBLISHED,
         nudge: Arc::clone(&nudge),
-        door: watch::channel(Arc::new(door)).1,
+        door: door.subscribe(),
     };
     tokio::spawn(serve(listener, state, std::future::pending()));
-    Server { port, snapshots, requests, nudge, members }
+    Server { port, snapshots, requests, nudge, door, members }
 }
 
 /// Status, head and body of one exchange.
@@ -73,12 +75,17 @@ pub(crate) async fn send(
     head: &str,
     body: &str,
 ) -> (u16, String, String) {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.expect("the server listens");
     let length = body.len();
     let text = format!(
         "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
          Content-Length: {length}\r\n{head}\r\n{body}"
     );
+    exchange(port, &text).await
+}
+
+/// The same for a request as it is sent.
+async fn exchange(port: u16, text: &str) -> (u16, String, String) {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.expect("the server listens");
     stream.write_all(text.as_bytes()).await.expect("the server reads");
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.expect("the server answers");
@@ -112,7 +119,7 @@ async fn paths_and_methods() {
         ("GET", "/config", 200),
         ("GET", "/history", 200),
         ("GET", "/failsafe", 502),
-        ("POST", "/failsafe", 400),
+        ("POST", "/failsafe", 502),
         ("GET", "/metrics", 200),
         ("GET", "/nonsense", 503),
         ("GET", "/switchover", 503),
@@ -122,6 +129,9 @@ async fn paths_and_methods() {
         ("POST", "/switchover", 400),
         ("PUT", "/config", 400),
         ("PUT", "/reload", 501),
+        ("POST", "/sigterm", 202),
+        ("POST", "/mpp", 400),
+        ("POST", "/citus", 400),
     ];
     for (method, path, status) in cases {
         let (got, _, _) = send(server.port, method, path, "", "").await;
@@ -150,6 +160,29 @@ async fn bodies_are_bounded_objects() {
 }
 
 #[tokio::test]
+async fn a_body_that_is_needed_says_its_length() {
+    let server = start(samples::leader(), Access::default()).await;
+    for (method, path, status) in [
+        ("PATCH", "/config", 411),
+        ("PUT", "/config", 411),
+        ("POST", "/switchover", 411),
+        ("POST", "/failover", 411),
+        ("POST", "/failsafe", 502),
+        ("POST", "/mpp", 411),
+        ("DELETE", "/switchover", 404),
+        ("POST", "/sigterm", 202),
+    ] {
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n");
+        let (got, _, _) = exchange(server.port, &format!("{head}\r\n")).await;
+        assert_eq!(got, status, "{method} {path}");
+    }
+    let chunked = "POST /mpp HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
+                   Transfer-Encoding: chunked\r\n\r\n7\r\n{\"a\":1}\r\n0\r\n\r\n";
+    let (status, _, body) = exchange(server.port, chunked).await;
+    assert_eq!((status, body.as_str()), (200, "OK"));
+}
+
+#[tokio::test]
 async fn unsafe_endpoints_need_the_password() {
     let credentials = Credentials { username: "ab".into(), password: "cd".into() };
     let access = Access { authentication: Some(credentials), ..Access::default() };
@@ -170,6 +203,93 @@ async fn unsafe_endpoints_need_the_password() {
     let server = start(samples::leader(), access).await;
     let (status, _, _) = send(server.port, "PATCH", "/config", "", "{}").await;
     assert_eq!(status, 403);
+}
+
+#[tokio::test]
+async fn who_is_not_on_the_list_changes_nothing() {
+    let credentials = Credentials { username: "ab".into(), password: "cd".into() };
+    let access = Access { authentication: Some(credentials), ..Access::default() };
+    let network = |text: &str| config::Allowed::Network(config::Network::parse(text).expect(text));
+    let door = |allowed: &[config::Allowed], members| Door {
+        allowlist: Allowlist::new(allowed, members),
+        access: access.clone(),
+        ..Door::default()
+    };
+    let server = start_behind(samples::leader(), door(&[network("192.0.2.0/24")], true)).await;
+    let denied = (403, "Access is denied".to_owned());
+    for (method, path) in [("POST", "/switchover"), ("PATCH", "/config"), ("POST", "/failsafe")] {
+        let (status, _, body) = send(server.port, method, path, "", "{}").await;
+        assert_eq!((status, body), denied, "{method} {path}");
+    }
+    let (status, _, _) = send(server.port, "GET", "/primary", "", "").await;
+    assert_eq!(status, 200, "safe endpoints are open");
+    // The password is asked for after the address.
+    for (allowed, members, path, expected) in [
+        (&[network("127.0.0.0/8")][..], false, "/switchover", 401),
+        (&[], true, "/switchover", 403),
+        (&[], true, "/failsafe", 401),
+    ] {
+        server.door.send_replace(Arc::new(door(allowed, members)));
+        let (status, _, _) = send(server.port, "POST", path, "", "{}").await;
+        assert_eq!(status, expected, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn answers_carry_the_configured_headers() {
+    let extras = config::RestapiExtras {
+        headers: vec![("X-Frame-Options".to_owned(), "DENY".to_owned())],
+        server_tokens: config::ServerTokens::Minimal,
+        ..config::RestapiExtras::default()
+    };
+    let door = Door { headers: headers(&extras), ..Door::default() };
+    let server = start_behind(samples::leader(), door).await;
+    for (method, path) in [("GET", "/primary"), ("GET", "/metrics"), ("POST", "/nonsense")] {
+        let (_, head, _) = send(server.port, method, path, "", "").await;
+        let head = head.to_lowercase();
+        assert!(head.contains("\r\nserver: patroni/4.1.4\r\n"), "{path}: {head}");
+        assert!(head.contains("\r\nx-frame-options: deny\r\n"), "{path}: {head}");
+    }
+}
+
+/// A port that nobody listens on.
+async fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    listener.local_addr().expect("bound").port()
+}
+
+#[tokio::test]
+async fn the_interface_moves_when_the_door_does() {
+    let place = |host: &str, port| {
+        let listen = config::HostPort { host: host.to_owned(), port };
+        Some(Place { listen, backlog: None })
+    };
+    let door = |at| Arc::new(Door { at, ..Door::default() });
+    let server = start(samples::leader(), Access::default()).await;
+    let answers = async |host: &str, port| {
+        let ask = client::request("GET", host, port, "/patroni", None, None, HANG);
+        ask.await.is_ok_and(|(status, _)| status == 200)
+    };
+    let comes = async |host: &'static str, port| {
+        let asking = async {
+            while !answers(host, port).await {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(HANG, asking).await.expect("it listens there");
+    };
+    let second = free_port().await;
+    server.door.send_replace(door(place("127.0.0.1", second)));
+    comes("127.0.0.1", second).await;
+    assert!(!answers("127.0.0.1", server.port).await, "it has left the old place");
+    // Every address of a port has the one that is open in it.
+    server.door.send_replace(door(place("*", second)));
+    comes("127.0.0.2", second).await;
+    // It stays where it is as long as it cannot go elsewhere.
+    let taken = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let port = taken.local_addr().expect("bound").port();
+    server.door.send_replace(door(place("127.0.0.1", port)));
+    comes("127.0.0.2", second).await;
 }
 
 #[tokio::test]
@@ -223,11 +343,18 @@ async fn the_agent_may_refuse() {
 }
 
 #[tokio::test]
-async fn the_agent_is_asked_to_reload_and_to_replace() {
+async fn the_agent_is_asked_for_what_was_asked() {
     let mut server = start(samples::leader(), Access::default()).await;
     let port = server.port;
     for (method, path, body, command) in [
         ("POST", "/reload", "", Command::Reload),
+        (
+            "POST",
+            "/reinitialize",
+            r#"{"from_leader": "on"}"#,
+            Command::Reinitialize { force: false, from_leader: true },
+        ),
+        ("POST", "/reinitialize", "", Command::Reinitialize { force: false, from_leader: false }),
         ("PUT", "/config", r#"{"ttl":20}"#, Command::ReplaceConfig(json!({"ttl": 20}))),
     ] {
         let client = tokio::spawn(async move { send(port, method, path, "", body).await });
@@ -308,8 +435,13 @@ async fn a_promise_is_answered_only_by_the_agent() {
     let mut snapshot = samples::replica("node-1");
     let mut view = samples::view();
     samples::put(&mut view, "failsafe", r#"{"node-0":"http://h:1/patroni"}"#);
+    samples::put(&mut view, "config", r#"{"failsafe_mode":true}"#);
     snapshot.view = Some(Arc::new(view));
     let mut server = start(snapshot, Access::default()).await;
+    for body in ["", "{}", "[]", "x"] {
+        let (status, _, _) = send(server.port, "POST", "/failsafe", "", body).await;
+        assert_eq!(status, 400, "{body}");
+    }
     let (status, _, map) = send(server.port, "GET", "/failsafe", "", "").await;
     assert_eq!((status, map.as_str()), (200, r#"{"node-0": "http://h:1/patroni"}"#));
 

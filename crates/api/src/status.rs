@@ -1,7 +1,7 @@
 //! The node's status as `GET /patroni` and every health check print it.
 
 use serde_json::{Map, Value, json};
-use types::{Millis, Primary, RestartRequest, Role};
+use types::{Millis, RestartRequest, Role};
 
 use crate::snapshot::{PATRONI_VERSION, PGHERD_VERSION, Snapshot, Synchronous};
 
@@ -33,20 +33,23 @@ pub fn status_json(snapshot: &Snapshot, now: Millis, unix_now: u64) -> Value {
     if let Some(state) = snapshot.replication_state(now) {
         body.insert("replication_state".into(), json!(state));
     }
-    if let Some(primary) = snapshot.primary(now).filter(|p| !p.replicas.is_empty()) {
-        body.insert("replication".into(), replication_json(primary, snapshot));
-    }
-    let scheduled = snapshot.member.as_ref().and_then(|m| m.scheduled_restart.as_ref());
-    if let Some(restart) = scheduled {
-        // Without what is only for the agent that does it.
-        let shown = RestartRequest { postmaster_start_time: None, ..restart.clone() };
-        body.insert("scheduled_restart".into(), json!(shown));
+    if let Some((server, _)) = running.filter(|(server, _)| !server.walsenders.is_empty()) {
+        body.insert("replication".into(), json!(server.walsenders));
     }
     insert_cluster_facts(&mut body, snapshot, now, unix_now);
     body.insert(
         "patroni".into(),
         json!({"version": PATRONI_VERSION, "scope": snapshot.scope, "name": snapshot.name}),
     );
+    let scheduled = snapshot.member.as_ref().and_then(|m| m.scheduled_restart.as_ref());
+    if let Some(restart) = scheduled {
+        // Without what is only for the agent that does it.
+        let shown = RestartRequest { postmaster_start_time: None, ..restart.clone() };
+        body.insert("scheduled_restart".into(), json!(shown));
+    }
+    if snapshot.local.as_ref().is_some_and(|local| local.health.watchdog.is_some()) {
+        body.insert("watchdog_failed".into(), Value::Bool(true));
+    }
     body.insert("pgherd".into(), pgherd_json(snapshot, now));
     Value::Object(body)
 }
@@ -67,22 +70,6 @@ fn xlog_json(role: &Role) -> Value {
             "paused": standby.replay_paused,
         }),
     }
-}
-
-fn replication_json(primary: &Primary, snapshot: &Snapshot) -> Value {
-    let listed_as = match snapshot.settings.synchronous {
-        Synchronous::Quorum => "quorum",
-        Synchronous::On | Synchronous::Off => "sync",
-    };
-    let replicas = primary.replicas.iter().map(|replica| {
-        json!({
-            "application_name": replica.name,
-            "state": if replica.streaming { "streaming" } else { "catchup" },
-            "sync_state": if replica.listed { listed_as } else { "async" },
-            "sync_priority": u8::from(replica.listed),
-        })
-    });
-    Value::Array(replicas.collect())
 }
 
 fn insert_cluster_facts(
@@ -156,7 +143,7 @@ mod tests {
     use super::*;
     use crate::json::spaced;
     use crate::samples::{self, PUBLISHED};
-    use types::Replica;
+    use types::Walsender;
 
     /// Golden text without what is ours.
     fn patronis_part(mut body: Value) -> String {
@@ -189,23 +176,37 @@ mod tests {
         let mut leader = samples::leader();
         if let Some(local) = &mut leader.local
             && let types::Process::Running(running) = &mut local.process
-            && let Role::Primary(primary) = &mut running.role
         {
-            primary.replicas.push(Replica {
-                name: "node-1".into(),
-                streaming: true,
-                listed: false,
-                ..Replica::default()
+            running.server.walsenders.push(Walsender {
+                usename: Some("replicator".into()),
+                application_name: "node-1".into(),
+                client_addr: Some("10.0.0.2".into()),
+                state: Some("streaming".into()),
+                sync_state: Some("async".into()),
+                sync_priority: Some(0),
             });
         }
         let body = status_json(&leader, PUBLISHED, 1_795_471_258_700);
         assert!(patronis_part(body.clone()).starts_with(concat!(
             r#"{"state": "running", "postmaster_start_time": "2026-11-23 21:58:25.661864+00:00", "#,
             r#""role": "primary", "server_version": 150018, "xlog": {"location": 67416152}, "#,
-            r#""timeline": 3, "replication": [{"application_name": "node-1""#
+            r#""timeline": 3, "replication": [{"usename": "replicator", "#,
+            r#""application_name": "node-1", "client_addr": "10.0.0.2", "state": "streaming", "#,
+            r#""sync_state": "async", "sync_priority": 0}], "dcs_last_seen""#
         )));
         assert_eq!(body["pgherd"]["failover_tier"], "none");
         assert_eq!(body["pgherd"]["leader"], "node-0");
+    }
+
+    #[test]
+    fn a_watchdog_that_cannot_be_used_is_told() {
+        let mut leader = samples::leader();
+        assert_eq!(status_json(&leader, PUBLISHED, 0).get("watchdog_failed"), None);
+        if let Some(local) = &mut leader.local {
+            let fault = types::Fault::NoWatchdog;
+            local.health.watchdog = Some(types::Trouble { since: PUBLISHED, fault });
+        }
+        assert_eq!(status_json(&leader, PUBLISHED, 0)["watchdog_failed"], true);
     }
 
     #[test]

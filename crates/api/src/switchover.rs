@@ -100,8 +100,6 @@ pub fn validate_switchover(
 ) -> Result<ValidatedSwitchover, (u16, String)> {
     let refuse = |status: u16, text: &str| Err((status, text.to_owned()));
     let SwitchoverRequest { failover, leader, candidate, scheduled_at } = request;
-    // A failover that names the leader is a switchover.
-    let failover = failover && leader.is_none();
     if failover && candidate.is_none() {
         return refuse(400, "Failover could be performed only to a specific candidate");
     }
@@ -115,6 +113,7 @@ pub fn validate_switchover(
         Some(_) if paused => return refuse(400, "Can't schedule switchover in the paused state"),
         Some(at) => Some(restart::schedule(&Value::String(at), "switchover", now)?),
     };
+    // From here on a failover that names the leader is a switchover.
     if paused && candidate.is_none() {
         let text = "Switchover is possible only to a specific candidate in a paused state";
         return refuse(400, text);
@@ -301,7 +300,21 @@ mod tests {
                 400,
                 "Switchover target and source are the same",
             ),
-            (&plain, true, from("node-1"), 412, "leader name does not match"),
+            (&plain, true, from("node-1"), 400, "Failover could be performed only to a specific"),
+            (
+                &plain,
+                true,
+                json!({"leader": "node-0", "candidate": "node-1", "scheduled_at": "x"}),
+                400,
+                "Failover can't be scheduled",
+            ),
+            (
+                &plain,
+                true,
+                json!({"leader": "node-1", "candidate": "node-2"}),
+                412,
+                "leader name does not match",
+            ),
             (
                 &with(&[ON, SYNC_1]),
                 false,

@@ -3,6 +3,7 @@
 
 use std::path::Path;
 use std::process::Command as Process;
+use std::sync::Arc;
 
 use tls::{ClientCertificates, ClientSettings, Identity, ServerSettings, Verify};
 use types::RestAddress;
@@ -31,7 +32,7 @@ async fn serve(is: &Identity, clients: ClientCertificates) -> Server {
     let settings = ServerSettings { identity: is.clone(), authorities, clients };
     let access = Access { client_certificate: true, ..Access::default() };
     let tls = Some(settings.acceptor().expect("the files are right"));
-    start_behind(samples::leader(), Door { access, tls }).await
+    start_behind(samples::leader(), Door { access, tls, ..Door::default() }).await
 }
 
 fn client(believes: &Identity, shows: Option<&Identity>) -> RestClient {
@@ -86,6 +87,31 @@ async fn an_optional_certificate_is_needed_for_changes_alone() {
     let (status, _) =
         ask(&client(&one, Some(&one)), &server, "DELETE", "/switchover").await.expect("in");
     assert_eq!(status, 404, "nothing is scheduled");
+}
+
+#[tokio::test]
+async fn tls_is_switched_on_and_off_where_it_stands() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let (one, other) = (make(dir.path(), "one"), make(dir.path(), "other"));
+    let server = serve(&one, ClientCertificates::NotAsked).await;
+    let plain = RestAddress::plain("127.0.0.1", server.port);
+    let without = RestClient::default();
+    let in_plain = async || {
+        let asked = without.request("GET", &plain, "/primary", None, None, HANG);
+        asked.await.is_ok()
+    };
+    assert!(ask(&client(&one, None), &server, "GET", "/primary").await.is_ok());
+    assert!(!in_plain().await);
+    server.door.send_replace(Arc::default());
+    assert!(in_plain().await);
+    assert!(ask(&client(&one, None), &server, "GET", "/primary").await.is_err());
+    // A renewed certificate counts for the next connection.
+    let clients = ClientCertificates::NotAsked;
+    let settings = ServerSettings { identity: other.clone(), authorities: None, clients };
+    let tls = Some(settings.acceptor().expect("the files are right"));
+    server.door.send_replace(Arc::new(Door { tls, ..Door::default() }));
+    assert!(ask(&client(&other, None), &server, "GET", "/primary").await.is_ok());
+    assert!(ask(&client(&one, None), &server, "GET", "/primary").await.is_err());
 }
 
 #[tokio::test]

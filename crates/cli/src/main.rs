@@ -14,6 +14,8 @@ use clap::{Parser, Subcommand};
 /// Keeps a PostgreSQL cluster writable.
 #[derive(Debug, Parser)]
 #[command(name = "pgherd", version, about, disable_help_subcommand = true)]
+// As with patronictl, an option that is given twice counts as it was given last.
+#[command(args_override_self = true)]
 struct Cli {
     #[command(flatten)]
     ctl: ctl::CtlOptions,

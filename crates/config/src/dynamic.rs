@@ -516,7 +516,7 @@ mod tests {
             "postgresql": {"use_slots": "perhaps"}
         });
         let (dynamic, warnings) = Dynamic::from_json(&document).expect("usable");
-        assert_eq!(warnings.len(), 7, "{warnings:?}");
+        assert_eq!(warnings.len(), 6, "{warnings:?}");
         assert!(warnings.iter().any(|w| w.to_string().contains("did you mean ttl?")));
         let mut expected = Dynamic::default();
         expected.postgresql.use_slots = false;

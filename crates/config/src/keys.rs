@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use crate::restapi::SERVER_TOKENS;
+
 /// What stands below a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Type {
@@ -76,8 +78,6 @@ const fn refused(path: &'static str, why: &'static str) -> Key {
     Key { path, holds: Any, support, default: "", about: why }
 }
 
-const NO_ADDRESS_CHECKS: &str = "address checks of the REST API are not supported yet; remove \
-     the key and protect the port by other means";
 const NO_STORE: &str = "this store is not supported; run etcd 3.4 or newer and configure the \
      section etcd3 (pause the cluster, then point every node at etcd)";
 const ETCD_V2: &str = "etcd's v2 API is not supported; rename the section to etcd3 on every \
@@ -173,13 +173,13 @@ pub(crate) const STATIC: &[Key] = &[
         "none",
         "Who shows a certificate: nobody, who changes something, everybody.",
     ),
-    refused("restapi.allowlist", NO_ADDRESS_CHECKS),
-    refused("restapi.allowlist_include_members", NO_ADDRESS_CHECKS),
-    quiet("restapi.http_extra_headers", Any),
-    quiet("restapi.https_extra_headers", Any),
-    quiet("restapi.request_queue_size", Integer),
+    used("restapi.allowlist", List, "", "Who may change things: addresses, networks, hosts."),
+    used("restapi.allowlist_include_members", Bool, "false", "Members of the cluster may, too."),
+    used("restapi.http_extra_headers", Scalars, "", "Headers of each answer."),
+    used("restapi.https_extra_headers", Scalars, "", "Headers of each answer over TLS."),
+    used("restapi.request_queue_size", Integer, "the system's", "Connections that may wait."),
     quiet("restapi.thread_pool_size", Integer),
-    quiet("restapi.server_tokens", Text),
+    used("restapi.server_tokens", OneOf(SERVER_TOKENS), "original", "What `Server` says."),
     used("ctl.insecure", Bool, "false", "Commands do not check the members' certificates."),
     used("ctl.cacert", Text, "restapi.cafile", "The authorities behind members' certificates."),
     used("ctl.certfile", Text, "", "The certificate that is shown to members."),

@@ -16,6 +16,7 @@ mod log;
 mod parameters;
 mod problem;
 mod recommended;
+mod restapi;
 mod sections;
 mod slots;
 mod sources;
@@ -35,6 +36,7 @@ pub use log::{Log, LogLevel, LogPiece, LogShape};
 pub use parameters::{CONTROLLED, effective_parameters};
 pub use problem::{ConfigError, Problem, Warning};
 pub use recommended::{recommended_dynamic, recommended_with_ttl};
+pub use restapi::{Allowed, Network, RestapiExtras, ServerTokens};
 pub use sections::{
     Authentication, BasicAuth, Bootstrap, CertificateFiles, Credentials, Etcd, PgherdSection,
     PostgresqlSection, ProgramOption, ProxySection, RestClient, Restapi, VerifyClient, Watchdog,

@@ -7,6 +7,7 @@ use serde_json::Value;
 use types::Millis;
 
 use crate::hooks::{CommandLine, CustomBootstrap, Hooks};
+use crate::restapi::RestapiExtras;
 use crate::text::{HostPort, Secret};
 
 /// An option of a PostgreSQL program: `--name` or `--name=value`.
@@ -89,6 +90,8 @@ pub struct Restapi {
     pub cafile: Option<PathBuf>,
     /// Whether clients show certificates.
     pub verify_client: VerifyClient,
+    /// Who is let in from where, and what answers carry.
+    pub extras: RestapiExtras,
 }
 
 impl Restapi {

@@ -12,6 +12,7 @@ use crate::hooks::{self, Hooks};
 use crate::keys::{CONNECTION_KEYS, STATIC};
 use crate::log::Log;
 use crate::problem::{ConfigError, Problem, Warning};
+use crate::restapi::RestapiExtras;
 use crate::sections::{
     Authentication, BasicAuth, Bootstrap, CertificateFiles, Credentials, Etcd, PgherdSection,
     PostgresqlSection, ProxySection, RestClient, Restapi, VerifyClient, Watchdog, WatchdogDriver,
@@ -305,6 +306,7 @@ impl Reader {
             Some(_) | None => VerifyClient::None,
         };
         let cafile = self.path("restapi.cafile");
+        let extras = RestapiExtras::read(&self.tree, certificate.is_some(), &mut self.errors);
         Some(Restapi {
             listen,
             connect_address,
@@ -312,6 +314,7 @@ impl Reader {
             certificate,
             cafile,
             verify_client,
+            extras,
         })
     }
 

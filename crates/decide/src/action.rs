@@ -295,6 +295,10 @@ pub enum Act {
         term: Term,
         /// An old copy stands in the way and is set aside.
         replace: bool,
+        /// The source is a standby of this leader, who has to be a primary when the copy begins and
+        /// when it takes the old one's place (I3). Only where one is replaced.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        standby_of: Option<Upstream>,
     },
     /// pg_rewind from `source`. Persists `in_progress` before and clears it after.
     Rewind {

@@ -21,10 +21,12 @@ pub enum Request {
     Restart(RestartRequest),
     /// Forget the scheduled restart.
     CancelRestart,
-    /// Copy the data anew from the leader: an operator's word in the sense of I3.
+    /// Copy the data anew: an operator's word in the sense of I3.
     Reinitialize {
         /// Give up whatever works on the data directory now.
         force: bool,
+        /// From the leader, whoever else offers itself.
+        from_leader: bool,
     },
 }
 
@@ -76,7 +78,20 @@ enum What {
         /// How long PostgreSQL may take to come up.
         limit: Millis,
     },
-    Reinitialize,
+    Reinitialize {
+        /// From the leader, whoever else offers itself.
+        from_leader: bool,
+    },
+}
+
+impl What {
+    /// Whether what stands here is given up.
+    const fn replaces(self) -> bool {
+        match self {
+            What::Restart { .. } => false,
+            What::Reinitialize { .. } => true,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -175,7 +190,9 @@ impl Brain {
                 Some(_) => Answer::RestartCancelled,
                 None => Answer::NoneScheduled,
             }),
-            Request::Reinitialize { force } => Some(self.reinitialize(now, force)),
+            Request::Reinitialize { force, from_leader } => {
+                Some(self.reinitialize(now, force, from_leader))
+            }
         };
         if let Some(answer) = answer {
             self.errands.answers.push((id, answer));
@@ -203,7 +220,7 @@ impl Brain {
         if let Some(errand) = &self.errands.present {
             let name = match errand.what {
                 What::Restart { .. } => "restart",
-                What::Reinitialize => "reinitialize",
+                What::Reinitialize { .. } => "reinitialize",
             };
             return Some(name.to_owned());
         }
@@ -262,7 +279,7 @@ impl Brain {
         wanted.fits(role, server.map(|server| server.version), pending)
     }
 
-    fn reinitialize(&mut self, now: Millis, force: bool) -> Answer {
+    fn reinitialize(&mut self, now: Millis, force: bool, from_leader: bool) -> Answer {
         let (Some(view), Some(_)) = (self.view.clone(), &self.local) else {
             return Answer::Busy("start of the agent".to_owned());
         };
@@ -277,7 +294,7 @@ impl Brain {
             Some(_) => self.end_errand(Answer::RestartFailed),
             None => {}
         }
-        self.begin(now, What::Reinitialize, None, &view);
+        self.begin(now, What::Reinitialize { from_leader }, None, &view);
         Answer::ReinitializeStarted
     }
 
@@ -353,7 +370,7 @@ impl Brain {
             Phase::Checkpoint => {
                 let until = errand.since.plus(self.dynamic.primary_start_timeout);
                 let running = matches!(local.process, Process::Running(_));
-                if running && errand.what != What::Reinitialize && now < until {
+                if running && !errand.what.replaces() && now < until {
                     self.wake_at(until);
                     self.issue(now, Act::Checkpoint, Reason::CheckpointBeforeStop);
                     return;
@@ -362,8 +379,8 @@ impl Brain {
                 self.run_errand(now, view, local, leadership);
             }
             Phase::Stopping if down => {
-                let restarts = errand.what != What::Reinitialize;
-                self.enter(now, if restarts { Phase::Starting } else { Phase::Copying });
+                let next = if errand.what.replaces() { Phase::Copying } else { Phase::Starting };
+                self.enter(now, next);
             }
             Phase::Stopping => self.stop_for_errand(now, local, errand.what),
             // Only for a live leader a copy is given up (I3); without one it may be needed.
@@ -403,7 +420,7 @@ impl Brain {
             (What::Restart { .. }, _) => self.stop_fast(now, why),
             // The copy is given up: nothing has to be written to its end, and whatever works on it
             // is given up, too.
-            (What::Reinitialize, _) => {
+            (What::Reinitialize { .. }, _) => {
                 self.stop_now(now, local, why);
             }
         }
@@ -435,6 +452,12 @@ impl Brain {
             }
             (Act::Clone { .. }, Phase::Copying) if outcome == Outcome::Done => {
                 self.enter(now, Phase::Starting);
+            }
+            // Whoever offered itself could not be copied; the next attempt is the leader's.
+            (Act::Clone { .. }, Phase::Copying) => {
+                if let Some(errand) = &mut self.errands.present {
+                    errand.what = What::Reinitialize { from_leader: true };
+                }
             }
             _ => {}
         }
@@ -474,9 +497,15 @@ impl Brain {
         errand.is_none_or(|errand| self.claim.confirmed_since(errand.since))
     }
 
-    /// The data is to be copied anew from the leader.
+    /// The data is to be copied anew.
     pub(crate) fn copies_anew(&self) -> bool {
         self.phase() == Some(Phase::Copying)
+    }
+
+    /// Nobody but the leader shall be copied from.
+    pub(crate) fn copies_the_leader(&self) -> bool {
+        let what = self.errands.present.as_ref().map(|errand| errand.what);
+        what == Some(What::Reinitialize { from_leader: true })
     }
 
     /// The leader should not count on this member's confirmations.
@@ -490,7 +519,7 @@ impl Brain {
         match (errand.what, errand.phase) {
             // Said from the beginning on: whoever waits for its end must not take the old copy, as
             // long as that runs, for the new one.
-            (What::Reinitialize, _) => Some("creating replica"),
+            (What::Reinitialize { .. }, _) => Some("creating replica"),
             (What::Restart { .. }, Phase::Leaving | Phase::Checkpoint) => None,
             (What::Restart { .. }, _) => Some("restarting"),
         }

@@ -411,7 +411,16 @@ impl Brain {
         if self.is_bound(view, local) || older {
             self.end_errand(Answer::RestartFailed);
         } else if leader.writable {
-            let act = clone_act(leader, local.data_dir != DataDir::Empty);
+            let offers = !self.copies_the_leader();
+            let replace = local.data_dir != DataDir::Empty;
+            let replica = self.copy_source(view, leader, replace).filter(|_| offers);
+            let act = match replica {
+                Some(source) => {
+                    let standby_of = replace.then(|| leader.address.clone());
+                    Act::Clone { source, term: leader.term, replace, standby_of }
+                }
+                None => clone_act(leader, replace),
+            };
             self.issue(now, act, Reason::AskedByOperator);
         }
     }
@@ -426,13 +435,20 @@ impl Brain {
         } else {
             Reason::NoData { leader: leader.name.clone() }
         };
-        let replica = self.copy_source(view, leader).filter(|_| !replace);
+        let replica = self.copy_source(view, leader, false).filter(|_| !replace);
         let source = replica.unwrap_or_else(|| leader.address.clone());
-        self.issue(now, Act::Clone { source, term: leader.term, replace }, why);
+        let act = Act::Clone { source, term: leader.term, replace, standby_of: None };
+        self.issue(now, act, why);
     }
 
-    /// A standby that offers itself as a source of first copies, and streams the leader's log.
-    fn copy_source(&self, view: &ClusterView, leader: &Leader) -> Option<Upstream> {
+    /// A standby that offers itself as a source, and streams the leader's log. Where something is
+    /// replaced it has to say besides that it follows this leader in its present term: it does
+    /// that only with a copy that is a beginning of the leader's, so what is made from it descends
+    /// from the leader, too (I3). A standby cluster's leader cannot be seen to be one.
+    fn copy_source(&self, view: &ClusterView, leader: &Leader, replace: bool) -> Option<Upstream> {
+        if replace && self.dynamic.standby_cluster.is_some() {
+            return None;
+        }
         let timeline = view.member(&leader.name).and_then(|member| member.timeline);
         let offers = view.members.iter().filter(|(name, member)| {
             let member = &member.value;
@@ -442,13 +458,15 @@ impl Brain {
                 && member.state == "running"
                 && member.replication_state.as_deref() == Some("streaming")
                 && member.timeline == timeline
+                && (!replace || leader.term == Term(0) || member.term == Some(leader.term))
         });
         offers.filter_map(|(name, _)| upstream_of(view, name)).next()
     }
 }
 
 fn clone_act(leader: &Leader, replace: bool) -> Act {
-    Act::Clone { source: leader.address.clone(), term: leader.term, replace }
+    let source = leader.address.clone();
+    Act::Clone { source, term: leader.term, replace, standby_of: None }
 }
 
 /// The last comparison, if it was made with this leader in this term.

@@ -96,7 +96,7 @@ impl Brain {
             self.issue(now, act, Reason::BootstrapFailed);
         } else if let Some(section) = self.dynamic.standby_cluster.as_ref().filter(|_| ours) {
             let source = section.remote.clone();
-            let act = Act::Clone { source, term: Term(1), replace: false };
+            let act = Act::Clone { source, term: Term(1), replace: false, standby_of: None };
             self.issue(now, act, Reason::WonBootstrap);
         } else if ours {
             self.issue(now, Act::Initdb, Reason::WonBootstrap);

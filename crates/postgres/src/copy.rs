@@ -18,6 +18,7 @@ use crate::files::{self, blocking};
 use crate::instance::{LocalInstance, read_control, write_files};
 use crate::lifecycle::{kill_in, write_signal};
 use crate::processes::DirId;
+use crate::replica::Source;
 use crate::segments::segment_name;
 use crate::sql::within;
 use crate::sync_rule::SyncRule;
@@ -121,14 +122,15 @@ pub(crate) async fn replaces(instance: &LocalInstance) -> Result<bool, Error> {
 /// A copy by pg_basebackup.
 pub(crate) async fn basebackup(
     instance: &LocalInstance,
-    upstream: &Upstream,
+    source: Source<'_>,
     progress: &(impl Fn(CopyProgress) + Send + Sync),
 ) -> Result<(), Error> {
     let config = instance.config();
     require_place(&config, false)?;
+    source.require_leader(&config).await?;
     let new = fresh_directory(instance).await?;
     let replaced = replaces(instance).await?;
-    write_pgpass(instance, upstream).await?;
+    write_pgpass(instance, source.upstream).await?;
     let mut arguments = vec![
         OsString::from("--pgdata"),
         new.clone().into(),
@@ -136,7 +138,7 @@ pub(crate) async fn basebackup(
         "--progress".into(),
         "--no-password".into(),
         "--dbname".into(),
-        conf::source_conninfo(&config, upstream, &config.replication, replaced).into(),
+        conf::copy_conninfo(&config, &source, replaced).into(),
     ];
     arguments.extend(basebackup_options(&config, instance.programs().major));
     let program = instance.programs().path("pg_basebackup");
@@ -146,8 +148,9 @@ pub(crate) async fn basebackup(
         }
     };
     run_tool(&config, &program, &arguments, line).await?;
+    source.require_leader(&config).await?;
     instance.require_stopped("replace the data directory").await?;
-    let upstream = upstream.clone();
+    let upstream = source.upstream.clone();
     blocking(move || {
         complete(&config, &new, Some(upstream))?;
         put_in_place(&config, &new)
@@ -258,7 +261,7 @@ pub(crate) async fn rewind_from(
     write_pgpass(instance, upstream).await?;
     let (prepared, source) = (config.clone(), upstream.clone());
     let unseen = blocking(move || prepare_rewind(&prepared, source)).await?;
-    let source = conf::source_conninfo(&config, upstream, config.rewind_role(), true);
+    let source = conf::rewind_conninfo(&config, upstream);
     let arguments = [
         OsString::from("--target-pgdata"),
         config.data_dir.clone().into(),

@@ -27,6 +27,7 @@ mod observe;
 mod parameters;
 mod pending;
 mod processes;
+mod query;
 mod receive;
 mod replica;
 mod secure;
@@ -53,6 +54,7 @@ pub use instance::LocalInstance;
 pub use lead::PromotePlan;
 pub use lifecycle::{HandOver, StartAs, Started, StopMode};
 pub use observe::{Observation, now};
+pub use query::{Answer, Kind, QueryError, QueryTarget, query};
 pub use setup::{MAJOR_MAX, MAJOR_MIN, Programs};
 pub use sync_rule::SyncRule;
 
@@ -80,9 +82,12 @@ pub trait Instance: Send + Sync + 'static {
     /// Replaces the data directory by a copy of the upstream's, made a standby of it, by the first
     /// of the configured methods that works; the old one is set aside (I3): by pg_basebackup when
     /// the new one is complete. Without an upstream, by a method that needs no leader.
+    /// `standby_of`: the upstream is a standby of this leader, who has to be a primary before and
+    /// after.
     fn clone_from<F>(
         &self,
         upstream: Option<&Upstream>,
+        standby_of: Option<&Upstream>,
         progress: F,
     ) -> impl Future<Output = Result<(), Error>> + Send
     where
@@ -271,11 +276,17 @@ impl Instance for LocalInstance {
         bootstrap::bootstrap(self, unfinished).await
     }
 
-    async fn clone_from<F>(&self, upstream: Option<&Upstream>, progress: F) -> Result<(), Error>
+    async fn clone_from<F>(
+        &self,
+        upstream: Option<&Upstream>,
+        standby_of: Option<&Upstream>,
+        progress: F,
+    ) -> Result<(), Error>
     where
         F: Fn(CopyProgress) + Send + Sync,
     {
-        replica::clone_from(self, upstream, progress).await
+        let source = upstream.map(|upstream| replica::Source { upstream, standby_of });
+        replica::clone_from(self, source, progress).await
     }
 
     async fn rewind_from(&self, upstream: &Upstream) -> Result<(), Error> {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use pgproto::control::ControlFile;
 use types::{
     Control, ControlState, DataDir, Health, LogicalSlot, Lsn, Millis, Primary, Process, Receiver,
-    Replica, Role, Running, Server, Slot, Standby, SyncNames, Timeline,
+    Replica, Role, Running, Server, Slot, Standby, SyncNames, Timeline, Walsender,
 };
 
 use crate::disk_helper::{Found, Look, Request};
@@ -49,8 +49,8 @@ SELECT pg_is_in_recovery(), current_setting('server_version_num'), pg_postmaster
   pg_last_xact_replay_timestamp(),
   CASE WHEN pg_is_in_recovery() THEN pg_is_wal_replay_paused() END,
   current_setting('restore_command') <> '';
-SELECT application_name, state, flush_lsn, replay_lsn, sync_priority, pid, usename
-  FROM pg_stat_replication;
+SELECT application_name, state, flush_lsn, replay_lsn, sync_priority, pid, usename, client_addr,
+  sync_state FROM pg_stat_replication;
 SELECT slot_name, restart_lsn, active, active_pid, slot_type, xmin IS NOT NULL, wal_status,
   database, plugin, confirmed_flush_lsn, to_jsonb(s) ->> 'failover', to_jsonb(s) ->> 'synced'
   FROM pg_replication_slots s WHERE NOT temporary ORDER BY slot_name;
@@ -241,6 +241,7 @@ async fn probe(
         pending_restart: pending_restart(instance, loaded).await?,
         slots: slots.iter().map(|row| slot(row)).collect(),
         lowered,
+        walsenders: senders.iter().map(|row| walsender(row)).collect(),
     };
     let role = if writable {
         learn_promoted_at(instance, facts).await;
@@ -264,6 +265,18 @@ fn field(row: &[Option<String>], index: usize) -> Option<&str> {
 
 fn number<T: std::str::FromStr>(text: Option<&str>) -> Option<T> {
     text?.parse().ok()
+}
+
+fn walsender(row: &[Option<String>]) -> Walsender {
+    let text = |index: usize| field(row, index).map(str::to_owned);
+    Walsender {
+        usename: text(6),
+        application_name: text(0).unwrap_or_default(),
+        client_addr: text(7),
+        state: text(1),
+        sync_state: text(8),
+        sync_priority: number(field(row, 4)),
+    }
 }
 
 fn slot(row: &[Option<String>]) -> Slot {

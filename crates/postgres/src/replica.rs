@@ -14,22 +14,49 @@ use crate::error::Error;
 use crate::files::{self, blocking};
 use crate::hooks::{CustomMethod, ReplicaMethod, long_options, run_hook};
 use crate::instance::{LocalInstance, read_control};
+use crate::sql::{self, REMOTE_LIMIT, within};
+
+/// Whom a copy is made of.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Source<'a> {
+    pub(crate) upstream: &'a Upstream,
+    /// It is a standby of this leader.
+    pub(crate) standby_of: Option<&'a Upstream>,
+}
+
+impl Source<'_> {
+    /// Whether the leader that a copy is replaced for is there. A leader that is copied itself
+    /// shows that by answering until the end.
+    pub(crate) async fn require_leader(&self, config: &InstanceConfig) -> Result<(), Error> {
+        let Some(leader) = self.standby_of else { return Ok(()) };
+        let look = async {
+            let client = sql::connect_upstream(config, leader).await?;
+            sql::one_row(&client, "look for the leader", "SELECT pg_is_in_recovery()").await
+        };
+        let row = within(REMOTE_LIMIT, "the leader's answer", look).await?;
+        if row.first().is_some_and(|recovers| recovers == "f") {
+            return Ok(());
+        }
+        let name = &leader.name;
+        Err(Error::refused(format!("{name} is no primary any more: nothing is replaced for it")))
+    }
+}
 
 pub(crate) async fn clone_from(
     instance: &LocalInstance,
-    upstream: Option<&Upstream>,
+    source: Option<Source<'_>>,
     progress: impl Fn(CopyProgress) + Send + Sync,
 ) -> Result<(), Error> {
     let config = instance.config();
     instance.require_stopped("replace the data directory").await?;
     let mut failed = None;
-    for method in methods(&config, upstream) {
-        let made = match (&method, upstream) {
-            (ReplicaMethod::Basebackup, Some(upstream)) => {
-                copy::basebackup(instance, upstream, &progress).await
+    for method in methods(&config, source.map(|source| source.upstream)) {
+        let made = match (&method, source) {
+            (ReplicaMethod::Basebackup, Some(source)) => {
+                copy::basebackup(instance, source, &progress).await
             }
             (ReplicaMethod::Basebackup, None) => continue,
-            (ReplicaMethod::Custom(method), upstream) => custom(instance, method, upstream).await,
+            (ReplicaMethod::Custom(method), source) => custom(instance, method, source).await,
         };
         let name = name_of(&method);
         match made {
@@ -75,14 +102,20 @@ fn methods(config: &InstanceConfig, upstream: Option<&Upstream>) -> Vec<ReplicaM
 async fn custom(
     instance: &LocalInstance,
     method: &CustomMethod,
-    upstream: Option<&Upstream>,
+    source: Option<Source<'_>>,
 ) -> Result<(), Error> {
     let config = instance.config();
+    if let Some(source) = source {
+        source.require_leader(&config).await?;
+    }
     let _hidden = instance.hide();
     let aside = if method.keep_data { None } else { clear_place(&config)? };
-    let made = run_method(instance, method, upstream).await;
+    let mut made = run_method(instance, method, source).await;
+    if let (Ok(()), Some(source)) = (&made, source) {
+        made = source.require_leader(&config).await;
+    }
     instance.require_stopped("take over the new copy").await?;
-    let (prepared, upstream) = (config, upstream.cloned());
+    let (prepared, upstream) = (config, source.map(|source| source.upstream.clone()));
     let (keep, unled) = (method.keep_data, upstream.is_none());
     let made = blocking(move || {
         let made = made.and_then(|()| take_over(&prepared, upstream));
@@ -100,17 +133,16 @@ async fn custom(
 async fn run_method(
     instance: &LocalInstance,
     method: &CustomMethod,
-    upstream: Option<&Upstream>,
+    source: Option<Source<'_>>,
 ) -> Result<(), Error> {
     let config = instance.config();
-    if let Some(upstream) = upstream {
-        write_pgpass(instance, upstream).await?;
+    if let Some(source) = source {
+        write_pgpass(instance, source.upstream).await?;
     }
-    let streams = upstream.filter(|upstream| !upstream.is_archive());
+    let streams = source.filter(|source| !source.upstream.is_archive());
     let replaced = copy::replaces(instance).await?;
-    let connection = streams.map_or_else(String::new, |upstream| {
-        conf::source_conninfo(&config, upstream, &config.replication, replaced)
-    });
+    let connection =
+        streams.map_or_else(String::new, |source| conf::copy_conninfo(&config, &source, replaced));
     let data_dir = config.data_dir.to_string_lossy();
     let ours = [
         ("scope", config.scope.as_str()),

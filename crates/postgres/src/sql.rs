@@ -122,7 +122,7 @@ type Connected =
     (Client, tokio_postgres::Connection<Socket, <Maker as MakeTlsConnect<Socket>>::Stream>);
 
 /// With or without TLS, in the order that the settings say.
-async fn connect_some_way(
+pub(crate) async fn connect_some_way(
     mut pg: tokio_postgres::Config,
     security: &Security,
 ) -> Result<Connected, tokio_postgres::Error> {
@@ -144,7 +144,7 @@ fn describe(error: &tokio_postgres::Error) -> String {
     with_causes(error)
 }
 
-fn with_causes(error: &dyn std::error::Error) -> String {
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |error| error.source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

@@ -721,10 +721,11 @@ async fn a_killed_backend_ends_the_postmaster() {
     }
 }
 
-/// B7: a copy is taken from a primary only. What was the leader when an agent decided may be a
-/// standby once a disk that hung lets the programs begin (simulator, seed 9104, fences alone).
+/// B7: a copy is replaced by one of a primary only, or of a standby while its leader is a primary.
+/// What was the leader when an agent decided may be a standby once a disk that hung lets the
+/// programs begin (simulator, seed 9104, fences alone).
 #[tokio::test]
-async fn nothing_is_copied_from_a_standby() {
+async fn nothing_is_copied_from_what_is_something_else_by_then() {
     for dir in bin_dirs() {
         let [a, b, c] = cluster(&dir, ["a", "b", "c"], &[]).await;
         a.sql("create table t ()").await;
@@ -737,13 +738,25 @@ async fn nothing_is_copied_from_a_standby() {
         let before = ends().await;
         let refusals = [
             c.instance.rewind_from(&b.upstream()).await.unwrap_err().to_string(),
-            c.instance.clone_from(Some(&b.upstream()), |_| {}).await.unwrap_err().to_string(),
+            c.instance.clone_from(Some(&b.upstream()), None, |_| {}).await.unwrap_err().to_string(),
         ];
         for refusal in refusals {
             assert!(refusal.contains("server is in hot standby mode"), "{refusal}");
         }
         assert_eq!(ends().await, before, "the copy is as it was");
-        c.instance.clone_from(Some(&a.upstream()), |_| {}).await.unwrap();
+        // Nor from a primary that is taken for a standby, or for a leader that is none.
+        let (of_a, of_b) = (a.upstream(), b.upstream());
+        for (from, leader, words) in [
+            (&of_a, &of_a, "server is not in hot standby mode"),
+            (&of_b, &of_b, "is no primary any more"),
+        ] {
+            let copied = c.instance.clone_from(Some(from), Some(leader), |_| {}).await;
+            let refusal = copied.unwrap_err().to_string();
+            assert!(refusal.contains(words), "{refusal}");
+        }
+        assert_eq!(ends().await, before, "the copy is as it was");
+        c.instance.clone_from(Some(&of_b), Some(&of_a), |_| {}).await.unwrap();
+        c.instance.clone_from(Some(&of_a), None, |_| {}).await.unwrap();
     }
 }
 

@@ -200,7 +200,7 @@ async fn copied_by_the_second_method(c: &Node, of: &Node, shelf: &Shelf, bin_dir
         config.replication = of.instance.config().replication.clone();
     })
     .await;
-    c.instance.clone_from(Some(&of.upstream()), |_| {}).await.unwrap();
+    c.instance.clone_from(Some(&of.upstream()), None, |_| {}).await.unwrap();
     let given = shelf.read("arguments");
     let begin = "--retries=3 --scope=test --role=replica --datadir=/";
     assert!(
@@ -208,7 +208,7 @@ async fn copied_by_the_second_method(c: &Node, of: &Node, shelf: &Shelf, bin_dir
         "{given}"
     );
     assert!(!given.contains("another"), "I6: {given}");
-    let unled = c.instance.clone_from(None, |_| {}).await.unwrap_err().to_string();
+    let unled = c.instance.clone_from(None, None, |_| {}).await.unwrap_err().to_string();
     assert!(unled.contains("no method makes a copy without a leader"), "{unled}");
     let upstream = Some(of.upstream());
     c.instance.start(StartAs::Standby { upstream }, LIMIT).await.unwrap();

@@ -98,6 +98,11 @@ async fn synchronous_commits(a: &Node, b: &Node) {
     assert!(seen.checkpoint_done && seen.promoted_at == Lsn(0));
     let replica = seen.replicas.iter().find(|r| r.name == "B.2").unwrap();
     assert!(replica.streaming && replica.listed);
+    let server = running(a).await.server;
+    let sender = server.walsenders.iter().find(|sender| sender.application_name == "B.2").unwrap();
+    let shown = [&sender.client_addr, &sender.state, &sender.sync_state];
+    assert_eq!(shown.map(Option::as_deref), [Some("127.0.0.1"), Some("streaming"), Some("quorum")]);
+    assert!(sender.usename.is_some() && sender.sync_priority == Some(1));
     a.instance.confirm_write(LIMIT).await.unwrap();
     a.sql("create table t as select 1 as x").await;
     let slot = running(a).await.server.slots.remove(0);
@@ -219,7 +224,7 @@ async fn other_operations(a: &Node, b: &Node) {
     let seen = control(a).await;
     assert_eq!(seen.state, ControlState::ShutDownInRecovery);
     assert_eq!(a.instance.observe().await.process, Process::Stopped);
-    a.instance.clone_from(Some(&b.upstream()), |_| {}).await.unwrap();
+    a.instance.clone_from(Some(&b.upstream()), None, |_| {}).await.unwrap();
     assert_eq!(a.instance.set_aside().len(), 1);
     b.instance.stop(StopMode::Immediate, LIMIT).await.unwrap();
     assert_eq!(b.instance.observe().await.process, Process::Stopped);

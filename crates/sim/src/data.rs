@@ -84,7 +84,7 @@ impl World {
             Act::Initdb => self.initdb(step),
             // No member of the simulation has a backup.
             Act::Restore => Next::Failed,
-            Act::Clone { source, term, replace } => self.copy(step, source, *term, *replace),
+            Act::Clone { source, term, replace, .. } => self.copy(step, source, *term, *replace),
             Act::Rewind { source, term } => self.rewind(step, source, *term),
             Act::Compare { leader, term } => self.compare(step, leader, *term),
             Act::Start { start_as, term } => self.start(step, start_as, *term),

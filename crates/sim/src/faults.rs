@@ -533,7 +533,9 @@ impl World {
 
     fn operator_asks(&mut self, node: usize, kind: Kind) {
         let request = match kind {
-            Kind::Reinitialize => Request::Reinitialize { force: self.rng.chance(300) },
+            Kind::Reinitialize => {
+                Request::Reinitialize { force: self.rng.chance(300), from_leader: false }
+            }
             _ => Request::Restart(RestartRequest::default()),
         };
         let host = &self.hosts[node];

@@ -22,7 +22,7 @@ pub use fencing::Unfenced;
 pub use local::{
     Compared, Control, ControlState, DataDir, Durable, DurablePledge, DurablePromise, Fault,
     Health, InProgress, LocalPostgres, Lowered, PendingChange, Primary, Process, Receiver, Replica,
-    Role, RoleState, Running, Server, Standby, SyncNames, Trouble, Upstream,
+    Role, RoleState, Running, Server, Standby, SyncNames, Trouble, Upstream, Walsender,
 };
 pub use names::{MemberName, slot_name};
 pub use peers::{Heartbeat, Suspicion};
@@ -33,7 +33,7 @@ pub use records::{
     FailoverRequest, Fence, HistoryEntry, LeaderKey, Member, Pledge, RestAddress, Revision, Status,
     SyncState, Term, TermRecord,
 };
-pub use requests::{RESTART_ROLES, RestartRequest, version_number};
+pub use requests::{RESTART_ROLES, RestartRequest, version_number, version_problem};
 pub use schedule::{NoInstant, UnixMillis};
 pub use slots::{LogicalSlot, Slot, SlotChange};
 pub use tags::Tags;

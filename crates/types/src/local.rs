@@ -211,6 +211,25 @@ pub struct Server {
     pub slots: Vec<Slot>,
     /// Where `synchronous_commit` is set below `on`: commits there are acknowledged by nobody (I1).
     pub lowered: BTreeSet<Lowered>,
+    /// Its walsenders as it describes them, for display alone.
+    pub walsenders: Vec<Walsender>,
+}
+
+/// A row of `pg_stat_replication`, by its columns' names.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct Walsender {
+    /// Who logged in.
+    pub usename: Option<String>,
+    /// What it calls itself.
+    pub application_name: String,
+    /// Where it comes from; `None` for the unix socket.
+    pub client_addr: Option<String>,
+    /// `streaming`, `catchup`, `backup`, ….
+    pub state: Option<String>,
+    /// `async`, `potential`, `sync` or `quorum`.
+    pub sync_state: Option<String>,
+    /// Its place among the synchronous ones; 0 for none.
+    pub sync_priority: Option<i32>,
 }
 
 /// A parameter that waits for a restart, in PostgreSQL's words.

@@ -64,6 +64,20 @@ pub fn version_number(text: &str) -> Option<u32> {
     fits.then_some((major * 100 + minor) * 100 + patch)
 }
 
+/// What is wrong with a version that [`version_number`] does not know, in Patroni's words.
+#[must_use]
+pub fn version_problem(text: &str) -> Option<String> {
+    if version_number(text).is_some() {
+        return None;
+    }
+    let numbers = text.trim().split('.').all(|part| part.parse::<u32>().is_ok());
+    Some(if numbers {
+        format!("Invalid PostgreSQL version format: X.Y or X.Y.Z is accepted: {text}")
+    } else {
+        format!("Invalid PostgreSQL version: {text}")
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -81,6 +95,7 @@ mod tests {
             ("15.123456", None),
         ] {
             assert_eq!(version_number(text), number, "{text}");
+            assert_eq!(version_problem(text).is_none(), number.is_some(), "{text}");
         }
     }
 

@@ -203,11 +203,17 @@ impl CtlConfig {
     pub(crate) fn replace_dcs(&mut self, url: &str) -> anyhow::Result<()> {
         let rest = match url.split_once("://") {
             Some(("etcd3" | "etcd" | "http" | "https", rest)) => rest,
-            Some((scheme, _)) => anyhow::bail!("-d {url}: {scheme} is not supported, use etcd3"),
+            Some((scheme @ ("consul" | "exhibitor" | "zookeeper"), _)) => {
+                anyhow::bail!("-d {url}: {scheme} is not supported, use etcd3")
+            }
+            Some((scheme, _)) => anyhow::bail!("Unknown dcs scheme: {scheme}"),
             None => url,
         };
         let (hosts, namespace) = rest.split_once('/').unwrap_or((rest, ""));
-        self.endpoints = split_hosts(hosts);
+        // As patronictl has it, a host that is left out is this one.
+        let local = hosts.is_empty() || hosts.starts_with(':');
+        self.endpoints =
+            split_hosts(&if local { format!("localhost{hosts}") } else { hosts.into() });
         anyhow::ensure!(!self.endpoints.is_empty(), "-d {url}: HOST:PORT is expected");
         (self.username, self.password) = (None, None);
         let https = url.starts_with("https://");
@@ -341,6 +347,14 @@ mod tests {
             ("h:2379", "service")
         );
         assert!(config.replace_dcs("consul://h:1").is_err());
-        assert!(config.replace_dcs("/ns").is_err());
+        config.replace_dcs("etcd3://:2399/x").expect("valid");
+        assert_eq!(
+            (config.endpoints[0].as_str(), config.namespace.as_str()),
+            ("localhost:2399", "x")
+        );
+        config.replace_dcs("/ns").expect("valid");
+        assert_eq!(config.endpoints, ["localhost:2379"]);
+        let unknown = config.replace_dcs("nosuch://h").expect_err("unknown").to_string();
+        assert_eq!(unknown, "Unknown dcs scheme: nosuch");
     }
 }

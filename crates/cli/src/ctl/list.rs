@@ -55,7 +55,8 @@ pub(crate) struct WatchArgs {
 }
 
 impl WatchArgs {
-    fn interval(self) -> Option<Duration> {
+    /// How long is waited between two outputs, if there are more than one.
+    pub(super) fn interval(self) -> Option<Duration> {
         let seconds = self.seconds.map(Duration::from_secs_f64);
         seconds.or(self.every_two_seconds.then_some(WATCH))
     }

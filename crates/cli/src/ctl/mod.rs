@@ -10,10 +10,12 @@ mod events;
 mod flush;
 mod haproxy;
 mod inspect;
+mod libpq;
 mod list;
 mod output;
 mod pause;
 mod prompt;
+mod query;
 mod reinit;
 mod reload;
 mod remove;
@@ -40,6 +42,7 @@ pub(crate) use inspect::{DsnArgs, HistoryArgs, VersionArgs};
 pub(crate) use list::{ListArgs, TopologyArgs};
 pub(crate) use pause::PauseArgs;
 use prompt::Aborted;
+pub(crate) use query::QueryArgs;
 pub(crate) use reinit::ReinitArgs;
 pub(crate) use reload::ReloadArgs;
 pub(crate) use remove::RemoveArgs;
@@ -69,13 +72,15 @@ pub(crate) enum CtlCommand {
     History(HistoryArgs),
     /// Print how to connect to a member
     Dsn(DsnArgs),
+    /// Run SQL on a member
+    Query(QueryArgs),
     /// Print the version of this program, and of a cluster's members
     Version(VersionArgs),
     /// Let members read their files again
     Reload(ReloadArgs),
     /// Restart PostgreSQL on members, now or at a time
     Restart(RestartArgs),
-    /// Copy the data of members anew from the leader
+    /// Copy the data of members anew
     Reinit(ReinitArgs),
     /// Make a cluster the standby of another one
     DemoteCluster(DemoteClusterArgs),
@@ -120,6 +125,7 @@ async fn dispatch(options: &CtlOptions, command: CtlCommand) -> anyhow::Result<E
         CtlCommand::EditConfig(args) => dynamic::edit(args, &config).await,
         CtlCommand::History(args) => inspect::history(args, &config).await,
         CtlCommand::Dsn(args) => inspect::dsn(args, &config).await,
+        CtlCommand::Query(args) => query::query(args, &config).await,
         CtlCommand::Version(args) => inspect::version(args, &config).await,
         CtlCommand::Reload(args) => reload::reload(args, &config).await,
         CtlCommand::Restart(args) => restart::restart(args, &config).await,
@@ -140,10 +146,15 @@ fn say(text: &str) -> std::io::Result<()> {
     out.flush()
 }
 
-/// The wall clock in UTC, `2026-11-23 22:01:02` with `decimals` of a second.
+/// The wall clock where we are, `2026-11-23 22:01:02` with up to nine `decimals` of a second.
 fn timestamp(decimals: usize) -> String {
-    let text = format!("{:.decimals$}", jiff::Timestamp::now());
-    text.replace('T', " ").trim_end_matches('Z').to_owned()
+    let now = jiff::ZonedDateTime::now();
+    let mut text = now.strftime("%Y-%m-%d %H:%M:%S").to_string();
+    if decimals > 0 {
+        text.push('.');
+        text.extend(format!("{:09}", now.subsec_nanosecond()).chars().take(decimals));
+    }
+    text
 }
 
 /// Prints a value as YAML.

@@ -35,7 +35,9 @@ impl Output {
             }
             Format::Pretty => {
                 let rows = self.rows.iter().map(|row| row.iter().map(plain).collect()).collect();
-                Table { title: String::new(), columns: self.columns, rows }.render()
+                let columns =
+                    self.columns.into_iter().map(|(name, right)| (name.to_owned(), right));
+                Table { title: String::new(), columns: columns.collect(), rows }.render()
             }
         }
     }

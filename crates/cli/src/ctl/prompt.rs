@@ -2,6 +2,8 @@
 
 use std::io::BufRead;
 
+use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
+
 use super::say;
 
 /// The longest answer that is read, in bytes.
@@ -45,6 +47,38 @@ pub(super) async fn confirm(text: &str) -> anyhow::Result<bool> {
             "y" | "yes" => return Ok(true),
             "" | "n" | "no" => return Ok(false),
             _ => say("Error: invalid input\n")?,
+        }
+    }
+}
+
+/// Asks `text: ` for what is not shown while it is typed, until something is answered.
+pub(super) async fn hidden(text: &str) -> anyhow::Result<String> {
+    let _hidden = Hidden::begin();
+    let answer = demand(text).await;
+    say("\n")?;
+    answer
+}
+
+/// A terminal that does not show what is typed, until this is dropped.
+struct Hidden(Option<Termios>);
+
+impl Hidden {
+    /// Does nothing where standard input is no terminal.
+    fn begin() -> Hidden {
+        let stdin = std::io::stdin();
+        let Ok(shown) = tcgetattr(&stdin) else { return Hidden(None) };
+        let mut silent = shown.clone();
+        silent.local_modes.remove(LocalModes::ECHO);
+        let set = tcsetattr(&stdin, OptionalActions::Flush, &silent);
+        Hidden(set.is_ok().then_some(shown))
+    }
+}
+
+impl Drop for Hidden {
+    fn drop(&mut self) {
+        if let Some(shown) = &self.0 {
+            // There is nobody to tell; the shell sets its own modes.
+            tcsetattr(std::io::stdin(), OptionalActions::Flush, shown).ok();
         }
     }
 }

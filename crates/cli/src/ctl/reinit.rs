@@ -1,4 +1,4 @@
-//! `reinit`: the data of replicas is copied anew from the leader.
+//! `reinit`: the data of replicas is copied anew, from the leader or a member that offers itself.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -60,13 +60,10 @@ async fn choose(args: &ReinitArgs, view: &ClusterView) -> anyhow::Result<Vec<Mem
     let selection = Selection {
         cluster: args.cluster.clone(),
         members: args.members.clone(),
-        // patronictl always selects by role here, and shows the members because of it.
         role: Some(Role::Replica),
         force: args.force,
     };
     let names = if args.members.is_empty() {
-        let none = format!("{} cluster doesn't have any members", args.cluster);
-        anyhow::ensure!(!replicas.is_empty(), none);
         selection.show(view)?;
         if args.force {
             return Ok(Vec::new());

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use api::Settings;
 use serde_json::{Map, Value, json};
-use types::{ClusterView, MemberName, version_number};
+use types::{ClusterView, MemberName, version_problem};
 
 use super::ask::{self, ANSWER_LIMIT};
 use super::select::{Selection, list};
@@ -112,9 +112,9 @@ async fn body(
         body.insert("restart_pending".into(), Value::Bool(true));
     }
     if !version.is_empty() {
-        let forms = "X.Y or X.Y.Z is accepted";
-        let known = version_number(&version).is_some();
-        anyhow::ensure!(known, "Invalid PostgreSQL version format: {forms}: {version}");
+        if let Some(what) = version_problem(&version) {
+            anyhow::bail!(what);
+        }
         body.insert("postgres_version".into(), json!(version));
     }
     if let Some(at) = scheduled {

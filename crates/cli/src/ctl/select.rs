@@ -36,7 +36,8 @@ impl Role {
         }
     }
 
-    const fn as_str(self) -> &'static str {
+    /// The word on the command line.
+    pub(super) const fn as_str(self) -> &'static str {
         match self {
             Role::Leader => "leader",
             Role::Primary => "primary",
@@ -89,13 +90,21 @@ impl Selection {
         self.named(view)
     }
 
-    /// Shows the members, unless nobody looks.
+    /// Shows the members.
+    ///
+    /// # Errors
+    /// None is named, and nobody has the role.
     pub(super) fn show(&self, view: &ClusterView) -> anyhow::Result<()> {
-        if !self.force || self.role.is_some() {
-            let layout = Layout { format: Format::Pretty, extended: false, tree: false };
-            say(&members_text(view, &self.cluster, layout))?;
-        }
+        let fits = |member: &MemberInfo<'_>| self.role().fits(member);
+        let any = !self.members.is_empty() || members(view).iter().any(fits);
+        anyhow::ensure!(any, "{} cluster doesn't have any members", self.cluster);
+        let layout = Layout { format: Format::Pretty, extended: false, tree: false };
+        say(&members_text(view, &self.cluster, layout))?;
         Ok(())
+    }
+
+    fn role(&self) -> Role {
+        self.role.unwrap_or(Role::Any)
     }
 
     /// Asks whether the operator means these.
@@ -112,8 +121,7 @@ impl Selection {
 
     fn named(&self, view: &ClusterView) -> anyhow::Result<Vec<MemberName>> {
         let infos = members(view);
-        anyhow::ensure!(!infos.is_empty(), "{} cluster doesn't have any members", self.cluster);
-        let role = self.role.unwrap_or(Role::Any);
+        let role = self.role();
         let wanted = |member: &&MemberInfo<'_>| {
             let named = self.members.is_empty()
                 || self.members.iter().any(|name| member.name.as_str() == name);

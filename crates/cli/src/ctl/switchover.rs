@@ -111,9 +111,11 @@ async fn change(
     };
     confirm(action, &args, &view, scope, scheduled_at.as_deref()).await?;
     let request = FailoverRequest { leader, member: candidate, scheduled_at };
-    let text = carry_out(action, &request, &store, &view, config).await?;
+    let (well, text) = carry_out(action, &request, &store, &view, config).await?;
     say(&text)?;
-    say(&members_text(&*store.read().await?, scope, LAYOUT))?;
+    if well {
+        say(&members_text(&*store.read().await?, scope, LAYOUT))?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -215,7 +217,7 @@ async fn confirm_loss(
     if prompt::confirm(&format!("{question} {candidate}?")).await? {
         return Ok(());
     }
-    anyhow::bail!("Aborted failover")
+    anyhow::bail!("Aborting failover")
 }
 
 fn outside_sync_set(view: &ClusterView, candidate: &MemberName) -> bool {
@@ -263,41 +265,45 @@ async fn confirm(
     if prompt::confirm(&format!("Are you sure you want to {what}?")).await? {
         return Ok(());
     }
-    anyhow::bail!("Aborted {}", action.as_str())
+    let scheduled = if scheduled_at.is_some() { "scheduled " } else { "" };
+    anyhow::bail!("Aborting {scheduled}{}", action.as_str())
 }
 
 /// Asks the leader's agent, or the candidate's without a leader; past the agents when that one does
-/// not answer. Returns what is to be printed.
+/// not answer. Returns what is to be printed, and whether it was done or written down.
 async fn carry_out(
     action: Action,
     request: &FailoverRequest,
     store: &Store,
     view: &ClusterView,
     config: &CtlConfig,
-) -> anyhow::Result<String> {
+) -> anyhow::Result<(bool, String)> {
     let answer = post(action, request, view, config).await;
     let (status, text) = match answer {
         Ok(answer) => answer,
         // It was sent and may be under way: asking again in the DCS could start it twice.
         Err(error) if sent(&error) => {
             let title = action.title();
-            return Ok(format!("{title} result unknown, details: {error:#}\n"));
+            return Ok((false, format!("{title} result unknown, details: {error:#}\n")));
         }
         Err(error) => {
             eprintln!("{error:#}");
             store.request_failover(request).await?;
             let name = action.as_str();
             let at = timestamp(5);
-            return Ok(format!("{at} Could not {name} using Patroni api, falling back to DCS\n"));
+            let text = format!("{at} Could not {name} using Patroni api, falling back to DCS\n");
+            return Ok((true, text));
         }
     };
-    Ok(match status {
+    let well = matches!(status, 200 | 202);
+    let text = match status {
         200 | 202 => format!("{} {text}\n", timestamp(5)),
         503 if text.contains("status unknown") || text.contains("may still be in progress") => {
             format!("{} result unknown, details: {status}, {text}\n", action.title())
         }
         _ => format!("{} failed, details: {status}, {text}\n", action.title()),
-    })
+    };
+    Ok((well, text))
 }
 
 /// Whether the request may have reached the agent.

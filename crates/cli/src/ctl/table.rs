@@ -67,7 +67,7 @@ pub(crate) fn members_text(view: &ClusterView, scope: &str, layout: Layout) -> S
         Format::Pretty => {
             let table = Table {
                 title: format!(" Cluster: {scope} ({}) ", identifier(view)),
-                columns: columns.iter().map(|c| (c.title(), c.right())).collect(),
+                columns: columns.iter().map(|c| (c.title().to_owned(), c.right())).collect(),
                 rows: rows
                     .iter()
                     .map(|row| columns.iter().map(|c| row.text(*c)).collect())
@@ -444,7 +444,7 @@ pub(crate) struct Table {
     /// The text over the top rule, with a blank at both ends; empty for none.
     pub(crate) title: String,
     /// Title of each column, and whether it is aligned to the right.
-    pub(crate) columns: Vec<(&'static str, bool)>,
+    pub(crate) columns: Vec<(String, bool)>,
     /// The cells; one may have several lines.
     pub(crate) rows: Vec<Vec<String>>,
 }
@@ -456,7 +456,7 @@ impl Table {
         let widths: Vec<usize> = (0..self.columns.len()).map(|i| self.width(i)).collect();
         let rule = widths.iter().fold("+".to_owned(), |rule, w| rule + &"-".repeat(w + 2) + "+");
         let several_lines = self.rows.iter().flatten().any(|cell| cell.contains('\n'));
-        let header = self.columns.iter().map(|c| c.0.to_owned()).collect::<Vec<_>>();
+        let header = self.columns.iter().map(|c| c.0.clone()).collect::<Vec<_>>();
         let mut text = format!("{}\n", titled(&rule, &self.title));
         text.push_str(&self.line(&widths, &header));
         text.push_str(&format!("{rule}\n"));
@@ -466,7 +466,7 @@ impl Table {
                 text.push_str(&format!("{rule}\n"));
             }
         }
-        if !several_lines && !self.rows.is_empty() {
+        if !several_lines {
             text.push_str(&format!("{rule}\n"));
         }
         text

@@ -144,7 +144,7 @@ fn without_tags(line: &str, text: &str) -> String {
 fn odd_clusters_are_drawn_too() {
     let empty = check(&ClusterView::default(), Format::Pretty, false, false);
     assert!(empty.starts_with("+ Cluster: demo (uninitialized) "), "{empty}");
-    assert_eq!(empty.lines().count(), 3, "{empty}");
+    assert_eq!(empty.lines().count(), 4, "{empty}");
     assert_eq!(check(&ClusterView::default(), Format::Json, false, false), "[]\n");
     let old = r#"{"conn_url":"postgres://h/x","xlog_location":50000000,"state":"running"}"#;
     let view = view(&[

@@ -159,12 +159,12 @@ impl World {
         else {
             return None;
         };
-        // A first copy may come from a standby.
-        let first = matches!(act, Act::Clone { replace: false, .. });
+        // A copy may come from a standby.
+        let copies = matches!(act, Act::Clone { .. });
         let from = self
             .hosts
             .get(&source.name)
-            .filter(|h| h.process == Proc::Primary || (first && h.process == Proc::Standby))?;
+            .filter(|h| h.process == Proc::Primary || (copies && h.process == Proc::Standby))?;
         let theirs = from.data.clone()?;
         let host = self.hosts.get_mut(name)?;
         if let Act::Compare { .. } = act {

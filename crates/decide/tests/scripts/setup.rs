@@ -196,6 +196,7 @@ impl World {
         let member = Member {
             role: role.to_owned(),
             state: state.to_owned(),
+            replication_state: self.streams_from(name).map(|_| "streaming".to_owned()),
             timeline: host.data.as_ref().map(|d| d.timeline),
             xlog_location: host.data.as_ref().map(|d| d.end),
             ..constant_member(name, host)

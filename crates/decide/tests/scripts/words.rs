@@ -320,7 +320,7 @@ fn request(world: &mut World, words: &[&str]) -> Result<(), String> {
 }
 
 /// `restarts a [if replica] [within 5s] [at 00:00:05]`, `forgets the restart of a`,
-/// `reinitializes c [by force]`.
+/// `reinitializes c [by force | from the leader]`.
 fn errand(world: &mut World, verb: &str, words: &[&str]) -> Result<(), String> {
     let wrong = || format!("no operator {verb} {}", words.join(" "));
     let (name, asked) = match (verb, words) {
@@ -339,8 +339,15 @@ fn errand(world: &mut World, verb: &str, words: &[&str]) -> Result<(), String> {
             (name, Request::Restart(wanted))
         }
         ("forgets", ["the", "restart", "of", name]) => (name, Request::CancelRestart),
-        ("reinitializes", [name]) => (name, Request::Reinitialize { force: false }),
-        ("reinitializes", [name, "by", "force"]) => (name, Request::Reinitialize { force: true }),
+        ("reinitializes", [name, how @ ..]) => {
+            let (force, from_leader) = match how {
+                [] => (false, false),
+                ["by", "force"] => (true, false),
+                ["from", "the", "leader"] => (false, true),
+                _ => return Err(wrong()),
+            };
+            (name, Request::Reinitialize { force, from_leader })
+        }
         _ => return Err(wrong()),
     };
     let agent = world.host(name)?.agent.as_mut().ok_or_else(|| format!("no agent on {name}"))?;

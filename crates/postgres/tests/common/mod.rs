@@ -410,7 +410,7 @@ pub async fn new_standby(node: &Node, of: &Node) {
     let progress = |p: postgres::CopyProgress| {
         bytes.store(p.done, std::sync::atomic::Ordering::Relaxed);
     };
-    node.instance.clone_from(Some(&of.upstream()), progress).await.unwrap();
+    node.instance.clone_from(Some(&of.upstream()), None, progress).await.unwrap();
     assert!(bytes.into_inner() > 1_000_000, "progress was reported");
     let upstream = Some(of.upstream());
     node.instance.start(StartAs::Standby { upstream }, LIMIT).await.unwrap();
