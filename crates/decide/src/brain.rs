@@ -241,7 +241,10 @@ impl Brain {
             Event::Positions { answers } => self.note_foreign(answers),
             Event::Held { held } => self.failsafe.note_held(held),
             Event::FailsafeClaim(claim) => self.absorb_failsafe_claim(now, &claim),
-            Event::Shutdown => self.shutting_down = true,
+            Event::Shutdown => {
+                self.shutting_down = true;
+                self.errands.note_shutdown(now);
+            }
         }
     }
 
@@ -552,7 +555,7 @@ impl Brain {
             if self.lanes.running(Lane::Data).is_none() {
                 self.issue(now, Act::Exit { code: 0 }, Reason::ShuttingDown);
             }
-        } else {
+        } else if !self.leaves_set_first(now, view, leadership) {
             self.stop_fast(now, Reason::ShuttingDown);
         }
     }

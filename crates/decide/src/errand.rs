@@ -121,6 +121,8 @@ pub(crate) struct Errands {
     handed_over: bool,
     /// The wall clock, and when it showed that.
     wall: Option<(Millis, UnixMillis)>,
+    /// Since when the agent is to end.
+    ends_since: Option<Millis>,
 }
 
 impl Errands {
@@ -136,6 +138,10 @@ impl Errands {
 
     pub(crate) fn note_hand_over(&mut self) {
         self.handed_over = true;
+    }
+
+    pub(crate) fn note_shutdown(&mut self, now: Millis) {
+        self.ends_since.get_or_insert(now);
     }
 
     pub(crate) fn note_wall(&mut self, now: Millis, unix: UnixMillis) {
@@ -306,6 +312,31 @@ impl Brain {
         self.errands.present = Some(errand);
     }
 
+    /// Before it ends, a synchronous standby lets the leader do without it, so that no commit waits
+    /// for one that is gone: true while that is waited for.
+    pub(crate) fn leaves_set_first(
+        &mut self,
+        now: Millis,
+        view: &ClusterView,
+        leadership: &Leadership,
+    ) -> bool {
+        let led = matches!(leadership, Leadership::Other { .. });
+        let alone = view.active_sync().is_some_and(|sync| sync.value.voters.len() == 1);
+        // There would be nobody instead, and commits wait in any case.
+        let in_vain = alone && self.dynamic.synchronous_mode_strict;
+        let until = self.errands.ends_since.unwrap_or(now).plus(self.leaving_limit());
+        if !led || !self.is_listed(view) || in_vain || now >= until {
+            return false;
+        }
+        self.wake_at(until);
+        true
+    }
+
+    /// How long the leader may take to do without this member.
+    fn leaving_limit(&self) -> Millis {
+        self.dynamic.loop_wait.plus(self.dynamic.loop_wait)
+    }
+
     fn is_listed(&self, view: &ClusterView) -> bool {
         view.active_sync().is_some_and(|sync| sync.value.voters.contains(&self.node.name))
     }
@@ -359,7 +390,7 @@ impl Brain {
         let down = local.process == Process::Stopped && self.lanes.running(Lane::Data).is_none();
         match errand.phase {
             Phase::Leaving => {
-                let until = errand.since.plus(self.dynamic.loop_wait).plus(self.dynamic.loop_wait);
+                let until = errand.since.plus(self.leaving_limit());
                 if self.is_listed(view) && now < until {
                     self.wake_at(until);
                     return;
@@ -510,7 +541,9 @@ impl Brain {
 
     /// The leader should not count on this member's confirmations.
     pub(crate) fn is_off_duty(&self) -> bool {
-        self.errands.present.as_ref().is_some_and(|errand| errand.off_duty)
+        let leads = matches!(self.leadership(), Some(Leadership::Mine { .. }));
+        (self.errands.ends_since.is_some() && !leads)
+            || self.errands.present.as_ref().is_some_and(|errand| errand.off_duty)
     }
 
     /// What the member key calls the errand, once PostgreSQL is not usable because of it.

@@ -126,8 +126,8 @@ fn prepare_private(config: &InstanceConfig, private: &Path) -> Result<(), Error>
     files::make_dir(&config.state_dir, 0o700, None)?;
     files::remove_tree(private)?;
     files::make_dir(private, 0o700, owner)?;
-    // Whoever may enter the directory is PostgreSQL's user; the script may come by TCP, too.
-    let hba = "local all all trust\nhost all all samehost md5\n";
+    // Whoever may enter the directory is PostgreSQL's user.
+    let hba = "local all all trust\n";
     files::write_durably(&private.join("hba.conf"), hba, 0o600, owner)?;
     if let Some(password) = &config.superuser.password {
         let text = format!("{}\n", password.expose());
@@ -238,12 +238,9 @@ impl PrivateServer {
         let floor = read_control(dir)?;
         let mut arguments = conf::server_arguments(&config, Some(&floor));
         let private = private.to_string_lossy();
-        let listen = match config.hooks.post_bootstrap.is_empty() {
-            true => String::new(),
-            false => config.local_host(),
-        };
         arguments.extend([
-            format!("--listen_addresses={listen}"),
+            // A session of somebody else's would end with this server.
+            "--listen_addresses=".to_owned(),
             format!("--unix_socket_directories={private}"),
             format!("--hba_file={private}/hba.conf"),
             "--logging_collector=off".to_owned(),
@@ -363,6 +360,11 @@ async fn post_bootstrap(config: &InstanceConfig, private: &Path) -> Result<(), E
     let connection = conf::private_conninfo(config, private);
     let variables = [
         ("PGPASSFILE", config.pgpass.clone().into_os_string()),
+        // For those that do not look at what they are given.
+        ("PGHOST", private.into()),
+        ("PGPORT", config.port.to_string().into()),
+        ("PGUSER", config.superuser.username.clone().into()),
+        ("PGDATABASE", config.database.clone().into()),
         ("PGOPTIONS", "-c synchronous_commit=local -c statement_timeout=0".into()),
     ];
     run_hook(

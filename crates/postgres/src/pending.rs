@@ -87,11 +87,15 @@ pub(crate) async fn tell_changes(
     }
     let client = instance.client().await?;
     let statement = format!(
-        "SELECT name, current_setting(name), context FROM pg_settings WHERE lower(name) IN ({})",
+        "SELECT name, CASE WHEN source <> 'client' THEN current_setting(name) END, context, boot_val
+           FROM pg_settings WHERE lower(name) IN ({})",
         names.join(", ")
     );
     for row in sql::rows(&client, "read the parameters", &statement).await? {
         let field = |index: usize| row.get(index).and_then(Option::as_deref).unwrap_or_default();
+        // What this very session has set for itself says nothing of the server.
+        let before = || old.parameters.get(field(0)).map_or(field(3), String::as_str);
+        let shown = row.get(1).and_then(Option::as_deref).unwrap_or_else(before);
         let wanted = new.parameters.get(field(0)).map_or("None", String::as_str);
         let restart = match field(2) {
             "postmaster" => " (restart might be required)",
@@ -99,7 +103,7 @@ pub(crate) async fn tell_changes(
         };
         // A command may hold what is nobody's business (I6).
         let (old, new) =
-            if field(0).ends_with("_command") { ("…", "…") } else { (field(1), wanted) };
+            if field(0).ends_with("_command") { ("…", "…") } else { (shown, wanted) };
         tracing::info!("Changed {} from '{old}' to '{new}'{restart}", field(0));
     }
     Ok(())

@@ -98,7 +98,10 @@ async fn original(a: &Node, shelf: &Shelf, bin_dir: &Path) {
         config.parameters.insert("archive_command".to_owned(), format!("cp %p {archive}/%f"));
         config.initdb.push(("wal-segsize".to_owned(), Some("1".to_owned())));
         let made = "CREATE TABLE t (x text); INSERT INTO t VALUES ('$PGOPTIONS')";
-        config.hooks.post_bootstrap = shell(&format!("{psql} -wqc \"{made}\" \"$1\""));
+        config.hooks.post_bootstrap = shell(&format!(
+            "{psql} -wqc \"{made}\" \"$1\" && {psql} -wqc 'SELECT FROM t' && \
+             ! {psql} -h 127.0.0.1 -wqc 'SELECT 1'"
+        ));
     })
     .await;
     new_primary(a).await;
