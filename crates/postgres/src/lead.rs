@@ -20,6 +20,8 @@ const PROMOTE_POLL_MS: u64 = 3;
 const SYNC_POLL_MS: u64 = 5;
 /// More reserved numbers than this are a mistake somewhere.
 const RESERVED_NUMBERS_MAX: u32 = 10_000;
+/// The first version that flushes a message without a transaction when asked to.
+const FLUSHES_MESSAGES: u32 = 17;
 /// The reason in the history file of a number that was skipped.
 const NEVER_PROMOTED: &str = "pgherd: reserved number, never promoted";
 /// The application name of sessions that wait for a confirmed write.
@@ -266,7 +268,14 @@ async fn write_and_look(instance: &LocalInstance) -> Result<(), Error> {
         None => first_writer(instance).await?,
     };
     end_waiting(&client).await?;
-    let write = "SELECT pg_logical_emit_message(true, 'pgherd', '')";
+    let waits = !instance.conf_state().await?.sync.names().names.is_empty();
+    // A commit waits for standbys only if it has a transaction id. Where nobody is waited for, it
+    // has none: a slot that the server itself keeps on standbys (PostgreSQL 17) is in step there
+    // when it has decoded all transactions before, and each of ours would put that off.
+    let write = match !waits && instance.programs().major >= FLUSHES_MESSAGES {
+        true => "SELECT pg_logical_emit_message(false, 'pgherd', '', true)",
+        false => "SELECT pg_logical_emit_message(true, 'pgherd', '')",
+    };
     sql::rows(&client, "write", write).await?;
     let row = sql::one_row(&client, "read the position", "SELECT pg_current_wal_flush_lsn()");
     let end = row.await?.into_iter().next().unwrap_or_default();
