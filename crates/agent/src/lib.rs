@@ -39,7 +39,7 @@ pub use error::AgentError;
 pub use heartbeat::SecretError;
 pub use secure::{etcd_client, rest_client};
 pub use setup::{AgentOptions, validate};
-pub use sources::gather;
+pub use sources::{environment, gather};
 pub use state::StateError;
 
 use shell::{End, Shell};

@@ -10,6 +10,7 @@
 mod check;
 mod dynamic;
 mod environment;
+mod generate;
 mod hooks;
 mod keys;
 mod log;
@@ -30,6 +31,7 @@ pub use dynamic::{
     Dynamic, DynamicPgherd, DynamicPostgresql, FailoverMode, HEARTBEAT_INTERVAL_MAX,
     HEARTBEAT_INTERVAL_MIN, SynchronousMode,
 };
+pub use generate::{FIXME, Host, Running, Template};
 pub use hooks::{Callback, CommandLine, CustomBootstrap, CustomMethod, Hooks, ReplicaMethod};
 pub use keys::{CONNECTION_KEYS, reference};
 pub use log::{Log, LogLevel, LogPiece, LogShape};

@@ -9,6 +9,7 @@ use pgproto::control::ControlFile;
 use types::{MemberName, Upstream, slot_name};
 
 use crate::config::{Credentials, InstanceConfig};
+use crate::conninfo::{self, pair};
 use crate::replica::Source;
 use crate::sync_rule::SyncRule;
 
@@ -109,7 +110,7 @@ impl ConfState {
 }
 
 fn upstream_of(conninfo: &str) -> Option<Upstream> {
-    let values = parse_conninfo(conninfo);
+    let values = conninfo::parse(conninfo);
     let host = values.get("host")?.clone();
     let port = values.get("port").map_or(Some(5432), |p| p.parse().ok())?;
     Some(Upstream { name: MemberName(String::new()), host, port })
@@ -240,7 +241,7 @@ fn slot_at(config: &InstanceConfig, upstream: &Upstream) -> String {
 }
 
 /// What stands in every connection string besides where to and who, if the role has it.
-const CONNECTION: &[&str] = &[
+pub(crate) const CONNECTION: &[&str] = &[
     "sslmode",
     "sslcert",
     "sslkey",
@@ -324,50 +325,6 @@ fn remote_conninfo(config: &InstanceConfig, upstream: &Upstream, role: &Credenti
         }
     }
     text
-}
-
-fn pair(text: &mut String, name: &str, value: &str) {
-    if !text.is_empty() {
-        text.push(' ');
-    }
-    text.push_str(name);
-    text.push('=');
-    if value.is_empty() {
-        text.push_str("''");
-    }
-    for c in value.chars() {
-        if matches!(c, '\'' | '\\' | ' ') {
-            text.push('\\');
-        }
-        text.push(c);
-    }
-}
-
-/// The values of a libpq connection string; what does not parse is left out.
-fn parse_conninfo(text: &str) -> BTreeMap<String, String> {
-    let mut values = BTreeMap::new();
-    let mut chars = text.chars().peekable();
-    loop {
-        while chars.next_if(|c| c.is_whitespace()).is_some() {}
-        let mut name = String::new();
-        while let Some(c) = chars.next_if(|c| *c != '=') {
-            name.push(c);
-        }
-        if chars.next().is_none() {
-            return values;
-        }
-        let quoted = chars.next_if_eq(&'\'').is_some();
-        let mut value = String::new();
-        while let Some(c) = chars.next() {
-            match c {
-                '\\' => value.extend(chars.next()),
-                '\'' if quoted => break,
-                c if c.is_whitespace() && !quoted => break,
-                c => value.push(c),
-            }
-        }
-        values.insert(name.trim().to_owned(), value);
-    }
 }
 
 /// The password file's lines for one upstream.

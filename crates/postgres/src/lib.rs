@@ -12,6 +12,7 @@ mod bootstrap;
 mod command;
 mod conf;
 mod config;
+mod conninfo;
 mod copy;
 mod disk;
 mod disk_helper;
@@ -30,6 +31,7 @@ mod processes;
 mod query;
 mod receive;
 mod replica;
+mod running;
 mod secure;
 mod segments;
 mod setup;
@@ -55,7 +57,8 @@ pub use lead::PromotePlan;
 pub use lifecycle::{HandOver, StartAs, Started, StopMode};
 pub use observe::{Observation, now};
 pub use query::{Answer, Kind, QueryError, QueryTarget, query};
-pub use setup::{MAJOR_MAX, MAJOR_MIN, Programs};
+pub use running::{Described, Reach, describe};
+pub use setup::{MAJOR_MAX, MAJOR_MIN, Programs, installed_major};
 pub use sync_rule::SyncRule;
 
 /// What an agent can do to a PostgreSQL. At most one operation that changes the data directory may

@@ -137,13 +137,34 @@ fn find_programs(config: &InstanceConfig, problems: &mut Vec<String>) -> Option<
 }
 
 fn search(config: &InstanceConfig) -> Option<PathBuf> {
+    let found = places(data_dir_major(&config.data_dir), "postgres").next()?;
+    found.parent().map(Path::to_path_buf)
+}
+
+/// The major version of an installed `postgres`; without a directory, of the one that is found.
+///
+/// # Errors
+/// There is none, or it does not say.
+pub fn installed_major(bin_dir: Option<&Path>, name: &str) -> Result<u32, String> {
+    let program = match bin_dir {
+        Some(dir) => dir.join(name),
+        None => places(None, name).next().ok_or_else(|| {
+            format!("no `{name}` in PATH or the usual places: set PATRONI_POSTGRESQL_BIN_DIR")
+        })?,
+    };
+    version(&program)
+}
+
+/// Where a program is found, in order.
+fn places(wanted: Option<u32>, name: &str) -> impl Iterator<Item = PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let wanted = data_dir_major(&config.data_dir);
     let majors = wanted.map_or_else(|| (MAJOR_MIN..=MAJOR_MAX).rev().collect(), |m| vec![m]);
     let usual = majors.into_iter().flat_map(|major| {
         USUAL_PLACES.map(|(before, after)| PathBuf::from(format!("{before}{major}{after}")))
     });
-    std::env::split_paths(&path).chain(usual).find(|dir| dir.join("postgres").is_file())
+    let dirs: Vec<PathBuf> = std::env::split_paths(&path).chain(usual).collect();
+    let name = name.to_owned();
+    dirs.into_iter().map(move |dir| dir.join(&name)).filter(|program| program.is_file())
 }
 
 fn version(postgres: &Path) -> Result<u32, String> {
