@@ -22,6 +22,7 @@ mod phases;
 mod preflight;
 mod recorded;
 mod requests;
+mod role;
 mod said;
 mod secure;
 mod service_manager;

@@ -18,6 +18,7 @@ mod parameters;
 mod problem;
 mod recommended;
 mod restapi;
+mod roles;
 mod sections;
 mod slots;
 mod sources;
@@ -39,6 +40,7 @@ pub use parameters::{CONTROLLED, effective_parameters};
 pub use problem::{ConfigError, Problem, Warning};
 pub use recommended::{recommended_dynamic, recommended_with_ttl};
 pub use restapi::{Allowed, Network, RestapiExtras, ServerTokens};
+pub use roles::{ByRole, NodeRole, RoleSettings};
 pub use sections::{
     Authentication, BasicAuth, Bootstrap, CertificateFiles, Credentials, Etcd, PgherdSection,
     PostgresqlSection, ProgramOption, ProxySection, RestClient, Restapi, VerifyClient, Watchdog,

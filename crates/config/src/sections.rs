@@ -148,10 +148,18 @@ pub struct PostgresqlSection {
     pub listen: HostPort,
     /// How others reach it; never a wildcard.
     pub connect_address: HostPort,
+    /// How clients reach PostgreSQL through a pooler or proxy beside it.
+    pub proxy_address: Option<HostPort>,
     /// The data directory; absolute.
     pub data_dir: PathBuf,
+    /// Where the configuration files are; absolute; `None`: in the data directory.
+    pub config_dir: Option<PathBuf>,
+    /// What the main configuration file is called, without `.conf`.
+    pub config_base_name: String,
     /// Where the programs are; `None`: wherever they are found.
     pub bin_dir: Option<PathBuf>,
+    /// What programs are called that have another name than PostgreSQL's.
+    pub bin_name: BTreeMap<&'static str, String>,
     /// The database that probes connect to.
     pub database: String,
     /// The password file that is written for libpq; `None`: one in the state directory.
@@ -166,10 +174,6 @@ pub struct PostgresqlSection {
     pub pg_ident: Option<Vec<String>>,
     /// Commands, and what else the dynamic configuration may say too.
     pub hooks: Hooks,
-    /// Whether probes use the unix socket.
-    pub use_unix_socket: bool,
-    /// Limit of a start or stop.
-    pub pg_ctl_timeout: Millis,
     /// Beats the dynamic configuration.
     pub use_pg_rewind: Option<bool>,
     /// Beats the dynamic configuration.

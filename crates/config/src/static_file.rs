@@ -1,10 +1,11 @@
 //! The static file of a node or a proxy: read, checked and built in one go, so that all problems
 //! are reported at once.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde_json::{Map, Value};
-use types::{MemberName, Millis, Tags};
+use types::{MemberName, Tags};
 
 use crate::check::check;
 use crate::dynamic::{Dynamic, is_ours, parameters};
@@ -27,10 +28,13 @@ use crate::values;
 const RESERVED_NAME: &str = "__patroni_strict_sync_replica_placeholder__";
 const NAMESPACE_DEFAULT: &str = "/service/";
 const ETCD_PORT_DEFAULT: u16 = 2379;
-const PG_CTL_TIMEOUT_DEFAULT: Millis = Millis(60_000);
+const CONFIG_BASE_NAME_DEFAULT: &str = "postgresql";
 const HOLD_LIMIT_DEFAULT: usize = 1000;
 const WATCHDOG_DEFAULT: &str = "/dev/watchdog";
 const WATCHDOG_MARGIN_DEFAULT: i64 = 5;
+
+/// The programs of PostgreSQL's that are run, and may have another name.
+const PROGRAMS: [&str; 4] = ["postgres", "initdb", "pg_basebackup", "pg_rewind"];
 
 /// A node's file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -493,15 +497,19 @@ impl Reader {
         if data_dir.as_ref().is_some_and(|dir| !dir.is_absolute()) {
             self.error("postgresql.data_dir", "must be an absolute path");
         }
+        let (config_dir, config_base_name) = self.config_files();
         let authentication = self.authentication();
         let (listen, connect_address) = addresses?;
         let hooks = Hooks::read(&self.tree, &mut self.errors);
-        let timeout = self.tree.at("postgresql.pg_ctl_timeout").and_then(values::duration);
         let database = self.text("postgresql.database");
         Some(PostgresqlSection {
             listen,
             connect_address,
+            proxy_address: self.address("postgresql.proxy_address"),
             data_dir: data_dir?,
+            config_dir,
+            config_base_name,
+            bin_name: self.bin_names(),
             bin_dir: self.path("postgresql.bin_dir").filter(|p| !p.as_os_str().is_empty()),
             database: database.unwrap_or_else(|| "postgres".to_owned()),
             pgpass: self.path("postgresql.pgpass"),
@@ -510,14 +518,40 @@ impl Reader {
             pg_hba: self.lines("postgresql.pg_hba"),
             pg_ident: self.lines("postgresql.pg_ident"),
             hooks,
-            use_unix_socket: self.boolean("postgresql.use_unix_socket").unwrap_or(false),
-            pg_ctl_timeout: timeout.unwrap_or(PG_CTL_TIMEOUT_DEFAULT),
             use_pg_rewind: self.boolean("postgresql.use_pg_rewind"),
             remove_data_directory_on_rewind_failure: self
                 .boolean("postgresql.remove_data_directory_on_rewind_failure"),
             remove_data_directory_on_diverged_timelines: self
                 .boolean("postgresql.remove_data_directory_on_diverged_timelines"),
         })
+    }
+
+    /// Where the configuration files are, and what the main one is called.
+    fn config_files(&mut self) -> (Option<PathBuf>, String) {
+        let dir = self.path("postgresql.config_dir").filter(|dir| !dir.as_os_str().is_empty());
+        if dir.as_ref().is_some_and(|dir| !dir.is_absolute()) {
+            self.error("postgresql.config_dir", "must be an absolute path");
+        }
+        let name = self.text("postgresql.config_base_name");
+        let name = name.unwrap_or_else(|| CONFIG_BASE_NAME_DEFAULT.to_owned());
+        if name.is_empty() || name.contains('/') {
+            self.error("postgresql.config_base_name", "must be a name without slashes");
+        }
+        (dir, name)
+    }
+
+    /// The programs that have another name.
+    fn bin_names(&mut self) -> BTreeMap<&'static str, String> {
+        let mut names = BTreeMap::new();
+        for program in PROGRAMS {
+            let key = format!("postgresql.bin_name.{program}");
+            let Some(name) = self.text(&key).filter(|name| !name.is_empty()) else { continue };
+            if name.contains('/') {
+                self.error(&key, "must be a name without slashes; the directory is bin_dir");
+            }
+            names.insert(program, name);
+        }
+        names
     }
 
     fn authentication(&mut self) -> Option<Authentication> {

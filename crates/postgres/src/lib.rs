@@ -11,6 +11,7 @@ mod archive;
 mod bootstrap;
 mod command;
 mod conf;
+mod conf_files;
 mod config;
 mod conninfo;
 mod copy;
