@@ -83,7 +83,8 @@ const NO_STORE: &str = "this store is not supported; run etcd 3.4 or newer and c
 const ETCD_V2: &str = "etcd's v2 API is not supported; rename the section to etcd3 on every \
      member: the same hosts serve the v3 API from etcd 3.4 on";
 const NO_CITUS: &str = "Citus is not supported";
-const NO_DISCOVERY: &str = "not supported; list the members under etcd3.hosts";
+const NO_DISCOVERY: &str = "not supported; list the members under etcd3.hosts (as \
+     `dig +short SRV _etcd-client._tcp.<domain>` shows them)";
 
 use Type::{
     Address, AddressAnyPort, Any, Bool, Duration, Integer, Lines, List, OneOf, Options, Scalars,
@@ -131,7 +132,13 @@ pub(crate) const STATIC: &[Key] = &[
     used("etcd3.host", AddressAnyPort, "", "One etcd endpoint, `host:port`, port 2379."),
     used("etcd3.port", Integer, "2379", "Port for endpoints that name none."),
     used("etcd3.hosts", List, "", "All etcd endpoints; beats host."),
-    used("etcd3.url", Text, "", "One endpoint as a URL; beats hosts and host."),
+    used(
+        "etcd3.url",
+        Text,
+        "",
+        "One endpoint as a URL, which may hold user and password; beats hosts and host.",
+    ),
+    used("etcd3.proxy", Text, "", "The same; beats url."),
     used("etcd3.protocol", OneOf(&["http", "https"]), "http", "https for TLS."),
     used("etcd3.username", Text, "", "User, if etcd's authentication is on."),
     used("etcd3.password", Secret, "", "Its password."),
@@ -142,7 +149,6 @@ pub(crate) const STATIC: &[Key] = &[
     refused("etcd3.discovery_srv", NO_DISCOVERY),
     refused("etcd3.srv_domain", NO_DISCOVERY),
     refused("etcd3.srv_suffix", NO_DISCOVERY),
-    refused("etcd3.proxy", NO_DISCOVERY),
     quiet("etcd3.use_proxies", Bool),
     refused("etcd", ETCD_V2),
     refused("consul", NO_STORE),

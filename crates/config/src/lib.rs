@@ -10,6 +10,7 @@
 mod check;
 mod dynamic;
 mod environment;
+mod etcd;
 mod generate;
 mod hooks;
 mod keys;

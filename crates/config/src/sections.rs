@@ -7,8 +7,11 @@ use serde_json::Value;
 use types::Millis;
 
 use crate::hooks::{CommandLine, CustomBootstrap, Hooks};
+use crate::problem::Problem;
 use crate::restapi::RestapiExtras;
 use crate::text::{HostPort, Secret};
+use crate::tree::Node;
+use crate::values;
 
 /// An option of a PostgreSQL program: `--name` or `--name=value`.
 pub type ProgramOption = (String, Option<String>);
@@ -48,6 +51,28 @@ pub struct CertificateFiles {
     pub keyfile: Option<PathBuf>,
     /// What the key is encrypted with.
     pub keyfile_password: Option<Secret>,
+}
+
+impl CertificateFiles {
+    /// Those that these two keys name; the key's password has the key's name with `_password`.
+    pub(crate) fn read(
+        tree: &Node,
+        certfile: &str,
+        keyfile: &str,
+        problems: &mut Vec<Problem>,
+    ) -> Option<CertificateFiles> {
+        let text = |key: &str| tree.at(key).and_then(values::text);
+        let key = text(keyfile).map(PathBuf::from);
+        let Some(file) = text(certfile) else {
+            if key.is_some() {
+                let why = format!("is of no use without {certfile}");
+                problems.push(Problem::new(tree.place_of(keyfile), keyfile, why));
+            }
+            return None;
+        };
+        let keyfile_password = text(&format!("{keyfile}_password")).map(Secret::new);
+        Some(CertificateFiles { certfile: file.into(), keyfile: key, keyfile_password })
+    }
 }
 
 /// `restapi.verify_client`.

@@ -9,6 +9,7 @@ use types::{MemberName, Tags};
 
 use crate::check::check;
 use crate::dynamic::{Dynamic, is_ours, parameters};
+use crate::etcd;
 use crate::hooks::{self, Hooks};
 use crate::keys::{CONNECTION_KEYS, STATIC};
 use crate::log::Log;
@@ -27,7 +28,6 @@ use crate::values;
 /// The member name that Patroni's strict synchronous mode reserves.
 const RESERVED_NAME: &str = "__patroni_strict_sync_replica_placeholder__";
 const NAMESPACE_DEFAULT: &str = "/service/";
-const ETCD_PORT_DEFAULT: u16 = 2379;
 const CONFIG_BASE_NAME_DEFAULT: &str = "postgresql";
 const HOLD_LIMIT_DEFAULT: usize = 1000;
 const WATCHDOG_DEFAULT: &str = "/dev/watchdog";
@@ -242,62 +242,7 @@ impl Reader {
     }
 
     fn etcd(&mut self) -> Option<Etcd> {
-        let https = self.text("etcd3.protocol").is_some_and(|p| p.eq_ignore_ascii_case("https"));
-        let url = self.text("etcd3.url").map(|url| url.trim().to_owned());
-        let tls = match &url {
-            Some(url) => url.starts_with("https:"),
-            None => https,
-        };
-        let (key, texts) = self.etcd_addresses(url)?;
-        let default_port = self.etcd_port();
-        let mut endpoints = Vec::new();
-        for text in texts {
-            let plain = ["http://", "https://"].iter().find_map(|scheme| text.strip_prefix(scheme));
-            let plain = plain.unwrap_or(&text).trim_end_matches('/');
-            match HostPort::parse(plain, Some(default_port)).filter(|a| !a.is_wildcard()) {
-                Some(address) if !endpoints.contains(&address) => endpoints.push(address),
-                Some(_) => {}
-                None => self.error(key, format!("{plain:?} is not host:port")),
-            }
-        }
-        let (username, password) = (self.text("etcd3.username"), self.secret("etcd3.password"));
-        if username.is_some() != password.is_some() {
-            self.error("etcd3", "username and password must be given together");
-        }
-        let cacert = self.path("etcd3.cacert");
-        let certificate = self.certificate("etcd3.cert", "etcd3.key");
-        let etcd = Etcd { endpoints, tls, cacert, certificate, username, password };
-        (!etcd.endpoints.is_empty()).then_some(etcd)
-    }
-
-    /// The addresses as written, and the key they come from.
-    fn etcd_addresses(&mut self, url: Option<String>) -> Option<(&'static str, Vec<String>)> {
-        if let Some(url) = url {
-            if url.contains('@') {
-                self.error("etcd3.url", "give username and password in their own keys");
-                return None;
-            }
-            return Some(("etcd3.url", vec![url]));
-        }
-        let hosts = self.tree.at("etcd3.hosts").and_then(values::comma_list);
-        if let Some(hosts) = hosts.filter(|hosts| !hosts.is_empty()) {
-            return Some(("etcd3.hosts", hosts));
-        }
-        if let Some(host) = self.text("etcd3.host") {
-            return Some(("etcd3.host", vec![host]));
-        }
-        self.error("etcd3", "is required: the etcd members under etcd3.hosts");
-        None
-    }
-
-    fn etcd_port(&mut self) -> u16 {
-        let Some(port) = self.tree.at("etcd3.port").and_then(values::integer) else {
-            return ETCD_PORT_DEFAULT;
-        };
-        u16::try_from(port).unwrap_or_else(|_| {
-            self.error("etcd3.port", "must be 1 to 65535");
-            ETCD_PORT_DEFAULT
-        })
+        etcd::read(&self.tree, &mut self.errors)
     }
 
     fn restapi(&mut self) -> Option<Restapi> {
@@ -322,17 +267,8 @@ impl Reader {
         })
     }
 
-    /// A certificate and its key; the key's password has the key's name with `_password`.
     fn certificate(&mut self, certfile: &str, keyfile: &str) -> Option<CertificateFiles> {
-        let key = self.path(keyfile);
-        let Some(file) = self.path(certfile) else {
-            if key.is_some() {
-                self.error(keyfile, format!("is of no use without {certfile}"));
-            }
-            return None;
-        };
-        let keyfile_password = self.secret(&format!("{keyfile}_password"));
-        Some(CertificateFiles { certfile: file, keyfile: key, keyfile_password })
+        CertificateFiles::read(&self.tree, certfile, keyfile, &mut self.errors)
     }
 
     fn rest_client(&mut self) -> RestClient {

@@ -329,6 +329,41 @@ fn programs_and_files_may_have_other_names_and_places() {
 }
 
 #[test]
+fn a_url_of_etcd_may_hold_everything() {
+    let read = |etcd: &str| {
+        let over = format!("etcd3: {{hosts: null, {etcd}}}\n");
+        Static::read(&Sources::default().with_file("10.yml", GOOD).with_file("20.yml", over))
+    };
+    for (etcd, endpoint, tls, user, password) in [
+        ("url: 'https://me:p:w@e1:23/v3'", "e1:23", true, Some("me"), Some("p:w")),
+        ("url: 'http://e1', username: u, password: k", "e1:2379", false, Some("u"), Some("k")),
+        (
+            "url: 'http://e1', proxy: 'https://[::1]:1/', protocol: http",
+            "[::1]:1",
+            true,
+            None,
+            None,
+        ),
+        ("host: e3, use_proxies: on, protocol: https", "e3:2379", true, None, None),
+    ] {
+        let (file, warnings) = read(etcd).unwrap_or_else(|e| panic!("{etcd}: {e}"));
+        assert_eq!(warnings, []);
+        let found = &file.etcd3;
+        assert_eq!(found.endpoints.iter().map(HostPort::to_string).collect::<Vec<_>>(), [endpoint]);
+        assert_eq!((found.tls, found.username.as_deref()), (tls, user), "{etcd}");
+        assert_eq!(found.password.as_ref().map(Secret::expose), password, "{etcd}");
+    }
+    for (etcd, says) in [
+        ("url: 'http://me:hush@e 1'", "etcd3.url: \"e 1\" is not host:port"),
+        ("proxy: 'http://me@e1'", "username and password must be given together"),
+        ("srv: example.org", "etcd3.srv: not supported; list the members under etcd3.hosts"),
+    ] {
+        let shown = read(etcd).expect_err("refused").to_string();
+        assert!(shown.contains(says) && !shown.contains("hush"), "{shown}");
+    }
+}
+
+#[test]
 fn what_both_may_say_is_the_nodes_own() {
     let document = serde_json::json!({ "postgresql": {
         "use_unix_socket": true, "pg_ctl_timeout": 90, "krbsrvname": "a", "rewind": ["debug"]
