@@ -263,6 +263,9 @@ async fn reach_dcs(
                 tracing::info!(why = %error, "waiting on etcd");
                 tokio::time::sleep(DCS_PAUSE).await;
             }
+            Err(source) if source.refusal() == Some(dcs::Refusal::Authentication) => {
+                return Err(AgentError::EtcdAuthentication { source });
+            }
             Err(source) => return Err(AgentError::Dcs { source }),
         }
     };

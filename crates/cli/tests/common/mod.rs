@@ -100,7 +100,11 @@ pub struct Etcd {
 
 impl Etcd {
     pub fn start() -> Etcd {
-        let (port, peer) = (free_port(), free_port());
+        Etcd::start_on(free_port())
+    }
+
+    pub fn start_on(port: u16) -> Etcd {
+        let peer = free_port();
         let dir = directory();
         let url = |port: u16| format!("http://127.0.0.1:{port}");
         let mut command = Command::new(lab::tools::etcd().unwrap());
