@@ -42,6 +42,7 @@ pub(crate) async fn run_tool(
     }
     command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
     command.env("PGPASSFILE", &config.pgpass);
+    command.env("PGSERVICEFILE", config.service_file());
     if let Some(name) = &config.krbsrvname {
         command.env("PGKRBSRVNAME", name);
     }

@@ -11,11 +11,16 @@ use types::{MemberName, Upstream, slot_name};
 use crate::conf_files::ConfFiles;
 use crate::config::{Credentials, InstanceConfig, Secret};
 use crate::conninfo::{self, pair};
+use crate::error::Error;
 use crate::replica::Source;
 use crate::sync_rule::SyncRule;
 
 /// The line that names the upstream member, which `primary_conninfo` cannot.
 const UPSTREAM_MARK: &str = "# pgherd upstream: ";
+/// The service that libpq finds a role's `sslpassword` under.
+const SERVICE: &str = "pgherd";
+/// libpq reads lines of 1023 bytes.
+const SSLPASSWORD_BYTES_MAX: usize = 1000;
 /// Seconds that a WAL receiver tries to connect.
 const CONNECT_TIMEOUT_SECS: u32 = 5;
 /// Milliseconds after which unacknowledged data ends a replication connection.
@@ -292,8 +297,7 @@ pub(crate) fn primary_conninfo(config: &InstanceConfig, upstream: &Upstream) -> 
 /// The connection string for pg_rewind, which leads to a primary only: the leader was one when this
 /// was decided, but a disk that hung in between may have let a failover pass (I3).
 pub(crate) fn rewind_conninfo(config: &InstanceConfig, leader: &Upstream) -> String {
-    let besides = Besides { target_session_attrs: be_a(config, "primary"), ..Besides::default() };
-    remote_conninfo(config, leader, config.rewind_role(), &besides)
+    program_conninfo(config, leader, config.rewind_role(), be_a(config, "primary"))
 }
 
 /// The connection string for copies. Where `replaced` says that something here is, it leads to what
@@ -304,14 +308,45 @@ pub(crate) fn copy_conninfo(
     replaced: bool,
 ) -> String {
     let role = if source.standby_of.is_some() { "standby" } else { "primary" };
-    let target_session_attrs = be_a(config, role).filter(|_| replaced);
-    let besides = Besides { target_session_attrs, ..Besides::default() };
-    remote_conninfo(config, source.upstream, &config.replication, &besides)
+    let wanted = be_a(config, role).filter(|_| replaced);
+    program_conninfo(config, source.upstream, &config.replication, wanted)
 }
 
 /// The leader of a standby cluster is in recovery itself.
 fn be_a(config: &InstanceConfig, role: &'static str) -> Option<&'static str> {
     config.remote.is_none().then_some(role)
+}
+
+/// That of a program, which finds in the service file what must stand in no argument.
+fn program_conninfo(
+    config: &InstanceConfig,
+    upstream: &Upstream,
+    role: &Credentials,
+    target_session_attrs: Option<&str>,
+) -> String {
+    let besides = Besides { target_session_attrs, ..Besides::default() };
+    let mut text = remote_conninfo(config, upstream, role, &besides);
+    if role.sslpassword.is_some() {
+        pair(&mut text, "service", SERVICE);
+    }
+    text
+}
+
+/// libpq's service file for a role: what must stand in no argument, and has no file of its own
+/// (I6). Each line is taken as it stands, less white space at its end.
+pub(crate) fn service_file(role: &Credentials) -> Result<Option<String>, Error> {
+    let Some(password) = role.sslpassword.as_ref().map(Secret::expose) else {
+        return Ok(None);
+    };
+    let passable = password.trim_end() == password && !password.contains(['\n', '\r']);
+    if !passable || password.len() > SSLPASSWORD_BYTES_MAX {
+        return Err(Error::refused(format!(
+            "the sslpassword of {} ends with white space, holds a line break or is longer than \
+             {SSLPASSWORD_BYTES_MAX} bytes, so PostgreSQL's programs cannot be told; change it",
+            role.username
+        )));
+    }
+    Ok(Some(format!("[{SERVICE}]\nsslpassword={password}\n")))
 }
 
 /// What only some connection strings say.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use types::Upstream;
 
 use crate::conf::{self, ConfState, Place};
-use crate::config::{DYNAMIC_FILE, InstanceConfig};
+use crate::config::{Credentials, DYNAMIC_FILE, InstanceConfig};
 use crate::error::Error;
 use crate::files;
 
@@ -200,8 +200,23 @@ pub(crate) fn restore_missing(config: &InstanceConfig, dir: &Path) -> Result<(),
     Ok(())
 }
 
+/// Writes what PostgreSQL's programs need of secrets to connect to an upstream as this role.
+pub(crate) fn write_secrets(
+    config: &InstanceConfig,
+    upstream: &Upstream,
+    role: &Credentials,
+) -> Result<(), Error> {
+    write_pgpass(config, upstream)?;
+    let path = config.service_file();
+    match conf::service_file(role)? {
+        Some(text) => _ = files::write_durably(&path, &text, 0o600, config.os_user.as_ref())?,
+        None => _ = files::remove_if_present(&path)?,
+    }
+    Ok(())
+}
+
 /// Writes libpq's password file for one upstream.
-pub(crate) fn write_pgpass(config: &InstanceConfig, upstream: &Upstream) -> Result<(), Error> {
+fn write_pgpass(config: &InstanceConfig, upstream: &Upstream) -> Result<(), Error> {
     let owner = config.os_user.as_ref();
     if let Some(parent) = config.pgpass.parent() {
         files::make_dir(parent, 0o755, owner)?;

@@ -123,3 +123,22 @@ fn recovery_settings_of_the_operators_stand_but_for_the_connection_and_targets()
     let fenced = render(&config, &places(), &ConfState::default());
     assert!(fenced.contains("restore_command = ''\n"), "{fenced}");
 }
+
+#[test]
+fn a_keys_password_stands_in_a_file_of_its_own() {
+    let mut config = sample();
+    let mut role = config.rewind.clone();
+    assert_eq!(service_file(&role).expect("none is fine"), None);
+    assert!(!rewind_conninfo(&config, &upstream()).contains("service"));
+    role.sslpassword = Some(Secret::new(" a=b#c"));
+    let text = service_file(&role).expect("it can be written");
+    assert_eq!(text.as_deref(), Some("[pgherd]\nsslpassword= a=b#c\n"));
+    config.rewind = role.clone();
+    let source = rewind_conninfo(&config, &upstream());
+    assert!(source.ends_with(" service=pgherd") && !source.contains("a=b"), "{source}");
+    for unpassable in ["hush ", "hu\nsh", &"x".repeat(1001)] {
+        role.sslpassword = Some(Secret::new(unpassable));
+        let refused = service_file(&role).expect_err("libpq would read another one").to_string();
+        assert!(refused.contains("rewinder") && !refused.contains(unpassable.trim()), "{refused}");
+    }
+}

@@ -164,6 +164,13 @@ impl InstanceConfig {
         self.socket_dir.join(format!("pgherd-init-{}", self.port))
     }
 
+    /// libpq's service file, beside the password file.
+    pub(crate) fn service_file(&self) -> PathBuf {
+        let mut path = self.pgpass.clone().into_os_string();
+        path.push(".service");
+        PathBuf::from(path)
+    }
+
     /// A path beside the data directory: its name with `suffix` appended.
     #[must_use]
     pub fn beside(&self, suffix: &str) -> PathBuf {

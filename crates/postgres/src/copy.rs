@@ -13,7 +13,7 @@ use types::{ControlState, Millis, Timeline, Upstream};
 use crate::command::run_tool;
 use crate::conf;
 use crate::conf_files::{self, ConfFiles, write_files};
-use crate::config::{InstanceConfig, ProgramOption};
+use crate::config::{Credentials, InstanceConfig, ProgramOption};
 use crate::error::Error;
 use crate::files::{self, blocking};
 use crate::instance::{LocalInstance, read_control};
@@ -147,7 +147,7 @@ pub(crate) async fn basebackup(
     source.require_leader(&config).await?;
     let new = fresh_directory(instance).await?;
     let replaced = replaces(instance).await?;
-    write_pgpass(instance, source.upstream).await?;
+    write_secrets(instance, source.upstream, &config.replication).await?;
     let mut arguments = vec![
         OsString::from("--pgdata"),
         new.clone().into(),
@@ -219,12 +219,13 @@ pub(crate) fn complete(
     Ok(())
 }
 
-pub(crate) async fn write_pgpass(
+pub(crate) async fn write_secrets(
     instance: &LocalInstance,
     upstream: &Upstream,
+    role: &Credentials,
 ) -> Result<(), Error> {
-    let (config, upstream) = (instance.config(), upstream.clone());
-    blocking(move || conf_files::write_pgpass(&config, &upstream)).await
+    let (config, upstream, role) = (instance.config(), upstream.clone(), role.clone());
+    blocking(move || conf_files::write_secrets(&config, &upstream, &role)).await
 }
 
 /// Puts `new` in place of the data directory and keeps what stood there as the one set-aside copy.
@@ -276,7 +277,7 @@ pub(crate) async fn rewind_from(
     let config = instance.config();
     instance.require_stopped("rewind").await?;
     let _mark = instance.tool_mark();
-    write_pgpass(instance, upstream).await?;
+    write_secrets(instance, upstream, config.rewind_role()).await?;
     let (prepared, source) = (config.clone(), upstream.clone());
     let unseen = blocking(move || prepare_rewind(&prepared, source)).await?;
     let arguments = rewind_arguments(&config, upstream, instance.programs().major);

@@ -5,7 +5,7 @@
 //! and it does what it is told, each operation bounded and safe to repeat.
 //!
 //! It keeps I3 (a copy is replaced only by a complete one, and then set aside), I6 (passwords stand
-//! in a password file of mode 0600 and nowhere else) and I7 (the server survives the agent).
+//! in libpq's files of mode 0600 and nowhere else) and I7 (the server survives the agent).
 
 mod archive;
 mod bootstrap;
