@@ -36,6 +36,9 @@ pub(crate) struct Context<I> {
     pub(crate) look_again: Arc<tokio::sync::Notify>,
 }
 
+/// `pg_ctl_timeout` where nobody sets it (as Patroni has it).
+const PG_CTL_TIMEOUT: Millis = Millis(60_000);
+
 /// Time limits that follow the dynamic configuration.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
@@ -44,6 +47,7 @@ pub(crate) struct Limits {
     pub(crate) stop_margin: Millis,
     pub(crate) retry_timeout: Millis,
     pub(crate) primary_start_timeout: Millis,
+    pub(crate) pg_ctl_timeout: Millis,
     /// How many entries of the history are kept; 0 for all.
     pub(crate) history_max: usize,
 }
@@ -57,6 +61,7 @@ impl Limits {
             stop_margin: dynamic.pgherd.stop_margin,
             retry_timeout: dynamic.retry_timeout,
             primary_start_timeout: dynamic.primary_start_timeout,
+            pg_ctl_timeout: dynamic.postgresql.hooks.pg_ctl_timeout.unwrap_or(PG_CTL_TIMEOUT),
             history_max: dynamic.max_timelines_history,
         }
     }

@@ -129,6 +129,13 @@ pub enum AgentError {
         #[source]
         source: dcs::Error,
     },
+    /// etcd does not take the user and password, or wants some.
+    #[error("Etcd3 authentication failed")]
+    EtcdAuthentication {
+        /// What came back.
+        #[source]
+        source: dcs::Error,
+    },
     /// The state directory is not usable.
     #[error(transparent)]
     State(#[from] StateError),

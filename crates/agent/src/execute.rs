@@ -312,10 +312,11 @@ async fn start<I: Instance>(
     }
     // From here on the log may grow.
     context.set_compared(None);
-    let limit = start_limit(context);
-    let start_as = match start_as {
-        StartAs::Primary => postgres::StartAs::Primary,
-        StartAs::Standby(upstream) => postgres::StartAs::Standby { upstream },
+    let (limit, start_as) = match start_as {
+        StartAs::Primary => (start_limit(context), postgres::StartAs::Primary),
+        StartAs::Standby(upstream) => {
+            (context.limits().pg_ctl_timeout, postgres::StartAs::Standby { upstream })
+        }
     };
     context.instance.start(start_as, limit).await?;
     Ok(())

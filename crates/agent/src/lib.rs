@@ -22,6 +22,7 @@ mod phases;
 mod preflight;
 mod recorded;
 mod requests;
+mod role;
 mod said;
 mod secure;
 mod service_manager;
@@ -39,7 +40,7 @@ pub use error::AgentError;
 pub use heartbeat::SecretError;
 pub use secure::{etcd_client, rest_client};
 pub use setup::{AgentOptions, validate};
-pub use sources::gather;
+pub use sources::{environment, gather};
 pub use state::StateError;
 
 use shell::{End, Shell};

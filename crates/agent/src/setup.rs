@@ -1,12 +1,13 @@
 //! From the file to running parts. Everything that can be refused is refused here, before anything
 //! on disk or in the DCS changes.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use api::peers::{Heard, Reception};
 use api::{Access, ApiRequest, ApiState, Door, RestClient, Snapshot};
-use config::{Dynamic, Static, VerifyClient};
+use config::{Dynamic, DynamicPostgresql as PostgresSettings, NodeRole, Static, VerifyClient};
 use dcs::{Client, ClientConfig, ClusterStore, Follower, Session};
 use decide::{Brain, Node};
 use postgres::{Instance, InstanceConfig, LocalInstance, OsUser, Remote};
@@ -20,7 +21,6 @@ use crate::context::{Context, ContextParts, Limits};
 use crate::error::AgentError;
 use crate::guarding::Guard;
 use crate::heartbeat::{self, Heartbeats, Ingredients, PeerSecret};
-use crate::hooks;
 use crate::journal::Journal;
 use crate::kept::with_kept;
 use crate::preflight;
@@ -95,8 +95,9 @@ impl Reload {
         &self,
         dynamic: &Dynamic,
         document: &Value,
+        role: Option<NodeRole>,
     ) -> Result<InstanceConfig, AgentError> {
-        instance_config(&self.settings, dynamic, document)
+        instance_config(&self.settings, dynamic, document, role)
     }
 
     /// The parts of a snapshot that come from the file.
@@ -142,7 +143,7 @@ async fn check(options: &AgentOptions, ports: bool, patient: bool) -> Result<Che
     let (dynamic, _) = Dynamic::from_json(&settings.bootstrap.dcs)
         .map_err(|errors| AgentError::InitialConfig { detail: errors.join("; ") })?;
     let instance =
-        LocalInstance::new(instance_config(&settings, &dynamic, &settings.bootstrap.dcs)?)?;
+        LocalInstance::new(instance_config(&settings, &dynamic, &settings.bootstrap.dcs, None)?)?;
     let host = preflight::check_host(&settings, &instance, ports).await?;
     let (client, view, store) = reach_dcs(&settings, &dynamic, patient).await?;
     let mut listener = None;
@@ -261,6 +262,9 @@ async fn reach_dcs(
             Err(error) if patient && is_silent(&error) => {
                 tracing::info!(why = %error, "waiting on etcd");
                 tokio::time::sleep(DCS_PAUSE).await;
+            }
+            Err(source) if source.refusal() == Some(dcs::Refusal::Authentication) => {
+                return Err(AgentError::EtcdAuthentication { source });
             }
             Err(source) => return Err(AgentError::Dcs { source }),
         }
@@ -402,6 +406,7 @@ fn node_of(settings: &Static) -> Node {
     let database = &settings.postgresql.database;
     let postgres = &settings.postgresql.connect_address;
     let rest = &settings.restapi.connect_address;
+    let proxy = settings.postgresql.proxy_address.as_ref();
     Node {
         name: settings.name.clone(),
         tags: settings.tags.clone(),
@@ -412,6 +417,7 @@ fn node_of(settings: &Static) -> Node {
             pgherd: Some(api::PGHERD_VERSION.to_owned()),
             tags: settings.tags.clone(),
             open_rest: is_open(settings),
+            proxy_url: proxy.map(|address| format!("postgres://{address}/{database}")),
             ..Member::default()
         },
         may_bootstrap: !settings.bootstrap.dcs.is_null(),
@@ -420,29 +426,33 @@ fn node_of(settings: &Static) -> Node {
     }
 }
 
+fn credentials(of: &config::Credentials) -> postgres::Credentials {
+    let secret = |secret: &config::Secret| postgres::Secret::new(secret.expose());
+    postgres::Credentials {
+        username: of.username.clone(),
+        password: of.password.as_ref().map(secret),
+        connection: of.connection.clone(),
+        sslpassword: of.sslpassword.as_ref().map(secret),
+    }
+}
+
+/// `role`: what this member is; `None` as long as that is not known.
 fn instance_config(
     settings: &Static,
     dynamic: &Dynamic,
     document: &Value,
+    role: Option<NodeRole>,
 ) -> Result<InstanceConfig, AgentError> {
     let section = &settings.postgresql;
     let auth = &section.authentication;
-    let secret = |secret: &config::Secret| postgres::Secret::new(secret.expose());
-    let credentials = |c: &config::Credentials| postgres::Credentials {
-        username: c.username.clone(),
-        password: c.password.as_ref().map(secret),
-        connection: c.connection.clone(),
-        sslpassword: c.sslpassword.as_ref().map(secret),
-    };
     let dynamic = dynamic.merged(settings);
+    let PostgresSettings { parameters, pg_hba, pg_ident, hooks, .. } =
+        dynamic.postgresql.in_role(role);
     let mut beside = section.data_dir.clone().into_os_string();
     beside.push(".run");
-    let socket_dir = dynamic
-        .postgresql
-        .parameters
-        .get("unix_socket_directories")
-        .and_then(|dirs| dirs.split(',').map(str::trim).find(|d| d.starts_with('/')))
-        .map_or_else(|| PathBuf::from(&beside), PathBuf::from);
+    let beside = PathBuf::from(beside);
+    let probed = hooks.use_unix_socket.unwrap_or(false);
+    let sockets = Sockets::of(&parameters, probed || settings.pgherd.declared, &beside);
     Ok(InstanceConfig {
         member: settings.name.clone(),
         scope: settings.scope.clone(),
@@ -450,25 +460,32 @@ fn instance_config(
         bin_dir: section.bin_dir.clone(),
         listen: section.listen.hosts().into_iter().map(str::to_owned).collect(),
         port: section.listen.port,
-        socket_dir: socket_dir.clone(),
+        socket_dir: sockets.probes,
+        socket_directories: sockets.written,
+        config_dir: section.config_dir.clone().filter(|dir| *dir != section.data_dir),
+        config_base_name: section.config_base_name.clone(),
+        written_by: if settings.pgherd.declared { "pgherd" } else { "Patroni" },
+        bin_name: section.bin_name.clone(),
         os_user: os_user(&settings.pgherd.os_user)?,
         superuser: credentials(&auth.superuser),
         replication: credentials(&auth.replication),
         rewind: auth.rewind.as_ref().map_or_else(|| credentials(&auth.superuser), credentials),
         database: section.database.clone(),
         // Not in the state directory, which only the agent may enter.
-        pgpass: section.pgpass.clone().unwrap_or_else(|| socket_dir.join("pgpass")),
+        pgpass: section.pgpass.clone().unwrap_or_else(|| beside.join("pgpass")),
         state_dir: settings.pgherd.state_dir.clone(),
-        parameters: dynamic.postgresql.parameters.clone(),
-        pg_hba: dynamic.postgresql.pg_hba.clone().unwrap_or_default(),
-        pg_ident: dynamic.postgresql.pg_ident.clone().unwrap_or_default(),
+        parameters,
+        pg_hba: pg_hba.unwrap_or_default(),
+        pg_ident: pg_ident.unwrap_or_default(),
         initdb: settings.bootstrap.initdb.clone(),
-        basebackup: dynamic.postgresql.hooks.basebackup.clone().unwrap_or_default(),
-        hooks: hooks::for_the_instance(settings, &dynamic),
-        recovery_conf: dynamic.postgresql.hooks.recovery_conf.clone().unwrap_or_default(),
-        custom_conf: dynamic.postgresql.hooks.custom_conf.clone(),
+        basebackup: hooks.basebackup.clone().unwrap_or_default(),
+        rewind_options: hooks.rewind.clone().unwrap_or_default(),
+        krbsrvname: hooks.krbsrvname.clone(),
+        hooks: crate::hooks::for_the_instance(settings, &dynamic),
+        recovery_conf: hooks.recovery_conf.clone().unwrap_or_default(),
+        custom_conf: hooks.custom_conf.clone(),
         dynamic: api::json::spaced(document),
-        use_unix_socket: section.use_unix_socket,
+        use_unix_socket: probed,
         // This very program, whatever has become of the file: an upgrade may have replaced it, and
         // PostgreSQL's user may not reach it.
         helper: PathBuf::from("/proc/self/exe"),
@@ -478,6 +495,28 @@ fn instance_config(
         // Told with the first view.
         force_feedback: false,
     })
+}
+
+/// Where PostgreSQL's unix sockets are.
+struct Sockets {
+    /// The directory that probes use.
+    probes: PathBuf,
+    /// `unix_socket_directories`; `None`: PostgreSQL's default.
+    written: Option<String>,
+}
+
+impl Sockets {
+    /// Without a word about them a file of Patroni's leaves them to PostgreSQL, where clients look;
+    /// probes that shall use them need a place that is known.
+    fn of(parameters: &BTreeMap<String, String>, known: bool, beside: &Path) -> Sockets {
+        if let Some(given) = parameters.get("unix_socket_directories") {
+            let first = given.split(',').map(str::trim).find(|dir| dir.starts_with('/'));
+            let probes = first.map_or_else(|| beside.to_owned(), PathBuf::from);
+            return Sockets { probes, written: Some(given.clone()) };
+        }
+        let written = known.then(|| beside.to_string_lossy().into_owned());
+        Sockets { probes: beside.to_owned(), written }
+    }
 }
 
 /// What of a standby cluster's section PostgreSQL's configuration needs.

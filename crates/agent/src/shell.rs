@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use api::peers::Heard;
 use api::{ApiReply, ApiRequest, Command, FailsafePost, Snapshot};
+use config::NodeRole;
 use decide::{Act, Action, ActionId, Brain, Event, Lane, Outcome, Reason, RequestId};
 use postgres::Instance;
 use serde_json::json;
@@ -22,6 +23,7 @@ use crate::heartbeat::Heartbeats;
 use crate::journal::Journal;
 use crate::phases::{Mark, Phases};
 use crate::requests;
+use crate::role;
 use crate::said::{self, Said, Scene};
 use crate::service_manager;
 use crate::setup::{Parts, Reload};
@@ -85,7 +87,9 @@ pub(crate) struct Shell<I: Instance> {
     viewed_at: Millis,
     local: Option<LocalPostgres>,
     phases: Phases,
-    applied_config: Option<(types::Revision, bool)>,
+    applied_config: Option<(types::Revision, bool, Option<NodeRole>)>,
+    /// As what PostgreSQL was seen last.
+    role: Option<NodeRole>,
     /// Until when the observer looks often.
     hurry: watch::Sender<Millis>,
     /// Failsafe mode is in force.
@@ -142,6 +146,7 @@ impl<I: Instance> Shell<I> {
             local: None,
             phases: Phases::default(),
             applied_config: None,
+            role: None,
             hurry,
             failsafe: false,
             heartbeats: parts.heartbeats,
@@ -270,6 +275,7 @@ impl<I: Instance> Shell<I> {
         let standby_leader = leads && self.brain.dynamic().standby_cluster.is_some();
         let calls = self.callbacks.tracker.seen(&local, standby_leader);
         self.call_back(calls);
+        self.role = Some(role::of(&local, standby_leader, self.role));
         if let types::DataDir::Present(control) = &local.data_dir {
             let checked = self.context.recorded.check(&control.system_identifier);
             if let Err(error) = checked {
@@ -279,6 +285,7 @@ impl<I: Instance> Shell<I> {
             }
         }
         self.step(Event::Local(Box::new(local)));
+        self.apply_config();
     }
 
     fn see(&mut self, view: Arc<ClusterView>) {
@@ -528,12 +535,16 @@ impl<I: Instance> Shell<I> {
         tokio::spawn(requests::serve(context, view, request));
     }
 
-    /// Applies the dynamic configuration when its key has changed, or what slots need of it.
+    /// Applies the dynamic configuration when its key has changed, or what slots or the role need
+    /// of it.
     fn apply_config(&mut self) {
         let revision = self.viewed.as_ref().and_then(|v| v.config.as_ref()).map(|c| c.mod_revision);
         let feedback = self.brain.forces_feedback();
-        let applied = revision.map(|revision| (revision, feedback));
-        if applied.is_none() || applied == self.applied_config {
+        // Where roles differ, nothing is written before the role is known.
+        let by_role = !self.brain.dynamic().postgresql.hooks.by_role.is_empty();
+        let role = self.role.filter(|_| by_role);
+        let applied = revision.map(|revision| (revision, feedback, role));
+        if applied.is_none() || applied == self.applied_config || (by_role && role.is_none()) {
             return;
         }
         self.applied_config = applied;
@@ -546,7 +557,7 @@ impl<I: Instance> Shell<I> {
         self.context.session.set_ttl(dynamic.ttl);
         let document = self.viewed.as_ref().and_then(|v| v.config.as_ref()).map(|c| &c.value);
         let document = document.unwrap_or(&serde_json::Value::Null);
-        let config = match self.reload.instance_config(&dynamic, document) {
+        let config = match self.reload.instance_config(&dynamic, document, role) {
             Ok(config) => postgres::InstanceConfig { force_feedback: feedback, ..config },
             Err(error) => {
                 tracing::error!(%error, "the configuration was not applied to PostgreSQL");

@@ -18,11 +18,7 @@ const FILE_MAX: u64 = 4 << 20;
 /// # Errors
 /// What is there cannot be read, or nothing configures anything.
 pub fn gather(path: Option<&Path>) -> Result<Sources, AgentError> {
-    let variables = std::env::vars_os();
-    let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
-        Some((name.into_string().ok()?, value.into_string().ok()?))
-    };
-    let sources = Sources::environment(variables.filter_map(text));
+    let sources = environment();
     let Some(path) = path else {
         return if sources.is_empty() { Err(AgentError::NoConfig) } else { Ok(sources) };
     };
@@ -49,6 +45,15 @@ pub fn gather(path: Option<&Path>) -> Result<Sources, AgentError> {
             Ok(sources.with_file(path.to_string_lossy(), text))
         }
     }
+}
+
+/// What the environment alone configures, which may be nothing.
+#[must_use]
+pub fn environment() -> Sources {
+    let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
+        Some((name.into_string().ok()?, value.into_string().ok()?))
+    };
+    Sources::environment(std::env::vars_os().filter_map(text))
 }
 
 fn files_in(directory: &Path) -> io::Result<Vec<PathBuf>> {

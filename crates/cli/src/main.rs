@@ -3,6 +3,7 @@
 
 mod ctl;
 mod demo;
+mod generate;
 mod log;
 mod patroni;
 mod serve;

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::ctl::CtlOptions;
+use crate::generate::GenerateArgs;
 use crate::serve::{self, AgentArgs, ValidateArgs};
 
 /// Keeps a PostgreSQL cluster writable.
@@ -17,7 +18,10 @@ struct Patroni {
     version: bool,
     #[command(flatten)]
     validate: ValidateArgs,
-    /// Configuration file, or a directory of them; without one the environment counts
+    #[command(flatten)]
+    generate: GenerateArgs,
+    /// Configuration file, or a directory of them; without one the environment counts. A generated
+    /// one is written there, without it to standard output
     #[arg(value_name = "CONFIGFILE")]
     config_file: Option<PathBuf>,
 }
@@ -32,6 +36,10 @@ pub(crate) fn run() -> ExitCode {
         }
         return ExitCode::SUCCESS;
     }
-    let options = CtlOptions { config_file: called.config_file, ..CtlOptions::default() };
-    serve::agent(AgentArgs { strict: false, validate: called.validate, as_patroni: true }, &options)
+    let Patroni { validate, generate, config_file, .. } = called;
+    let (config_file, output) =
+        if generate.wanted() { (None, config_file) } else { (config_file, None) };
+    let options = CtlOptions { config_file, ..CtlOptions::default() };
+    let args = AgentArgs { strict: false, validate, generate, output, as_patroni: true };
+    serve::agent(args, &options)
 }

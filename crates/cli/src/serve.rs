@@ -1,6 +1,7 @@
 //! The long-running commands: `pgherd agent` and `pgherd proxy`.
 
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -12,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use types::{Millis, keys};
 
 use crate::ctl::CtlOptions;
+use crate::generate::{self, GenerateArgs};
 
 /// `pgherd agent`.
 #[derive(Debug, Default, clap::Args)]
@@ -22,6 +24,11 @@ pub(crate) struct AgentArgs {
     /// Say whether the agent would start, and end; nothing is changed
     #[command(flatten)]
     pub(crate) validate: ValidateArgs,
+    #[command(flatten)]
+    pub(crate) generate: GenerateArgs,
+    /// Where a generated configuration goes; without it to standard output
+    #[arg(value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
     /// The program is called as `patroni`: why it ends stands in its log.
     #[arg(skip)]
     pub(crate) as_patroni: bool,
@@ -66,6 +73,13 @@ pub(crate) fn runtime() -> anyhow::Result<Runtime> {
 
 /// Runs an agent to its end.
 pub(crate) fn agent(args: AgentArgs, options: &CtlOptions) -> ExitCode {
+    if args.generate.wanted() {
+        return finish(generate::run(&args.generate, args.output.as_deref()));
+    }
+    if let Some(file) = &args.output {
+        let file = file.display();
+        return finish(Err(anyhow::anyhow!("{file} is no option; the configuration follows -c")));
+    }
     let ended = (|| {
         let sources = agent::gather(options.config_file.as_deref())?;
         // A file that is refused is refused below, with all that is wrong.

@@ -12,10 +12,11 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use common::{
-    Etcd, directory, free_port, owner, pgherd, postgres_program, run, succeeded, wait_for,
+    Etcd, directory, free_port, kill_all, owner, pgherd, postgres_program, run, signal, succeeded,
+    wait_for,
 };
 use lab::workload::{self, Plan, Shared, Writer};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 /// A lease, its end seen, an election, and room for a busy machine.
 const FAILOVER: Duration = Duration::from_secs(90);
@@ -211,30 +212,6 @@ fn patronis(name: &str) -> PathBuf {
     let program = root.join(name);
     assert!(program.is_file(), "{} is missing: run tools/install-test.sh", program.display());
     program
-}
-
-fn signal(pid: u32, signal: Signal) {
-    let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
-    kill_process(pid, signal).ok();
-}
-
-/// Kills every process that works below `dir` or was started with a path below it.
-fn kill_all(dir: &Path) {
-    let below = |path: &Path| path.starts_with(dir);
-    wait_for("no process is left", SETTLED, || {
-        let left: Vec<u32> = lab::process::all()
-            .into_iter()
-            .filter(|pid| *pid != std::process::id() && lab::process::is_alive(*pid))
-            .filter(|pid| {
-                lab::process::working_directory(*pid).is_some_and(|cwd| below(&cwd))
-                    || lab::process::arguments(*pid).iter().any(|argument| below(argument))
-            })
-            .collect();
-        for pid in &left {
-            signal(*pid, Signal::KILL);
-        }
-        left.is_empty().then_some(())
-    });
 }
 
 fn started(port: u16) -> String {

@@ -6,8 +6,11 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use types::Millis;
+
 use crate::keys::STATIC;
 use crate::problem::Problem;
+use crate::roles::{self, ByRole};
 use crate::sections::ProgramOption;
 use crate::tree::{Kind, Node};
 use crate::values;
@@ -145,10 +148,20 @@ pub struct Hooks {
     pub sections: BTreeMap<String, CustomMethod>,
     /// `basebackup`: options of pg_basebackup.
     pub basebackup: Option<Vec<ProgramOption>>,
+    /// `rewind`: options of pg_rewind.
+    pub rewind: Option<Vec<ProgramOption>>,
     /// `recovery_conf`.
     pub recovery_conf: Option<BTreeMap<String, String>>,
     /// `custom_conf`.
     pub custom_conf: Option<PathBuf>,
+    /// `krbsrvname`: the service name of PostgreSQL in Kerberos.
+    pub krbsrvname: Option<String>,
+    /// Whether probes use the unix socket.
+    pub use_unix_socket: Option<bool>,
+    /// `pg_ctl_timeout`: how long a start that nobody else bounds is waited for.
+    pub pg_ctl_timeout: Option<Millis>,
+    /// What holds in one role.
+    pub by_role: ByRole,
     /// `pre_promote`.
     pub pre_promote: Option<CommandLine>,
     /// `before_stop`.
@@ -167,8 +180,13 @@ impl Hooks {
             replica_methods: first(&self.replica_methods, &shared.replica_methods),
             sections: shared.sections.clone().into_iter().chain(self.sections.clone()).collect(),
             basebackup: first(&self.basebackup, &shared.basebackup),
+            rewind: first(&self.rewind, &shared.rewind),
             recovery_conf: first(&self.recovery_conf, &shared.recovery_conf),
             custom_conf: first(&self.custom_conf, &shared.custom_conf),
+            krbsrvname: first(&self.krbsrvname, &shared.krbsrvname),
+            use_unix_socket: first(&self.use_unix_socket, &shared.use_unix_socket),
+            pg_ctl_timeout: first(&self.pg_ctl_timeout, &shared.pg_ctl_timeout),
+            by_role: roles::over(&self.by_role, &shared.by_role),
             pre_promote: first(&self.pre_promote, &shared.pre_promote),
             before_stop: first(&self.before_stop, &shared.before_stop),
         }
@@ -198,16 +216,19 @@ impl Hooks {
     /// Reads them; what is wrong with them goes to `problems`.
     pub(crate) fn read(tree: &Node, problems: &mut Vec<Problem>) -> Hooks {
         let reader = &mut Reader { tree, problems };
+        let text = |key| tree.at(key).and_then(values::text);
         Hooks {
             callbacks: reader.callbacks(),
             replica_methods: method_names(tree),
             sections: reader.sections(),
             basebackup: tree.at("postgresql.basebackup").and_then(values::options),
+            rewind: tree.at("postgresql.rewind").and_then(values::options),
             recovery_conf: reader.settings("postgresql.recovery_conf"),
-            custom_conf: tree
-                .at("postgresql.custom_conf")
-                .and_then(values::text)
-                .map(PathBuf::from),
+            custom_conf: text("postgresql.custom_conf").map(PathBuf::from),
+            krbsrvname: text("postgresql.krbsrvname").filter(|name| !name.is_empty()),
+            use_unix_socket: tree.at("postgresql.use_unix_socket").and_then(values::boolean),
+            pg_ctl_timeout: tree.at("postgresql.pg_ctl_timeout").and_then(values::duration),
+            by_role: roles::read(tree),
             pre_promote: reader.command("postgresql.pre_promote"),
             before_stop: reader.command("postgresql.before_stop"),
         }

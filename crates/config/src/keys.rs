@@ -83,7 +83,8 @@ const NO_STORE: &str = "this store is not supported; run etcd 3.4 or newer and c
 const ETCD_V2: &str = "etcd's v2 API is not supported; rename the section to etcd3 on every \
      member: the same hosts serve the v3 API from etcd 3.4 on";
 const NO_CITUS: &str = "Citus is not supported";
-const NO_DISCOVERY: &str = "not supported; list the members under etcd3.hosts";
+const NO_DISCOVERY: &str = "not supported; list the members under etcd3.hosts (as \
+     `dig +short SRV _etcd-client._tcp.<domain>` shows them)";
 
 use Type::{
     Address, AddressAnyPort, Any, Bool, Duration, Integer, Lines, List, OneOf, Options, Scalars,
@@ -99,6 +100,12 @@ const CUSTOM_CONF: &str = "Included by postgresql.conf instead of what initdb wr
 const METHODS: &str = "How a copy is made, in order: basebackup, or sections with a command.";
 const METHODS_OLD: &str = "Older name of create_replica_methods.";
 const BASEBACKUP: &str = "Options of pg_basebackup.";
+const REWIND: &str = "Options of pg_rewind.";
+const BIN_NAME: &str = "What the program is called.";
+const IN_ROLE: &str = "Server parameters in this role, over parameters.";
+const LINES_IN_ROLE: &str = "The lines of the file in this role, instead of the others.";
+const KRBSRVNAME: &str = "PostgreSQL's service name in Kerberos.";
+const PG_CTL_TIMEOUT: &str = "How long a start of PostgreSQL as a standby is waited for.";
 
 const LIBPQ: &str = "As libpq has it.";
 
@@ -125,7 +132,13 @@ pub(crate) const STATIC: &[Key] = &[
     used("etcd3.host", AddressAnyPort, "", "One etcd endpoint, `host:port`, port 2379."),
     used("etcd3.port", Integer, "2379", "Port for endpoints that name none."),
     used("etcd3.hosts", List, "", "All etcd endpoints; beats host."),
-    used("etcd3.url", Text, "", "One endpoint as a URL; beats hosts and host."),
+    used(
+        "etcd3.url",
+        Text,
+        "",
+        "One endpoint as a URL, which may hold user and password; beats hosts and host.",
+    ),
+    used("etcd3.proxy", Text, "", "The same; beats url."),
     used("etcd3.protocol", OneOf(&["http", "https"]), "http", "https for TLS."),
     used("etcd3.username", Text, "", "User, if etcd's authentication is on."),
     used("etcd3.password", Secret, "", "Its password."),
@@ -136,7 +149,6 @@ pub(crate) const STATIC: &[Key] = &[
     refused("etcd3.discovery_srv", NO_DISCOVERY),
     refused("etcd3.srv_domain", NO_DISCOVERY),
     refused("etcd3.srv_suffix", NO_DISCOVERY),
-    refused("etcd3.proxy", NO_DISCOVERY),
     quiet("etcd3.use_proxies", Bool),
     refused("etcd", ETCD_V2),
     refused("consul", NO_STORE),
@@ -227,12 +239,23 @@ pub(crate) const STATIC: &[Key] = &[
     quiet("bootstrap.users", Any),
     used("postgresql.listen", Address, "required", "`addr[,addr]:port`; `*` for all."),
     used("postgresql.connect_address", Address, "listen", "How others reach PostgreSQL."),
-    not_yet("postgresql.proxy_address", Address),
+    used(
+        "postgresql.proxy_address",
+        Address,
+        "",
+        "How clients reach it through a pooler beside it; published as proxy_url.",
+    ),
     used("postgresql.data_dir", Text, "required", "The data directory."),
-    not_yet("postgresql.config_dir", Text),
-    not_yet("postgresql.config_base_name", Text),
+    used("postgresql.config_dir", Text, "data_dir", "Where the configuration files are."),
+    used("postgresql.config_base_name", Text, "postgresql", "The main file's name, without .conf."),
     used("postgresql.bin_dir", Text, "PATH", "Where PostgreSQL's programs are."),
-    not_yet("postgresql.bin_name", Any),
+    used("postgresql.bin_name.postgres", Text, "postgres", BIN_NAME),
+    used("postgresql.bin_name.initdb", Text, "initdb", BIN_NAME),
+    used("postgresql.bin_name.pg_basebackup", Text, "pg_basebackup", BIN_NAME),
+    used("postgresql.bin_name.pg_rewind", Text, "pg_rewind", BIN_NAME),
+    quiet("postgresql.bin_name.pg_ctl", Text),
+    quiet("postgresql.bin_name.pg_controldata", Text),
+    quiet("postgresql.bin_name.pg_isready", Text),
     used("postgresql.database", Text, "postgres", "The database that probes connect to."),
     used("postgresql.pgpass", Text, "in state_dir", "The password file we write for libpq."),
     used("postgresql.authentication.superuser.username", Text, "postgres", "The superuser."),
@@ -272,9 +295,15 @@ pub(crate) const STATIC: &[Key] = &[
     used("postgresql.authentication.rewind.channel_binding", Text, "libpq's", LIBPQ),
     used("postgresql.authentication.rewind.sslnegotiation", Text, "libpq's", LIBPQ),
     used("postgresql.parameters", Scalars, "{}", "Server parameters of this member."),
-    not_yet("postgresql.parameters_primary", Scalars),
-    not_yet("postgresql.parameters_replica", Scalars),
-    not_yet("postgresql.parameters_standby_leader", Scalars),
+    used("postgresql.parameters_primary", Scalars, "{}", IN_ROLE),
+    used("postgresql.parameters_replica", Scalars, "{}", IN_ROLE),
+    used("postgresql.parameters_standby_leader", Scalars, "{}", IN_ROLE),
+    used("postgresql.pg_hba_primary", Lines, "", LINES_IN_ROLE),
+    used("postgresql.pg_hba_replica", Lines, "", LINES_IN_ROLE),
+    used("postgresql.pg_hba_standby_leader", Lines, "", LINES_IN_ROLE),
+    used("postgresql.pg_ident_primary", Lines, "", LINES_IN_ROLE),
+    used("postgresql.pg_ident_replica", Lines, "", LINES_IN_ROLE),
+    used("postgresql.pg_ident_standby_leader", Lines, "", LINES_IN_ROLE),
     used("postgresql.pg_hba", Lines, "", "The lines of pg_hba.conf."),
     used("postgresql.pg_ident", Lines, "", "The lines of pg_ident.conf."),
     used("postgresql.recovery_conf", Scalars, "", RECOVERY_CONF),
@@ -287,16 +316,16 @@ pub(crate) const STATIC: &[Key] = &[
     used("postgresql.create_replica_methods", List, "basebackup", METHODS),
     used("postgresql.create_replica_method", List, "basebackup", METHODS_OLD),
     used("postgresql.basebackup", Options, "[]", BASEBACKUP),
-    not_yet("postgresql.rewind", Options),
+    used("postgresql.rewind", Options, "[]", REWIND),
     used("postgresql.use_pg_rewind", Bool, "dynamic", "Beats the dynamic configuration."),
     used("postgresql.remove_data_directory_on_rewind_failure", Bool, "dynamic", "Likewise."),
     used("postgresql.remove_data_directory_on_diverged_timelines", Bool, "dynamic", "Likewise."),
     used("postgresql.use_unix_socket", Bool, "false", "Probes use the unix socket."),
     quiet("postgresql.use_unix_socket_repl", Bool),
-    used("postgresql.pg_ctl_timeout", Duration, "60", "Limit of a start or stop."),
+    used("postgresql.pg_ctl_timeout", Duration, "60", PG_CTL_TIMEOUT),
     used("postgresql.pre_promote", Text, "", PRE_PROMOTE),
     used("postgresql.before_stop", Text, "", BEFORE_STOP),
-    not_yet("postgresql.krbsrvname", Text),
+    used("postgresql.krbsrvname", Text, "", KRBSRVNAME),
     used("pgherd.state_dir", Text, "<data_dir>.pgherd", "The agent's durable state."),
     used("pgherd.os_user", Text, "postgres", "Whom PostgreSQL runs as if the agent is root."),
     used(
@@ -373,8 +402,15 @@ pub(crate) const DYNAMIC: &[Key] = &[
     used("postgresql.parameters", Scalars, "{}", "Server parameters of all members."),
     used("postgresql.pg_hba", Lines, "", "The lines of pg_hba.conf."),
     used("postgresql.pg_ident", Lines, "", "The lines of pg_ident.conf."),
-    not_yet("postgresql.parameters_primary", Scalars),
-    not_yet("postgresql.parameters_replica", Scalars),
+    used("postgresql.parameters_primary", Scalars, "{}", IN_ROLE),
+    used("postgresql.parameters_replica", Scalars, "{}", IN_ROLE),
+    used("postgresql.parameters_standby_leader", Scalars, "{}", IN_ROLE),
+    used("postgresql.pg_hba_primary", Lines, "", LINES_IN_ROLE),
+    used("postgresql.pg_hba_replica", Lines, "", LINES_IN_ROLE),
+    used("postgresql.pg_hba_standby_leader", Lines, "", LINES_IN_ROLE),
+    used("postgresql.pg_ident_primary", Lines, "", LINES_IN_ROLE),
+    used("postgresql.pg_ident_replica", Lines, "", LINES_IN_ROLE),
+    used("postgresql.pg_ident_standby_leader", Lines, "", LINES_IN_ROLE),
     used("postgresql.recovery_conf", Scalars, "", RECOVERY_CONF),
     used("postgresql.callbacks.on_start", Text, "", ON_EVENT),
     used("postgresql.callbacks.on_stop", Text, "", ON_EVENT),
@@ -384,10 +420,11 @@ pub(crate) const DYNAMIC: &[Key] = &[
     used("postgresql.create_replica_methods", List, "basebackup", METHODS),
     used("postgresql.create_replica_method", List, "basebackup", METHODS_OLD),
     used("postgresql.basebackup", Options, "[]", BASEBACKUP),
-    not_yet("postgresql.rewind", Any),
-    not_yet("postgresql.use_unix_socket", Any),
+    used("postgresql.rewind", Options, "[]", REWIND),
+    used("postgresql.krbsrvname", Text, "", KRBSRVNAME),
+    used("postgresql.use_unix_socket", Bool, "false", "Probes use the unix socket."),
     quiet("postgresql.use_unix_socket_repl", Any),
-    not_yet("postgresql.pg_ctl_timeout", Any),
+    used("postgresql.pg_ctl_timeout", Duration, "60", PG_CTL_TIMEOUT),
     used("postgresql.custom_conf", Text, "", CUSTOM_CONF),
     used("postgresql.pre_promote", Text, "", PRE_PROMOTE),
     used("postgresql.before_stop", Text, "", BEFORE_STOP),

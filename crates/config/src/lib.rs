@@ -10,6 +10,8 @@
 mod check;
 mod dynamic;
 mod environment;
+mod etcd;
+mod generate;
 mod hooks;
 mod keys;
 mod log;
@@ -17,6 +19,7 @@ mod parameters;
 mod problem;
 mod recommended;
 mod restapi;
+mod roles;
 mod sections;
 mod slots;
 mod sources;
@@ -30,6 +33,7 @@ pub use dynamic::{
     Dynamic, DynamicPgherd, DynamicPostgresql, FailoverMode, HEARTBEAT_INTERVAL_MAX,
     HEARTBEAT_INTERVAL_MIN, SynchronousMode,
 };
+pub use generate::{FIXME, Host, Running, Template};
 pub use hooks::{Callback, CommandLine, CustomBootstrap, CustomMethod, Hooks, ReplicaMethod};
 pub use keys::{CONNECTION_KEYS, reference};
 pub use log::{Log, LogLevel, LogPiece, LogShape};
@@ -37,6 +41,7 @@ pub use parameters::{CONTROLLED, effective_parameters};
 pub use problem::{ConfigError, Problem, Warning};
 pub use recommended::{recommended_dynamic, recommended_with_ttl};
 pub use restapi::{Allowed, Network, RestapiExtras, ServerTokens};
+pub use roles::{ByRole, NodeRole, RoleSettings};
 pub use sections::{
     Authentication, BasicAuth, Bootstrap, CertificateFiles, Credentials, Etcd, PgherdSection,
     PostgresqlSection, ProgramOption, ProxySection, RestClient, Restapi, VerifyClient, Watchdog,

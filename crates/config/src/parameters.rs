@@ -115,6 +115,11 @@ fn is_controlled(name: &str) -> bool {
     CONTROLLED.contains(&name)
 }
 
+/// Whether it is not for one member, or one role, to set.
+pub(crate) fn is_reserved(name: &str) -> bool {
+    is_controlled(name) || OURS.contains(&name)
+}
+
 fn controlled_value(
     parameter: &Controlled,
     shared: &BTreeMap<String, String>,

@@ -7,8 +7,11 @@ use serde_json::Value;
 use types::Millis;
 
 use crate::hooks::{CommandLine, CustomBootstrap, Hooks};
+use crate::problem::Problem;
 use crate::restapi::RestapiExtras;
 use crate::text::{HostPort, Secret};
+use crate::tree::Node;
+use crate::values;
 
 /// An option of a PostgreSQL program: `--name` or `--name=value`.
 pub type ProgramOption = (String, Option<String>);
@@ -48,6 +51,28 @@ pub struct CertificateFiles {
     pub keyfile: Option<PathBuf>,
     /// What the key is encrypted with.
     pub keyfile_password: Option<Secret>,
+}
+
+impl CertificateFiles {
+    /// Those that these two keys name; the key's password has the key's name with `_password`.
+    pub(crate) fn read(
+        tree: &Node,
+        certfile: &str,
+        keyfile: &str,
+        problems: &mut Vec<Problem>,
+    ) -> Option<CertificateFiles> {
+        let text = |key: &str| tree.at(key).and_then(values::text);
+        let key = text(keyfile).map(PathBuf::from);
+        let Some(file) = text(certfile) else {
+            if key.is_some() {
+                let why = format!("is of no use without {certfile}");
+                problems.push(Problem::new(tree.place_of(keyfile), keyfile, why));
+            }
+            return None;
+        };
+        let keyfile_password = text(&format!("{keyfile}_password")).map(Secret::new);
+        Some(CertificateFiles { certfile: file.into(), keyfile: key, keyfile_password })
+    }
 }
 
 /// `restapi.verify_client`.
@@ -148,10 +173,18 @@ pub struct PostgresqlSection {
     pub listen: HostPort,
     /// How others reach it; never a wildcard.
     pub connect_address: HostPort,
+    /// How clients reach PostgreSQL through a pooler or proxy beside it.
+    pub proxy_address: Option<HostPort>,
     /// The data directory; absolute.
     pub data_dir: PathBuf,
+    /// Where the configuration files are; absolute; `None`: in the data directory.
+    pub config_dir: Option<PathBuf>,
+    /// What the main configuration file is called, without `.conf`.
+    pub config_base_name: String,
     /// Where the programs are; `None`: wherever they are found.
     pub bin_dir: Option<PathBuf>,
+    /// What programs are called that have another name than PostgreSQL's.
+    pub bin_name: BTreeMap<&'static str, String>,
     /// The database that probes connect to.
     pub database: String,
     /// The password file that is written for libpq; `None`: one in the state directory.
@@ -166,10 +199,6 @@ pub struct PostgresqlSection {
     pub pg_ident: Option<Vec<String>>,
     /// Commands, and what else the dynamic configuration may say too.
     pub hooks: Hooks,
-    /// Whether probes use the unix socket.
-    pub use_unix_socket: bool,
-    /// Limit of a start or stop.
-    pub pg_ctl_timeout: Millis,
     /// Beats the dynamic configuration.
     pub use_pg_rewind: Option<bool>,
     /// Beats the dynamic configuration.

@@ -1,13 +1,15 @@
 //! The static file of a node or a proxy: read, checked and built in one go, so that all problems
 //! are reported at once.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde_json::{Map, Value};
-use types::{MemberName, Millis, Tags};
+use types::{MemberName, Tags};
 
 use crate::check::check;
 use crate::dynamic::{Dynamic, is_ours, parameters};
+use crate::etcd;
 use crate::hooks::{self, Hooks};
 use crate::keys::{CONNECTION_KEYS, STATIC};
 use crate::log::Log;
@@ -26,11 +28,13 @@ use crate::values;
 /// The member name that Patroni's strict synchronous mode reserves.
 const RESERVED_NAME: &str = "__patroni_strict_sync_replica_placeholder__";
 const NAMESPACE_DEFAULT: &str = "/service/";
-const ETCD_PORT_DEFAULT: u16 = 2379;
-const PG_CTL_TIMEOUT_DEFAULT: Millis = Millis(60_000);
+const CONFIG_BASE_NAME_DEFAULT: &str = "postgresql";
 const HOLD_LIMIT_DEFAULT: usize = 1000;
 const WATCHDOG_DEFAULT: &str = "/dev/watchdog";
 const WATCHDOG_MARGIN_DEFAULT: i64 = 5;
+
+/// The programs of PostgreSQL's that are run, and may have another name.
+const PROGRAMS: [&str; 4] = ["postgres", "initdb", "pg_basebackup", "pg_rewind"];
 
 /// A node's file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -238,62 +242,7 @@ impl Reader {
     }
 
     fn etcd(&mut self) -> Option<Etcd> {
-        let https = self.text("etcd3.protocol").is_some_and(|p| p.eq_ignore_ascii_case("https"));
-        let url = self.text("etcd3.url").map(|url| url.trim().to_owned());
-        let tls = match &url {
-            Some(url) => url.starts_with("https:"),
-            None => https,
-        };
-        let (key, texts) = self.etcd_addresses(url)?;
-        let default_port = self.etcd_port();
-        let mut endpoints = Vec::new();
-        for text in texts {
-            let plain = ["http://", "https://"].iter().find_map(|scheme| text.strip_prefix(scheme));
-            let plain = plain.unwrap_or(&text).trim_end_matches('/');
-            match HostPort::parse(plain, Some(default_port)).filter(|a| !a.is_wildcard()) {
-                Some(address) if !endpoints.contains(&address) => endpoints.push(address),
-                Some(_) => {}
-                None => self.error(key, format!("{plain:?} is not host:port")),
-            }
-        }
-        let (username, password) = (self.text("etcd3.username"), self.secret("etcd3.password"));
-        if username.is_some() != password.is_some() {
-            self.error("etcd3", "username and password must be given together");
-        }
-        let cacert = self.path("etcd3.cacert");
-        let certificate = self.certificate("etcd3.cert", "etcd3.key");
-        let etcd = Etcd { endpoints, tls, cacert, certificate, username, password };
-        (!etcd.endpoints.is_empty()).then_some(etcd)
-    }
-
-    /// The addresses as written, and the key they come from.
-    fn etcd_addresses(&mut self, url: Option<String>) -> Option<(&'static str, Vec<String>)> {
-        if let Some(url) = url {
-            if url.contains('@') {
-                self.error("etcd3.url", "give username and password in their own keys");
-                return None;
-            }
-            return Some(("etcd3.url", vec![url]));
-        }
-        let hosts = self.tree.at("etcd3.hosts").and_then(values::comma_list);
-        if let Some(hosts) = hosts.filter(|hosts| !hosts.is_empty()) {
-            return Some(("etcd3.hosts", hosts));
-        }
-        if let Some(host) = self.text("etcd3.host") {
-            return Some(("etcd3.host", vec![host]));
-        }
-        self.error("etcd3", "is required: the etcd members under etcd3.hosts");
-        None
-    }
-
-    fn etcd_port(&mut self) -> u16 {
-        let Some(port) = self.tree.at("etcd3.port").and_then(values::integer) else {
-            return ETCD_PORT_DEFAULT;
-        };
-        u16::try_from(port).unwrap_or_else(|_| {
-            self.error("etcd3.port", "must be 1 to 65535");
-            ETCD_PORT_DEFAULT
-        })
+        etcd::read(&self.tree, &mut self.errors)
     }
 
     fn restapi(&mut self) -> Option<Restapi> {
@@ -318,17 +267,8 @@ impl Reader {
         })
     }
 
-    /// A certificate and its key; the key's password has the key's name with `_password`.
     fn certificate(&mut self, certfile: &str, keyfile: &str) -> Option<CertificateFiles> {
-        let key = self.path(keyfile);
-        let Some(file) = self.path(certfile) else {
-            if key.is_some() {
-                self.error(keyfile, format!("is of no use without {certfile}"));
-            }
-            return None;
-        };
-        let keyfile_password = self.secret(&format!("{keyfile}_password"));
-        Some(CertificateFiles { certfile: file, keyfile: key, keyfile_password })
+        CertificateFiles::read(&self.tree, certfile, keyfile, &mut self.errors)
     }
 
     fn rest_client(&mut self) -> RestClient {
@@ -493,15 +433,19 @@ impl Reader {
         if data_dir.as_ref().is_some_and(|dir| !dir.is_absolute()) {
             self.error("postgresql.data_dir", "must be an absolute path");
         }
+        let (config_dir, config_base_name) = self.config_files();
         let authentication = self.authentication();
         let (listen, connect_address) = addresses?;
         let hooks = Hooks::read(&self.tree, &mut self.errors);
-        let timeout = self.tree.at("postgresql.pg_ctl_timeout").and_then(values::duration);
         let database = self.text("postgresql.database");
         Some(PostgresqlSection {
             listen,
             connect_address,
+            proxy_address: self.address("postgresql.proxy_address"),
             data_dir: data_dir?,
+            config_dir,
+            config_base_name,
+            bin_name: self.bin_names(),
             bin_dir: self.path("postgresql.bin_dir").filter(|p| !p.as_os_str().is_empty()),
             database: database.unwrap_or_else(|| "postgres".to_owned()),
             pgpass: self.path("postgresql.pgpass"),
@@ -510,14 +454,40 @@ impl Reader {
             pg_hba: self.lines("postgresql.pg_hba"),
             pg_ident: self.lines("postgresql.pg_ident"),
             hooks,
-            use_unix_socket: self.boolean("postgresql.use_unix_socket").unwrap_or(false),
-            pg_ctl_timeout: timeout.unwrap_or(PG_CTL_TIMEOUT_DEFAULT),
             use_pg_rewind: self.boolean("postgresql.use_pg_rewind"),
             remove_data_directory_on_rewind_failure: self
                 .boolean("postgresql.remove_data_directory_on_rewind_failure"),
             remove_data_directory_on_diverged_timelines: self
                 .boolean("postgresql.remove_data_directory_on_diverged_timelines"),
         })
+    }
+
+    /// Where the configuration files are, and what the main one is called.
+    fn config_files(&mut self) -> (Option<PathBuf>, String) {
+        let dir = self.path("postgresql.config_dir").filter(|dir| !dir.as_os_str().is_empty());
+        if dir.as_ref().is_some_and(|dir| !dir.is_absolute()) {
+            self.error("postgresql.config_dir", "must be an absolute path");
+        }
+        let name = self.text("postgresql.config_base_name");
+        let name = name.unwrap_or_else(|| CONFIG_BASE_NAME_DEFAULT.to_owned());
+        if name.is_empty() || name.contains('/') {
+            self.error("postgresql.config_base_name", "must be a name without slashes");
+        }
+        (dir, name)
+    }
+
+    /// The programs that have another name.
+    fn bin_names(&mut self) -> BTreeMap<&'static str, String> {
+        let mut names = BTreeMap::new();
+        for program in PROGRAMS {
+            let key = format!("postgresql.bin_name.{program}");
+            let Some(name) = self.text(&key).filter(|name| !name.is_empty()) else { continue };
+            if name.contains('/') {
+                self.error(&key, "must be a name without slashes; the directory is bin_dir");
+            }
+            names.insert(program, name);
+        }
+        names
     }
 
     fn authentication(&mut self) -> Option<Authentication> {

@@ -1,3 +1,5 @@
+use types::Millis;
+
 use super::*;
 
 const GOOD: &str = r#"
@@ -293,6 +295,88 @@ fn the_environment_is_enough() {
     let unread = whole.with_file("node.yml", "scope: x\n");
     assert!(Static::read(&unread).is_err(), "with a file the variable does not count");
     assert!(variables(&[("PATRONI_TAGS", "x"), ("HOME", "/")]).is_empty());
+}
+
+#[test]
+fn programs_and_files_may_have_other_names_and_places() {
+    let over = "postgresql:\n  proxy_address: pool.example:6432\n  config_dir: /etc/pg\n  \
+                config_base_name: main\n  bin_name: {postgres: pg15, pg_ctl: ctl}\n  \
+                use_unix_socket: on\n  pg_ctl_timeout: 2min\n  krbsrvname: pg\n  \
+                rewind: [debug, {sync-method: syncfs}]\n";
+    let read = |over: &str| {
+        Static::read(&Sources::default().with_file("10.yml", GOOD).with_file("20.yml", over))
+    };
+    let (file, warnings) = read(over).expect("good");
+    assert_eq!(warnings, []);
+    let section = file.postgresql;
+    assert_eq!(section.proxy_address.expect("given").to_string(), "pool.example:6432");
+    assert_eq!(section.config_dir, Some(PathBuf::from("/etc/pg")));
+    assert_eq!(section.config_base_name, "main");
+    assert_eq!(section.bin_name, BTreeMap::from([("postgres", "pg15".to_owned())]));
+    let hooks = section.hooks;
+    assert_eq!((hooks.use_unix_socket, hooks.pg_ctl_timeout), (Some(true), Some(Millis(120_000))));
+    assert_eq!(hooks.krbsrvname.as_deref(), Some("pg"));
+    let rewind = [("debug", None), ("sync-method", Some("syncfs"))];
+    let rewind = rewind.map(|(name, value)| (name.to_owned(), value.map(str::to_owned)));
+    assert_eq!(hooks.rewind, Some(rewind.to_vec()));
+    let wrong = "postgresql:\n  config_dir: etc\n  config_base_name: a/b\n  \
+                 bin_name: {initdb: /bin/initdb}\n";
+    let shown = read(wrong).expect_err("refused").to_string();
+    for key in ["config_dir: must be an abs", "config_base_name: must be", "initdb: must be a name"]
+    {
+        assert!(shown.contains(key), "{key}: {shown}");
+    }
+}
+
+#[test]
+fn a_url_of_etcd_may_hold_everything() {
+    let read = |etcd: &str| {
+        let over = format!("etcd3: {{hosts: null, {etcd}}}\n");
+        Static::read(&Sources::default().with_file("10.yml", GOOD).with_file("20.yml", over))
+    };
+    for (etcd, endpoint, tls, user, password) in [
+        ("url: 'https://me:p:w@e1:23/v3'", "e1:23", true, Some("me"), Some("p:w")),
+        ("url: 'http://e1', username: u, password: k", "e1:2379", false, Some("u"), Some("k")),
+        (
+            "url: 'http://e1', proxy: 'https://[::1]:1/', protocol: http",
+            "[::1]:1",
+            true,
+            None,
+            None,
+        ),
+        ("host: e3, use_proxies: on, protocol: https", "e3:2379", true, None, None),
+    ] {
+        let (file, warnings) = read(etcd).unwrap_or_else(|e| panic!("{etcd}: {e}"));
+        assert_eq!(warnings, []);
+        let found = &file.etcd3;
+        assert_eq!(found.endpoints.iter().map(HostPort::to_string).collect::<Vec<_>>(), [endpoint]);
+        assert_eq!((found.tls, found.username.as_deref()), (tls, user), "{etcd}");
+        assert_eq!(found.password.as_ref().map(Secret::expose), password, "{etcd}");
+    }
+    for (etcd, says) in [
+        ("url: 'http://me:hush@e 1'", "etcd3.url: \"e 1\" is not host:port"),
+        ("proxy: 'http://me@e1'", "username and password must be given together"),
+        ("srv: example.org", "etcd3.srv: not supported; list the members under etcd3.hosts"),
+    ] {
+        let shown = read(etcd).expect_err("refused").to_string();
+        assert!(shown.contains(says) && !shown.contains("hush"), "{shown}");
+    }
+}
+
+#[test]
+fn what_both_may_say_is_the_nodes_own() {
+    let document = serde_json::json!({ "postgresql": {
+        "use_unix_socket": true, "pg_ctl_timeout": 90, "krbsrvname": "a", "rewind": ["debug"]
+    }});
+    let (dynamic, warnings) = Dynamic::from_json(&document).expect("good");
+    assert_eq!(warnings, []);
+    let over = "postgresql: {pg_ctl_timeout: 30}\n";
+    let own = Sources::default().with_file("10.yml", GOOD).with_file("20.yml", over);
+    let (own, _) = Static::read(&own).expect("good");
+    let hooks = dynamic.merged(&own).postgresql.hooks;
+    assert_eq!((hooks.use_unix_socket, hooks.pg_ctl_timeout), (Some(true), Some(Millis(30_000))));
+    assert_eq!(hooks.krbsrvname.as_deref(), Some("a"));
+    assert_eq!(hooks.rewind, Some(vec![("debug".to_owned(), None)]));
 }
 
 #[test]

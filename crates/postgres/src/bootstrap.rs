@@ -16,12 +16,13 @@ use types::{ControlState, Millis};
 
 use crate::command::{self, run_tool};
 use crate::conf;
+use crate::conf_files::{self, ConfFiles, write_bootstrap_files, write_files};
 use crate::config::{Credentials, InstanceConfig, ProgramOption};
 use crate::copy::{complete, fresh_directory, options, require_place};
 use crate::error::Error;
 use crate::files::{self, blocking};
 use crate::hooks::{CustomBootstrap, long_options, run_hook};
-use crate::instance::{LocalInstance, read_control, write_bootstrap_files, write_files};
+use crate::instance::{LocalInstance, read_control};
 use crate::lifecycle::{kill_in, log_tail, open_log, write_signal};
 use crate::processes::{DirId, Watched};
 use crate::sql::{self, identifier, literal, pause, within};
@@ -63,7 +64,7 @@ pub(crate) async fn bootstrap(instance: &LocalInstance, unfinished: bool) -> Res
         None => require_place(&config, true)?,
     }
     // The socket and the password stand where only PostgreSQL's user may look.
-    let private = config.socket_dir.join("pgherd-init");
+    let private = config.private_dir();
     let prepared = (config.clone(), private.clone());
     blocking(move || prepare_private(&prepared.0, &prepared.1)).await?;
     let dir = match &config.hooks.bootstrap {
@@ -171,6 +172,9 @@ fn prepare_files(config: &InstanceConfig, dir: &Path) -> Result<(), Error> {
     // Whatever the command made has to be a data directory.
     read_control(dir)?;
     let custom = config.hooks.bootstrap.as_ref();
+    if custom.is_some() {
+        conf_files::restore_missing(config, dir)?;
+    }
     let keep = custom.is_some_and(|c| c.recovery_conf.is_none() && c.keep_existing_recovery_conf);
     let recovery = custom.and_then(|c| c.recovery_conf.as_ref());
     if !keep {
@@ -206,7 +210,7 @@ fn append_hba(config: &InstanceConfig, dir: &Path) -> Result<(), Error> {
     if ours || config.hooks.pg_hba.is_empty() {
         return Ok(());
     }
-    let path = dir.join("pg_hba.conf");
+    let path = ConfFiles::of(config, dir).hba();
     let mut text = fs::read_to_string(&path).map_err(Error::file("read", &path))?;
     if !text.ends_with('\n') {
         text.push('\n');
@@ -299,7 +303,7 @@ pub(crate) async fn replay_archive(instance: &LocalInstance) -> Result<(), Error
     let Some(command) = config.parameters.get("restore_command").cloned() else {
         return Ok(());
     };
-    let (dir, private) = (config.data_dir.clone(), config.socket_dir.join("pgherd-init"));
+    let (dir, private) = (config.data_dir.clone(), config.private_dir());
     let (prepared, path) = (config.clone(), private.clone());
     blocking(move || {
         prepare_private(&prepared, &path)?;

@@ -9,6 +9,7 @@ use std::process::Stdio;
 use rustix::process::{Signal, set_parent_process_death_signal, setsid};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
+use crate::conf_files::ConfFiles;
 use crate::config::{InstanceConfig, OsUser};
 use crate::error::Error;
 
@@ -41,6 +42,10 @@ pub(crate) async fn run_tool(
     }
     command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
     command.env("PGPASSFILE", &config.pgpass);
+    command.env("PGSERVICEFILE", config.service_file());
+    if let Some(name) = &config.krbsrvname {
+        command.env("PGKRBSRVNAME", name);
+    }
     command.stdin(Stdio::null()).stdout(Stdio::null());
     command.stderr(Stdio::piped()).current_dir("/");
     prepare(&mut command, config.os_user.as_ref(), Tie::DiesWithUs);
@@ -113,6 +118,7 @@ pub(crate) fn spawn_server(
 pub(crate) fn spawn_helper(config: &InstanceConfig) -> std::io::Result<tokio::process::Child> {
     let mut command = std::process::Command::new(&config.helper);
     command.arg0("pgherd").arg("probe").arg("--data-dir").arg(&config.data_dir);
+    command.arg("--config-file").arg(ConfFiles::in_place(config).main());
     // Its working directory must not make it one of the instance's processes.
     command.env_clear().current_dir("/");
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());

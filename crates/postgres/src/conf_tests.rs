@@ -4,6 +4,10 @@ use super::tests_support::sample;
 use super::*;
 use types::SyncNames;
 
+fn places() -> [Place; 1] {
+    [Place { setting: "hba_file", path: "/d/data/pg_hba.conf".into() }]
+}
+
 fn upstream() -> Upstream {
     Upstream { name: "node-0".into(), host: "10.0.0.1".to_owned(), port: 5433 }
 }
@@ -14,7 +18,7 @@ fn what_is_written_is_read_back() {
     let sync = SyncRule::Any(SyncNames { number: 1, names });
     for upstream in [Some(upstream()), None] {
         let state = ConfState { upstream, sync: sync.clone() };
-        let text = render(&sample(), Path::new("/d/data"), &state);
+        let text = render(&sample(), &places(), &state);
         assert_eq!(ConfState::read(&text), state);
     }
     assert_eq!(ConfState::read("garbage\n= =\n'"), ConfState::default());
@@ -23,7 +27,7 @@ fn what_is_written_is_read_back() {
 #[test]
 fn the_file_has_patronis_shape() {
     let state = ConfState { upstream: Some(upstream()), sync: SyncRule::Off };
-    let text = render(&sample(), Path::new("/d/data"), &state);
+    let text = render(&sample(), &places(), &state);
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines[2], "include 'postgresql.base.conf'");
     assert!(lines.contains(&"work_mem = '8MB'"));
@@ -35,7 +39,8 @@ fn the_file_has_patronis_shape() {
     assert!(lines.contains(&"restore_command = 'cp ''/a/%f'' \"%p\"'"));
     let conninfo = lines.iter().find(|l| l.starts_with("primary_conninfo"));
     let expected = "dbname=postgres user=replicator passfile=/s/pg\\\\ pass host=10.0.0.1 \
-                    port=5433 sslmode=prefer application_name=node-1 connect_timeout=5";
+                    port=5433 sslmode=prefer application_name=node-1 gssencmode=prefer \
+                    channel_binding=prefer connect_timeout=5";
     assert!(conninfo.expect("written").contains(expected), "{text}");
     assert!(!text.contains("it's") && !text.contains("it''s"), "I6");
 }
@@ -44,13 +49,13 @@ fn the_file_has_patronis_shape() {
 fn without_slots_none_is_named() {
     let state = ConfState { upstream: Some(upstream()), sync: SyncRule::Off };
     let config = InstanceConfig { use_slots: false, ..sample() };
-    let text = render(&config, Path::new("/d/data"), &state);
+    let text = render(&config, &places(), &state);
     assert!(text.contains("primary_slot_name = ''\n"), "{text}");
 }
 
 #[test]
 fn cleared_means_no_stream_and_no_archive() {
-    let text = render(&sample(), Path::new("/d"), &ConfState::default());
+    let text = render(&sample(), &places(), &ConfState::default());
     for name in ["primary_conninfo", "primary_slot_name", "restore_command"] {
         assert!(text.contains(&format!("{name} = ''\n")), "{name}");
     }
@@ -104,7 +109,7 @@ fn recovery_settings_of_the_operators_stand_but_for_the_connection_and_targets()
     }
     let upstream = Upstream { name: "a".into(), host: "10.0.0.1".to_owned(), port: 5432 };
     let state = ConfState { upstream: Some(upstream), ..ConfState::default() };
-    let text = render(&config, Path::new("/d/data"), &state);
+    let text = render(&config, &places(), &state);
     for line in [
         "include '/etc/mine.conf'",
         "recovery_min_apply_delay = '5min'",
@@ -115,6 +120,25 @@ fn recovery_settings_of_the_operators_stand_but_for_the_connection_and_targets()
     }
     assert!(!text.contains("elsewhere"), "{text}");
     // A fenced primary's archive is not read on.
-    let fenced = render(&config, Path::new("/d/data"), &ConfState::default());
+    let fenced = render(&config, &places(), &ConfState::default());
     assert!(fenced.contains("restore_command = ''\n"), "{fenced}");
+}
+
+#[test]
+fn a_keys_password_stands_in_a_file_of_its_own() {
+    let mut config = sample();
+    let mut role = config.rewind.clone();
+    assert_eq!(service_file(&role).expect("none is fine"), None);
+    assert!(!rewind_conninfo(&config, &upstream()).contains("service"));
+    role.sslpassword = Some(Secret::new(" a=b#c"));
+    let text = service_file(&role).expect("it can be written");
+    assert_eq!(text.as_deref(), Some("[pgherd]\nsslpassword= a=b#c\n"));
+    config.rewind = role.clone();
+    let source = rewind_conninfo(&config, &upstream());
+    assert!(source.ends_with(" service=pgherd") && !source.contains("a=b"), "{source}");
+    for unpassable in ["hush ", "hu\nsh", &"x".repeat(1001)] {
+        role.sslpassword = Some(Secret::new(unpassable));
+        let refused = service_file(&role).expect_err("libpq would read another one").to_string();
+        assert!(refused.contains("rewinder") && !refused.contains(unpassable.trim()), "{refused}");
+    }
 }

@@ -81,14 +81,25 @@ pub struct InstanceConfig {
     pub scope: String,
     /// The data directory.
     pub data_dir: PathBuf,
+    /// Where the configuration files are, if that is not the data directory.
+    pub config_dir: Option<PathBuf>,
+    /// What the main configuration file is called, without `.conf`.
+    pub config_base_name: String,
+    /// Whose name stands in the header of the configuration files.
+    pub written_by: &'static str,
     /// Where PostgreSQL's programs are; `None` searches `PATH` and the usual places.
     pub bin_dir: Option<PathBuf>,
+    /// What programs are called that have another name than PostgreSQL's.
+    pub bin_name: BTreeMap<&'static str, String>,
     /// `listen_addresses`.
     pub listen: Vec<String>,
     /// The port, for TCP and for the socket's name.
     pub port: u16,
-    /// The directory of the unix socket; keep it short (107 bytes with the socket's name).
+    /// The directory of the unix socket that probes use, and of that of the private server; keep it
+    /// short (107 bytes with the socket's name).
     pub socket_dir: PathBuf,
+    /// `unix_socket_directories`; `None` leaves PostgreSQL's default.
+    pub socket_directories: Option<String>,
     /// Whom PostgreSQL runs as; needed when the agent is root, else `None`.
     pub os_user: Option<OsUser>,
     /// The superuser.
@@ -113,6 +124,10 @@ pub struct InstanceConfig {
     pub initdb: Vec<ProgramOption>,
     /// Further options of pg_basebackup.
     pub basebackup: Vec<ProgramOption>,
+    /// Further options of pg_rewind.
+    pub rewind_options: Vec<ProgramOption>,
+    /// The service name of PostgreSQL in Kerberos.
+    pub krbsrvname: Option<String>,
     /// Commands of the operator's for new data directories.
     pub hooks: Hooks,
     /// Recovery settings of the operator's.
@@ -141,6 +156,19 @@ impl InstanceConfig {
     #[must_use]
     pub fn rewind_role(&self) -> &Credentials {
         if self.rewind.username.is_empty() { &self.superuser } else { &self.rewind }
+    }
+
+    /// Where only PostgreSQL's user may look while a private server runs. Members on one host may
+    /// share a directory for sockets, but no port.
+    pub(crate) fn private_dir(&self) -> PathBuf {
+        self.socket_dir.join(format!("pgherd-init-{}", self.port))
+    }
+
+    /// libpq's service file, beside the password file.
+    pub(crate) fn service_file(&self) -> PathBuf {
+        let mut path = self.pgpass.clone().into_os_string();
+        path.push(".service");
+        PathBuf::from(path)
     }
 
     /// A path beside the data directory: its name with `suffix` appended.

@@ -12,10 +12,11 @@ use types::{ControlState, Millis, Timeline, Upstream};
 
 use crate::command::run_tool;
 use crate::conf;
-use crate::config::{InstanceConfig, ProgramOption};
+use crate::conf_files::{self, ConfFiles, write_files};
+use crate::config::{Credentials, InstanceConfig, ProgramOption};
 use crate::error::Error;
 use crate::files::{self, blocking};
-use crate::instance::{LocalInstance, read_control, write_files};
+use crate::instance::{LocalInstance, read_control};
 use crate::lifecycle::{kill_in, write_signal};
 use crate::processes::DirId;
 use crate::replica::Source;
@@ -40,6 +41,22 @@ const BASEBACKUP_REFUSED: [&str; 12] = [
     "password",
     "progress",
 ];
+/// Options of pg_rewind that are ours.
+const REWIND_REFUSED: [&str; 12] = [
+    "target-pgdata",
+    "D",
+    "source-pgdata",
+    "source-server",
+    "write-recovery-conf",
+    "R",
+    "dry-run",
+    "n",
+    "restore-target-wal",
+    "config-file",
+    "no-ensure-shutdown",
+    "version",
+];
+
 /// How far a copy has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct CopyProgress {
@@ -130,7 +147,7 @@ pub(crate) async fn basebackup(
     source.require_leader(&config).await?;
     let new = fresh_directory(instance).await?;
     let replaced = replaces(instance).await?;
-    write_pgpass(instance, source.upstream).await?;
+    write_secrets(instance, source.upstream, &config.replication).await?;
     let mut arguments = vec![
         OsString::from("--pgdata"),
         new.clone().into(),
@@ -194,6 +211,7 @@ pub(crate) fn complete(
 ) -> Result<(), Error> {
     write_signal(config, &dir.join("standby.signal"))?;
     files::remove_if_present(&dir.join("recovery.signal"))?;
+    conf_files::restore_missing(config, dir)?;
     write_files(config, dir, |state| {
         state.upstream = upstream;
         state.sync = SyncRule::Off;
@@ -201,12 +219,13 @@ pub(crate) fn complete(
     Ok(())
 }
 
-pub(crate) async fn write_pgpass(
+pub(crate) async fn write_secrets(
     instance: &LocalInstance,
     upstream: &Upstream,
+    role: &Credentials,
 ) -> Result<(), Error> {
-    let (config, upstream) = (instance.config(), upstream.clone());
-    blocking(move || crate::instance::write_pgpass(&config, &upstream)).await
+    let (config, upstream, role) = (instance.config(), upstream.clone(), role.clone());
+    blocking(move || conf_files::write_secrets(&config, &upstream, &role)).await
 }
 
 /// Puts `new` in place of the data directory and keeps what stood there as the one set-aside copy.
@@ -258,16 +277,10 @@ pub(crate) async fn rewind_from(
     let config = instance.config();
     instance.require_stopped("rewind").await?;
     let _mark = instance.tool_mark();
-    write_pgpass(instance, upstream).await?;
+    write_secrets(instance, upstream, config.rewind_role()).await?;
     let (prepared, source) = (config.clone(), upstream.clone());
     let unseen = blocking(move || prepare_rewind(&prepared, source)).await?;
-    let source = conf::rewind_conninfo(&config, upstream);
-    let arguments = [
-        OsString::from("--target-pgdata"),
-        config.data_dir.clone().into(),
-        "--source-server".into(),
-        source.into(),
-    ];
+    let arguments = rewind_arguments(&config, upstream, instance.programs().major);
     let program = instance.programs().path("pg_rewind");
     let mut done_nothing = false;
     let look = |line: &str| done_nothing |= line.contains(NO_REWIND);
@@ -282,6 +295,24 @@ pub(crate) async fn rewind_from(
     blocking(move || complete(&config, &config.data_dir.clone(), Some(upstream))).await?;
     instance.memory().forget_copy();
     Ok(())
+}
+
+fn rewind_arguments(config: &InstanceConfig, upstream: &Upstream, major: u32) -> Vec<OsString> {
+    let source = conf::rewind_conninfo(config, upstream);
+    let mut arguments = vec![
+        OsString::from("--target-pgdata"),
+        config.data_dir.clone().into(),
+        "--source-server".into(),
+        source.into(),
+    ];
+    // Before, it looks into the data directory only.
+    if major >= 15 && ConfFiles::in_place(config).main() != config.data_dir.join("postgresql.conf")
+    {
+        let main = ConfFiles::in_place(config).main();
+        arguments.extend(["--config-file".into(), main.into()]);
+    }
+    arguments.extend(options(&config.rewind_options, &REWIND_REFUSED, "pg_rewind"));
+    arguments
 }
 
 /// A record there would be log beyond what replay must reach; its checksum tells it from what a

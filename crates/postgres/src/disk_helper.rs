@@ -17,8 +17,9 @@ use rustix::io::Errno;
 use serde_json::{Value, json};
 use types::{Lsn, Timeline, Upstream};
 
+use crate::conf_files::state_of;
 use crate::files;
-use crate::instance::{began, conf_state_in, read_control_bytes, timeline_at};
+use crate::instance::{began, read_control_bytes, timeline_at};
 use crate::processes::{DirId, of_directory, recovery_of};
 
 /// The file of a trial. `pg_basebackup` and `pg_checksums` leave out what begins with `pgsql_tmp`;
@@ -68,11 +69,14 @@ impl Request {
 }
 
 /// Runs the helper until its standard input ends. `arguments` are those after the subcommand:
-/// `--data-dir DIR`, absolute. To be called before any thread is started.
+/// `--data-dir DIR --config-file FILE`, both absolute. To be called before any thread is started.
 pub fn run_disk_helper(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
-    let flag = arguments.next().is_some_and(|flag| flag == "--data-dir");
-    let Some(dir) = arguments.next().filter(|_| flag).map(PathBuf::from) else {
-        eprintln!("usage: pgherd probe --data-dir DIR (an absolute path)");
+    let mut path = |option: &str| {
+        let flag = arguments.next().is_some_and(|flag| flag == option);
+        arguments.next().filter(|_| flag).map(PathBuf::from)
+    };
+    let (Some(dir), Some(conf)) = (path("--data-dir"), path("--config-file")) else {
+        eprintln!("usage: pgherd probe --data-dir DIR --config-file FILE (absolute paths)");
         return ExitCode::from(2);
     };
     // Only for those who look at a list of processes.
@@ -85,7 +89,7 @@ pub fn run_disk_helper(mut arguments: impl Iterator<Item = OsString>) -> ExitCod
         let Some(request) = Request::parse(request) else {
             return ExitCode::FAILURE;
         };
-        let answer = format!("{id} {}\n", answer(&dir, request));
+        let answer = format!("{id} {}\n", answer(&dir, &conf, request));
         if output.write_all(answer.as_bytes()).and_then(|()| output.flush()).is_err() {
             // The agent is gone.
             return ExitCode::SUCCESS;
@@ -94,9 +98,9 @@ pub fn run_disk_helper(mut arguments: impl Iterator<Item = OsString>) -> ExitCod
     ExitCode::SUCCESS
 }
 
-fn answer(dir: &Path, request: Request) -> String {
+fn answer(dir: &Path, conf: &Path, request: Request) -> String {
     match request {
-        Request::Look => look(dir).to_line(),
+        Request::Look => look(dir, conf).to_line(),
         Request::Write => try_writes(dir).to_line(),
         Request::Timeline(end) => match read_control_bytes(dir) {
             Ok((_, control)) => timeline_at(dir, &control, end).0.to_string(),
@@ -141,14 +145,14 @@ pub(crate) struct Look {
     pub(crate) upstream: Option<Upstream>,
 }
 
-fn look(dir: &Path) -> Look {
+fn look(dir: &Path, conf: &Path) -> Look {
     let pid = fs::read_to_string(dir.join("postmaster.pid")).ok();
     Look {
         found: found(dir),
         dir: DirId::of(dir),
         // A negative number is a single-user server, which is a tool and not a postmaster.
         postmaster: pid.and_then(|text| text.lines().next()?.trim().parse().ok()),
-        upstream: conf_state_in(dir).unwrap_or_default().upstream,
+        upstream: state_of(conf).unwrap_or_default().upstream,
     }
 }
 
@@ -356,8 +360,8 @@ mod tests {
         assert!(!dir.exists());
         fs::create_dir_all(dir.join("global")).unwrap();
         assert_eq!(try_writes(&dir), Written::Nothing);
-        assert_eq!(look(&dir).postmaster, None);
-        assert!(matches!(look(&dir).found, Found::Unusable(_)));
+        assert_eq!(look(&dir, &dir.join("postgresql.conf")).postmaster, None);
+        assert!(matches!(look(&dir, &dir.join("postgresql.conf")).found, Found::Unusable(_)));
         fs::write(dir.join("PG_VERSION"), "18\n").unwrap();
         assert!(matches!(try_writes(&dir), Written::Failed(_)), "there is no pg_wal");
         fs::create_dir(dir.join("pg_wal")).unwrap();
@@ -370,7 +374,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         for (text, pid) in [("5\n/data\n", Some(5)), ("-5\n", Some(-5)), ("x", None), ("", None)] {
             fs::write(dir.path().join("postmaster.pid"), text).unwrap();
-            assert_eq!(look(dir.path()).postmaster, pid);
+            assert_eq!(look(dir.path(), &dir.path().join("postgresql.conf")).postmaster, pid);
         }
     }
 }

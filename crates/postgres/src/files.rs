@@ -27,9 +27,7 @@ pub(crate) fn write_durably(
     if fs::read(path).is_ok_and(|present| present == contents.as_bytes()) {
         return Ok(false);
     }
-    let mut name = path.to_owned().into_os_string();
-    name.push(".pgherd-tmp");
-    let temporary = PathBuf::from(name);
+    let temporary = beside(path);
     remove_if_present(&temporary)?;
     let written = write_new(&temporary, contents, mode, owner)
         .and_then(|()| fs::rename(&temporary, path))
@@ -38,16 +36,47 @@ pub(crate) fn write_durably(
     Ok(true)
 }
 
+/// Replaces a file atomically, but leaves it to the system when it becomes durable.
+pub(crate) fn write_lazily(
+    path: &Path,
+    contents: &[u8],
+    mode: u32,
+    owner: Option<&OsUser>,
+) -> Result<(), Error> {
+    if fs::read(path).is_ok_and(|present| present == contents) {
+        return Ok(());
+    }
+    let temporary = beside(path);
+    remove_if_present(&temporary)?;
+    let written = create_with(&temporary, contents, mode, owner);
+    written.and_then(|_| fs::rename(&temporary, path)).map_err(Error::file("write", path))
+}
+
+fn beside(path: &Path) -> PathBuf {
+    let mut name = path.to_owned().into_os_string();
+    name.push(".pgherd-tmp");
+    PathBuf::from(name)
+}
+
 fn write_new(path: &Path, contents: &str, mode: u32, owner: Option<&OsUser>) -> io::Result<()> {
+    create_with(path, contents.as_bytes(), mode, owner)?.sync_all()
+}
+
+fn create_with(
+    path: &Path,
+    contents: &[u8],
+    mode: u32,
+    owner: Option<&OsUser>,
+) -> io::Result<File> {
     let mut options = OpenOptions::new();
     let mut file = options.write(true).create_new(true).mode(mode).open(path)?;
-    file.write_all(contents.as_bytes())?;
+    file.write_all(contents)?;
     // The mode at creation is narrowed by the umask.
     file.set_permissions(fs::Permissions::from_mode(mode))?;
     if let Some(user) = owner {
         fchown(&file, Some(user.uid), Some(user.gid))?;
     }
-    file.sync_all()
+    Ok(file)
 }
 
 /// Makes a rename in the path's directory durable.

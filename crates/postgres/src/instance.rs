@@ -10,14 +10,15 @@ use pgproto::control::ControlFile;
 use rustix::process::Signal;
 use tokio::sync::watch;
 use tokio_postgres::Client;
-use types::{Fault, Lsn, Millis, PendingChange, Timeline, Trouble, Upstream};
+use types::{Fault, Lsn, Millis, PendingChange, Timeline, Trouble};
 
-use crate::conf::{self, ConfState};
-use crate::config::{DYNAMIC_FILE, InstanceConfig};
+use crate::conf::ConfState;
+use crate::conf_files::{self, write_files};
+use crate::config::InstanceConfig;
 use crate::disk::{Helper, NoAnswer};
 use crate::disk_helper::{Look, Request};
 use crate::error::{Error, SetupError};
-use crate::files::{self, blocking};
+use crate::files::blocking;
 use crate::observe::now;
 use crate::parameters;
 use crate::processes::{DirId, Watched, belongs_to, find_postmaster, of_directory};
@@ -376,8 +377,8 @@ impl LocalInstance {
 
     /// What the configuration on disk says.
     pub(crate) async fn conf_state(&self) -> Result<ConfState, Error> {
-        let dir = self.config().data_dir.clone();
-        blocking(move || conf_state_in(&dir)).await
+        let config = self.config();
+        blocking(move || conf_files::state_in(&config, &config.data_dir)).await
     }
 
     /// Lets one kind of server process read the configuration again, now: the postmaster passes a
@@ -449,104 +450,6 @@ pub(crate) fn read_control_bytes(dir: &Path) -> Result<(Vec<u8>, ControlFile), E
             Err(source) => return Err(Error::Control { path, source }),
         }
     }
-}
-
-/// What the configuration on disk says.
-pub(crate) fn conf_state_in(dir: &Path) -> Result<ConfState, Error> {
-    Ok(ConfState::read(&read_or_empty(&dir.join("postgresql.conf"))?))
-}
-
-/// A file's text; only a missing file is an empty one. Taken for empty, a file that cannot be read
-/// would be written back without its upstream and its synchronous set (I2).
-fn read_or_empty(path: &Path) -> Result<String, Error> {
-    match std::fs::read_to_string(path) {
-        Ok(text) => Ok(text),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
-        Err(error) => Err(Error::file("read", path)(error)),
-    }
-}
-
-/// Writes all configuration files of `dir`, which may be a copy that is not yet in place.
-pub(crate) fn write_files(
-    config: &InstanceConfig,
-    dir: &Path,
-    change: impl FnOnce(&mut ConfState),
-) -> Result<bool, Error> {
-    let (owner, mode) = (config.os_user.as_ref(), files::mode_in(dir));
-    let main = dir.join("postgresql.conf");
-    let mut state = conf_state_in(dir)?;
-    change(&mut state);
-    keep_original(config, dir)?;
-    let auto = dir.join("postgresql.auto.conf");
-    let text = std::fs::read_to_string(&auto).unwrap_or_default();
-    let mut changed = match conf::clean_auto_conf(&text) {
-        Some(clean) => files::write_durably(&auto, &clean, mode, owner)?,
-        None => false,
-    };
-    if let Some(upstream) = &state.upstream {
-        write_pgpass(config, upstream)?;
-    }
-    for (name, setting, lines) in [
-        ("pg_hba.conf", "hba_file", &config.pg_hba),
-        ("pg_ident.conf", "ident_file", &config.pg_ident),
-    ] {
-        if !lines.is_empty() && !config.parameters.contains_key(setting) {
-            let text = conf::render_lines(lines);
-            changed |= files::write_durably(&dir.join(name), &text, mode, owner)?;
-        }
-    }
-    if !config.dynamic.is_empty() {
-        files::write_durably(&dir.join(DYNAMIC_FILE), &config.dynamic, mode, owner)?;
-    }
-    // Where the server finds them is the final place, whatever `dir` is now.
-    let text = conf::render(config, &config.data_dir, &state);
-    changed |= files::write_durably(&main, &text, mode, owner)?;
-    Ok(changed)
-}
-
-/// The configuration file that somebody else wrote becomes the one that ours includes.
-fn keep_original(config: &InstanceConfig, dir: &Path) -> Result<(), Error> {
-    let main = dir.join("postgresql.conf");
-    let base = dir.join("postgresql.base.conf");
-    if base.exists() {
-        return Ok(());
-    }
-    if main.exists() {
-        let renamed = std::fs::rename(&main, &base).and_then(|()| files::sync_parent(&base));
-        return renamed.map_err(Error::file("rename", &main));
-    }
-    files::write_durably(&base, "", files::mode_in(dir), config.os_user.as_ref())?;
-    Ok(())
-}
-
-/// Writes postgresql.conf for the private server of a bootstrap, which recovers with these
-/// settings, or with what stands in postgresql.auto.conf (`keep`).
-pub(crate) fn write_bootstrap_files(
-    config: &InstanceConfig,
-    dir: &Path,
-    recovery: Option<&BTreeMap<String, String>>,
-    keep: bool,
-) -> Result<(), Error> {
-    let (owner, mode) = (config.os_user.as_ref(), files::mode_in(dir));
-    keep_original(config, dir)?;
-    let auto = dir.join("postgresql.auto.conf");
-    if !keep && let Some(clean) = conf::clean_auto_conf(&read_or_empty(&auto)?) {
-        files::write_durably(&auto, &clean, mode, owner)?;
-    }
-    let text = conf::render_bootstrap(config, &config.data_dir, recovery);
-    files::write_durably(&dir.join("postgresql.conf"), &text, mode, owner)?;
-    Ok(())
-}
-
-/// Writes libpq's password file for one upstream.
-pub(crate) fn write_pgpass(config: &InstanceConfig, upstream: &Upstream) -> Result<(), Error> {
-    let owner = config.os_user.as_ref();
-    if let Some(parent) = config.pgpass.parent() {
-        files::make_dir(parent, 0o755, owner)?;
-    }
-    let lines = conf::pgpass(config, upstream);
-    files::write_durably(&config.pgpass, &lines, 0o600, owner)?;
-    Ok(())
 }
 
 /// The timeline of the record that ends at `end`, for a copy whose last checkpoint is on `least`.

@@ -5,13 +5,15 @@
 //! and it does what it is told, each operation bounded and safe to repeat.
 //!
 //! It keeps I3 (a copy is replaced only by a complete one, and then set aside), I6 (passwords stand
-//! in a password file of mode 0600 and nowhere else) and I7 (the server survives the agent).
+//! in libpq's files of mode 0600 and nowhere else) and I7 (the server survives the agent).
 
 mod archive;
 mod bootstrap;
 mod command;
 mod conf;
+mod conf_files;
 mod config;
+mod conninfo;
 mod copy;
 mod disk;
 mod disk_helper;
@@ -30,6 +32,7 @@ mod processes;
 mod query;
 mod receive;
 mod replica;
+mod running;
 mod secure;
 mod segments;
 mod setup;
@@ -55,7 +58,8 @@ pub use lead::PromotePlan;
 pub use lifecycle::{HandOver, StartAs, Started, StopMode};
 pub use observe::{Observation, now};
 pub use query::{Answer, Kind, QueryError, QueryTarget, query};
-pub use setup::{MAJOR_MAX, MAJOR_MIN, Programs};
+pub use running::{Described, Reach, describe};
+pub use setup::{MAJOR_MAX, MAJOR_MIN, Programs, installed_major};
 pub use sync_rule::SyncRule;
 
 /// What an agent can do to a PostgreSQL. At most one operation that changes the data directory may

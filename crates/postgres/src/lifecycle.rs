@@ -12,6 +12,7 @@ use types::{ControlState, Lsn, Millis, Timeline, Upstream};
 
 use crate::command;
 use crate::conf;
+use crate::conf_files;
 use crate::config::InstanceConfig;
 use crate::error::Error;
 use crate::files::{self, blocking};
@@ -103,7 +104,12 @@ pub(crate) async fn start(
     let pid = command::spawn_server(&config, &program, &arguments, file)?;
     let watched = Watched::open(pid).map_err(Error::file("watch", &program))?;
     let watched = instance.adopt(watched.expect("our own child cannot be gone unburied"));
-    wait_until_up(instance, &watched, &log, offset, limit).await
+    let started = wait_until_up(instance, &watched, &log, offset, limit).await?;
+    // What could not be copied is no reason not to run.
+    if let Err(error) = blocking(move || conf_files::save_copies(&config)).await {
+        tracing::warn!(%error, "the configuration files were not copied");
+    }
+    Ok(started)
 }
 
 async fn wait_until_up(

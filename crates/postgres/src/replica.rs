@@ -9,7 +9,7 @@ use types::{ControlState, Upstream};
 use crate::bootstrap::replay_archive;
 use crate::conf;
 use crate::config::InstanceConfig;
-use crate::copy::{self, CopyProgress, complete, set_aside, write_pgpass};
+use crate::copy::{self, CopyProgress, complete, set_aside, write_secrets};
 use crate::error::Error;
 use crate::files::{self, blocking};
 use crate::hooks::{CustomMethod, ReplicaMethod, long_options, run_hook};
@@ -137,7 +137,7 @@ async fn run_method(
 ) -> Result<(), Error> {
     let config = instance.config();
     if let Some(source) = source {
-        write_pgpass(instance, source.upstream).await?;
+        write_secrets(instance, source.upstream, &config.replication).await?;
     }
     let streams = source.filter(|source| !source.upstream.is_archive());
     let replaced = copy::replaces(instance).await?;
@@ -153,7 +153,10 @@ async fn run_method(
     let theirs = method.arguments.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     let ours = ours.into_iter().filter(|_| !method.no_params);
     let arguments = long_options(theirs.chain(ours));
-    let variables = [("PGPASSFILE", OsString::from(&config.pgpass))];
+    let variables = [
+        ("PGPASSFILE", OsString::from(&config.pgpass)),
+        ("PGSERVICEFILE", config.service_file().into()),
+    ];
     let what = format!("the replica method {}", method.name);
     run_hook(config.os_user.as_ref(), &what, &method.command, &arguments, &variables).await
 }

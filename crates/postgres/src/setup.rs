@@ -1,5 +1,6 @@
 //! What is checked before an instance is taken on; nothing is changed.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -17,7 +18,7 @@ const SOCKET_PATH_BYTES_MAX: usize = 107;
 /// Where distributions put PostgreSQL's programs, by major version.
 const USUAL_PLACES: [(&str, &str); 3] =
     [("/usr/lib/postgresql/", "/bin"), ("/usr/pgsql-", "/bin"), ("/usr/lib/postgresql", "/bin")];
-/// The programs that are run.
+/// The programs that are run, and may have another name.
 const PROGRAMS: [&str; 4] = ["postgres", "initdb", "pg_basebackup", "pg_rewind"];
 
 /// PostgreSQL's programs.
@@ -27,12 +28,19 @@ pub struct Programs {
     pub bin_dir: PathBuf,
     /// Their major version.
     pub major: u32,
+    /// What those are called that have another name than PostgreSQL's.
+    pub names: BTreeMap<&'static str, String>,
 }
 
 impl Programs {
     pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.bin_dir.join(name)
+        self.bin_dir.join(called(&self.names, name))
     }
+}
+
+/// What a program is called.
+fn called<'a>(names: &'a BTreeMap<&'static str, String>, name: &'a str) -> &'a str {
+    names.get(name).map_or(name, String::as_str)
 }
 
 /// Checks programs, paths and the data directory; all problems are collected.
@@ -74,12 +82,13 @@ fn check_paths(config: &InstanceConfig, problems: &mut Vec<String>) {
         ("socket_dir", &config.socket_dir),
         ("state_dir", &config.state_dir),
         ("pgpass", &config.pgpass),
+        ("config_dir", config.config_dir.as_ref().unwrap_or(&config.data_dir)),
     ] {
         if !path.is_absolute() {
             problems.push(format!("{name} {} is not an absolute path", path.display()));
         }
     }
-    let socket = config.socket_dir.join(format!("pgherd-init/.s.PGSQL.{}", config.port));
+    let socket = config.private_dir().join(format!(".s.PGSQL.{}", config.port));
     if socket.as_os_str().len() > SOCKET_PATH_BYTES_MAX {
         problems.push(format!(
             "socket_dir {} is too long: {} would exceed {SOCKET_PATH_BYTES_MAX} bytes",
@@ -100,13 +109,15 @@ fn find_programs(config: &InstanceConfig, problems: &mut Vec<String>) -> Option<
         None => match search(config) {
             Some(dir) => dir,
             None => {
-                problems.push("no `postgres` in PATH or the usual places: set bin_dir".to_owned());
+                let name = called(&config.bin_name, "postgres");
+                problems.push(format!("no `{name}` in PATH or the usual places: set bin_dir"));
                 return None;
             }
         },
     };
+    let name = |program| called(&config.bin_name, program);
     let missing: Vec<&str> =
-        PROGRAMS.into_iter().filter(|name| !bin_dir.join(name).is_file()).collect();
+        PROGRAMS.into_iter().map(name).filter(|name| !bin_dir.join(name).is_file()).collect();
     if !missing.is_empty() {
         problems.push(format!(
             "{} has no {}: set bin_dir to where PostgreSQL's server programs are",
@@ -115,7 +126,7 @@ fn find_programs(config: &InstanceConfig, problems: &mut Vec<String>) -> Option<
         ));
         return None;
     }
-    match version(&bin_dir.join("postgres")) {
+    match version(&bin_dir.join(name("postgres"))) {
         Ok(major) if major < MAJOR_MIN => {
             problems.push(format!(
                 "{} is PostgreSQL {major}; the oldest supported is {MAJOR_MIN}",
@@ -127,7 +138,7 @@ fn find_programs(config: &InstanceConfig, problems: &mut Vec<String>) -> Option<
             if major > MAJOR_MAX {
                 tracing::warn!(major, newest = MAJOR_MAX, "this PostgreSQL is newer than tested");
             }
-            Some(Programs { bin_dir, major })
+            Some(Programs { bin_dir, major, names: config.bin_name.clone() })
         }
         Err(why) => {
             problems.push(why);
@@ -137,13 +148,35 @@ fn find_programs(config: &InstanceConfig, problems: &mut Vec<String>) -> Option<
 }
 
 fn search(config: &InstanceConfig) -> Option<PathBuf> {
+    let found =
+        places(data_dir_major(&config.data_dir), called(&config.bin_name, "postgres")).next()?;
+    found.parent().map(Path::to_path_buf)
+}
+
+/// The major version of an installed `postgres`; without a directory, of the one that is found.
+///
+/// # Errors
+/// There is none, or it does not say.
+pub fn installed_major(bin_dir: Option<&Path>, name: &str) -> Result<u32, String> {
+    let program = match bin_dir {
+        Some(dir) => dir.join(name),
+        None => places(None, name).next().ok_or_else(|| {
+            format!("no `{name}` in PATH or the usual places: set PATRONI_POSTGRESQL_BIN_DIR")
+        })?,
+    };
+    version(&program)
+}
+
+/// Where a program is found, in order.
+fn places(wanted: Option<u32>, name: &str) -> impl Iterator<Item = PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let wanted = data_dir_major(&config.data_dir);
     let majors = wanted.map_or_else(|| (MAJOR_MIN..=MAJOR_MAX).rev().collect(), |m| vec![m]);
     let usual = majors.into_iter().flat_map(|major| {
         USUAL_PLACES.map(|(before, after)| PathBuf::from(format!("{before}{major}{after}")))
     });
-    std::env::split_paths(&path).chain(usual).find(|dir| dir.join("postgres").is_file())
+    let dirs: Vec<PathBuf> = std::env::split_paths(&path).chain(usual).collect();
+    let name = name.to_owned();
+    dirs.into_iter().map(move |dir| dir.join(&name)).filter(|program| program.is_file())
 }
 
 fn version(postgres: &Path) -> Result<u32, String> {

@@ -44,7 +44,7 @@ pub(crate) async fn connect_local(
         statement_timeout.0
     ));
     let peer = Server { address, secured, limit: PROBE_LIMIT };
-    connect(pg, config, &config.superuser, application, peer).await
+    connect(pg, &config.database, &config.superuser, application, peer).await
 }
 
 /// Connects to a server that listens on a private socket only.
@@ -54,11 +54,9 @@ pub(crate) async fn connect_private(
 ) -> Result<Client, Error> {
     let mut pg = tokio_postgres::Config::new();
     pg.host_path(socket_dir).port(config.port);
-    let mut plain = config.clone();
-    plain.database = "postgres".to_owned();
     let address = socket_dir.display().to_string();
     let peer = Server { address, secured: None, limit: PROBE_LIMIT };
-    connect(pg, &plain, &config.superuser, "pgherd", peer).await
+    connect(pg, "postgres", &config.superuser, "pgherd", peer).await
 }
 
 /// Connects to another member as the role that may read its history.
@@ -73,26 +71,26 @@ pub(crate) async fn connect_upstream(
     let address = format!("{}:{}", upstream.host, upstream.port);
     let role = config.rewind_role();
     let peer = Server { address, secured: Some(role), limit: REMOTE_LIMIT };
-    connect(pg, config, role, "pgherd compare", peer).await
+    connect(pg, &config.database, role, "pgherd compare", peer).await
 }
 
 /// Where a connection goes.
-struct Server<'a> {
+pub(crate) struct Server<'a> {
     /// For messages.
-    address: String,
+    pub(crate) address: String,
     /// The role whose settings of TLS hold; `None` on a unix socket, which has none.
-    secured: Option<&'a Credentials>,
-    limit: Millis,
+    pub(crate) secured: Option<&'a Credentials>,
+    pub(crate) limit: Millis,
 }
 
-async fn connect(
+pub(crate) async fn connect(
     mut pg: tokio_postgres::Config,
-    config: &InstanceConfig,
+    database: &str,
     role: &Credentials,
     application: &str,
     server: Server<'_>,
 ) -> Result<Client, Error> {
-    pg.user(&role.username).dbname(&config.database);
+    pg.user(&role.username).dbname(database);
     pg.application_name(application);
     if let Some(password) = &role.password {
         pg.password(password.expose());

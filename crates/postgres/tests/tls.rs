@@ -9,8 +9,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::{Node, bin_dirs, new_primary, new_standby, os_user};
-use postgres::{Instance, InstanceConfig};
+use common::{LIMIT, Node, bin_dirs, new_primary, new_standby, os_user, own_slot, streaming};
+use postgres::{Instance, InstanceConfig, PromotePlan, Secret, StartAs, StopMode, SyncRule};
+use types::Timeline;
+
+/// What keys are encrypted with.
+const KEY_PASSWORD: &str = "it's a key = password";
 
 /// Certificates that PostgreSQL's user may read.
 struct Certificates(tempfile::TempDir);
@@ -36,7 +40,28 @@ impl Certificates {
                 std::os::unix::fs::chown(&key, Some(user.uid), Some(user.gid)).unwrap();
             }
         }
+        made.encrypt("one");
         made
+    }
+
+    /// The same key, with a password.
+    fn encrypt(&self, name: &str) {
+        let encrypted = self.path(&format!("{name}-locked.key"));
+        let done = Command::new("openssl")
+            .args(["pkcs8", "-topk8", "-v2", "aes-256-cbc", "-passout"])
+            .arg(format!("pass:{KEY_PASSWORD}"))
+            .arg("-in")
+            .arg(self.path(&format!("{name}.key")))
+            .arg("-out")
+            .arg(&encrypted)
+            .output();
+        assert!(done.unwrap().status.success());
+        std::fs::copy(self.path(&format!("{name}.crt")), self.path(&format!("{name}-locked.crt")))
+            .unwrap();
+        std::fs::set_permissions(&encrypted, std::fs::Permissions::from_mode(0o600)).unwrap();
+        if let Some(user) = os_user() {
+            std::os::unix::fs::chown(&encrypted, Some(user.uid), Some(user.gid)).unwrap();
+        }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -62,6 +87,7 @@ impl Certificates {
                 })
                 .to_vec();
             for role in [&mut config.superuser, &mut config.replication, &mut config.rewind] {
+                role.sslpassword = shows.ends_with("-locked").then(|| Secret::new(KEY_PASSWORD));
                 role.connection.extend([
                     ("sslmode", "verify-full".to_owned()),
                     ("sslrootcert", text(&format!("{believes}.crt"))),
@@ -100,5 +126,39 @@ async fn one_certificate_is_enough_and_another_is_not() {
             let by_tls = ["fatal alert", "invalid peer certificate"];
             assert!(by_tls.iter().any(|word| refused.contains(word)), "{refused}");
         }
+    }
+}
+
+/// A key with a password: for our own connections, pg_basebackup, the stream and pg_rewind.
+#[tokio::test]
+async fn a_locked_key_opens_every_connection_and_its_password_is_in_no_argument() {
+    let certificates = Certificates::make();
+    for bin_dir in bin_dirs().into_iter().filter(|dir| knows_tls(dir)) {
+        let a = certificates.node("node-a", &bin_dir, "one-locked", "one");
+        let b = certificates.node("node-b", &bin_dir, "one-locked", "one");
+        new_primary(&a).await;
+        new_standby(&b, &a).await;
+        b.instance.stop_receiving(&SyncRule::Off, LIMIT).await.unwrap();
+        a.instance.stop(StopMode::Fast, LIMIT).await.unwrap();
+        let plan = PromotePlan { timeline: Timeline(2), sync: SyncRule::Off };
+        b.instance.promote(plan, LIMIT).await.unwrap();
+        b.instance.checkpoint().await.unwrap();
+        b.instance.change_slots(&[own_slot(&a)]).await.unwrap();
+        a.instance.rewind_from(&b.upstream()).await.unwrap();
+        let config = a.instance.config();
+        let service = config.pgpass.with_file_name("pgpass.service");
+        let mode = std::fs::metadata(&service).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        a.start(StartAs::Standby { upstream: Some(b.upstream()) }).await;
+        streaming(&a).await;
+
+        // Without the password the key does not open.
+        let stranger = certificates.node("node-c", &bin_dir, "one-locked", "one");
+        let mut changed = (*stranger.instance.config()).clone();
+        changed.replication.sslpassword = Some(Secret::new("wr0ng"));
+        stranger.instance.apply(changed).await.unwrap();
+        let refused = stranger.instance.clone_from(Some(&b.upstream()), |_| {}).await;
+        let refused = refused.unwrap_err().to_string();
+        assert!(refused.contains("key file") && !refused.contains("wr0ng"), "{refused}");
     }
 }

@@ -80,6 +80,9 @@ pub struct Member {
     /// The Patroni version that we emulate (other Patroni nodes branch on it).
     #[serde(default)]
     pub version: String,
+    /// `postgres://host:port/database` of a pooler beside it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy_url: Option<String>,
     /// Our own version; its presence says that the member pledges.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pgherd: Option<String>,

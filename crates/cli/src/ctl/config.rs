@@ -165,25 +165,17 @@ impl CtlConfig {
             })
         };
         let path_at = |path: &str| text_at(path).map(PathBuf::from);
-        let url = text_at("/etcd3/url");
-        let etcd = config::Etcd {
-            endpoints: Vec::new(),
-            tls: match url {
-                Some(url) => url.starts_with("https:"),
-                None => text_at("/etcd3/protocol").is_some_and(|p| p.eq_ignore_ascii_case("https")),
-            },
-            cacert: path_at("/etcd3/cacert"),
-            certificate: certificate("etcd3", "cert", "key"),
-            username: None,
-            password: None,
-        };
+        let etcd = config::Etcd::of(sources)?;
+        let endpoints = etcd.iter().flat_map(|etcd| &etcd.endpoints);
         Ok(CtlConfig {
             scope: text_at("/scope"),
             namespace: text_at("/namespace").unwrap_or(default.namespace),
-            endpoints: endpoints(&file)?,
-            username: text_at("/etcd3/username"),
-            password: text_at("/etcd3/password"),
-            etcd_tls: agent::etcd_client(&etcd),
+            endpoints: endpoints.map(ToString::to_string).collect(),
+            username: etcd.as_ref().and_then(|etcd| etcd.username.clone()),
+            password: etcd
+                .as_ref()
+                .and_then(|etcd| Some(etcd.password.as_ref()?.expose().to_owned())),
+            etcd_tls: etcd.as_ref().and_then(agent::etcd_client),
             rest: RestClient::default(),
             rest_files: config::RestClient {
                 cacert: path_at("/ctl/cacert").or_else(|| path_at("/restapi/cafile")),
@@ -239,29 +231,6 @@ impl CtlConfig {
     pub(crate) fn auth(&self) -> Option<(&str, &str)> {
         self.rest_credentials.as_ref().map(|(user, password)| (user.as_str(), password.as_str()))
     }
-}
-
-/// `etcd3.url`, else `hosts` (a list or a comma-separated text), else `host` and `port`.
-fn endpoints(file: &Value) -> anyhow::Result<Vec<String>> {
-    let Some(section) = file.get("etcd3") else { return Ok(Vec::new()) };
-    if let Some(url) = section.get("url").and_then(plain_text) {
-        return Ok(split_hosts(url.split_once("://").map_or(url.as_str(), |(_, rest)| rest)));
-    }
-    let found = match section.get("hosts") {
-        Some(Value::Array(list)) => {
-            list.iter().filter_map(plain_text).map(|host| with_port(&host)).collect()
-        }
-        Some(other) => plain_text(other).map(|text| split_hosts(&text)).unwrap_or_default(),
-        None => match (section.get("host").and_then(plain_text), section.get("port")) {
-            (Some(host), Some(port)) if !host.contains(':') => {
-                vec![format!("{host}:{}", plain_text(port).unwrap_or_default())]
-            }
-            (Some(host), _) => vec![with_port(&host)],
-            (None, _) => Vec::new(),
-        },
-    };
-    anyhow::ensure!(!found.is_empty(), "etcd3: host or hosts is expected");
-    Ok(found)
 }
 
 /// A switch of the file, in YAML's and Patroni's words.

@@ -11,6 +11,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
+
+/// Killed processes are gone within this.
+const GONE: Duration = Duration::from_secs(60);
+
 /// The program under test.
 pub fn pgherd() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_pgherd"))
@@ -95,7 +100,11 @@ pub struct Etcd {
 
 impl Etcd {
     pub fn start() -> Etcd {
-        let (port, peer) = (free_port(), free_port());
+        Etcd::start_on(free_port())
+    }
+
+    pub fn start_on(port: u16) -> Etcd {
+        let peer = free_port();
         let dir = directory();
         let url = |port: u16| format!("http://127.0.0.1:{port}");
         let mut command = Command::new(lab::tools::etcd().unwrap());
@@ -111,12 +120,24 @@ impl Etcd {
     }
 
     pub fn put(&self, key: &str, value: &str) -> Result<(), dcs::Error> {
+        self.ask(async |client| client.put(key, value.as_bytes().to_vec(), 0).await.map(|_| ()))
+    }
+
+    /// The value of a key, if it is there.
+    pub fn get(&self, key: &str) -> Result<Option<String>, dcs::Error> {
+        let (found, _) = self.ask(async |client| client.get(key).await)?;
+        Ok(found.map(|found| String::from_utf8(found.value).unwrap()))
+    }
+
+    fn ask<T>(
+        &self,
+        question: impl AsyncFnOnce(dcs::Client) -> Result<T, dcs::Error>,
+    ) -> Result<T, dcs::Error> {
         let endpoints = vec![format!("127.0.0.1:{}", self.port)];
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let config = dcs::ClientConfig::new(endpoints, types::Millis(1_000));
-            let client = dcs::Client::connect(config)?;
-            client.put(key, value.as_bytes().to_vec(), 0).await.map(|_| ())
+            question(dcs::Client::connect(config)?).await
         })
     }
 }
@@ -289,4 +310,28 @@ pub fn psql(url: &str, sql: &str) -> Output {
     command.args(["-X", "-At", "-v", "ON_ERROR_STOP=1", "-c", sql, url]);
     command.env("PGCONNECT_TIMEOUT", "20");
     run(command, Duration::from_secs(60))
+}
+
+pub fn signal(pid: u32, signal: Signal) {
+    let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    kill_process(pid, signal).ok();
+}
+
+/// Kills every process that works below `dir` or was started with a path below it.
+pub fn kill_all(dir: &Path) {
+    let below = |path: &Path| path.starts_with(dir);
+    wait_for("no process is left", GONE, || {
+        let left: Vec<u32> = lab::process::all()
+            .into_iter()
+            .filter(|pid| *pid != std::process::id() && lab::process::is_alive(*pid))
+            .filter(|pid| {
+                lab::process::working_directory(*pid).is_some_and(|cwd| below(&cwd))
+                    || lab::process::arguments(*pid).iter().any(|argument| below(argument))
+            })
+            .collect();
+        for pid in &left {
+            signal(*pid, Signal::KILL);
+        }
+        left.is_empty().then_some(())
+    });
 }

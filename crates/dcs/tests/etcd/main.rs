@@ -5,3 +5,4 @@ mod auth;
 mod faults;
 mod operations;
 mod support;
+mod transport;

@@ -1,6 +1,7 @@
 //! A real etcd cluster on loopback, for one test.
 
 use std::net::TcpListener;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -15,7 +16,34 @@ const READY_MAX: Duration = Duration::from_secs(20);
 /// The members; they are killed and their directories removed on drop.
 pub(crate) struct Etcd {
     members: Vec<Member>,
+    /// How its readiness is looked at.
+    tls: Option<tls::ClientSettings>,
     _dir: TempDir,
+}
+
+/// TLS of a member's clients.
+pub(crate) struct Secure<'a> {
+    /// Its certificate and key.
+    pub(crate) server: tls::Identity,
+    /// Who stands behind clients' certificates; `None`: they show none.
+    pub(crate) clients: Option<&'a Path>,
+    /// A client that is let in.
+    pub(crate) known: tls::ClientSettings,
+}
+
+impl Secure<'_> {
+    fn arguments(&self) -> Vec<String> {
+        let key = self.server.key.as_ref().expect("a file of its own");
+        let mut arguments = vec![
+            format!("--cert-file={}", self.server.certificate.display()),
+            format!("--key-file={}", key.display()),
+        ];
+        if let Some(authorities) = self.clients {
+            arguments.push("--client-cert-auth".to_owned());
+            arguments.push(format!("--trusted-ca-file={}", authorities.display()));
+        }
+        arguments
+    }
 }
 
 struct Member {
@@ -37,15 +65,21 @@ impl Drop for Etcd {
 impl Etcd {
     /// Starts `n` members and waits until they serve.
     pub(crate) async fn start(n: usize) -> Etcd {
+        Etcd::start_with(n, None).await
+    }
+
+    /// The same, with TLS.
+    pub(crate) async fn start_with(n: usize, secure: Option<&Secure<'_>>) -> Etcd {
+        let scheme = if secure.is_some() { "https" } else { "http" };
         let dir = TempDir::new().expect("a temporary directory");
         let ports = free_ports(2 * n);
         let peer = |i: usize| format!("http://127.0.0.1:{}", ports[2 * i + 1]);
         let all: Vec<String> = (0..n).map(|i| format!("m{i}={}", peer(i))).collect();
         let members = (0..n)
             .map(|i| {
-                let url = format!("http://127.0.0.1:{}", ports[2 * i]);
+                let url = format!("{scheme}://127.0.0.1:{}", ports[2 * i]);
                 let data = dir.path().join(format!("m{i}"));
-                let command = [
+                let mut command = [
                     "--name".to_owned(),
                     format!("m{i}"),
                     "--data-dir".to_owned(),
@@ -69,11 +103,13 @@ impl Etcd {
                     "--log-level=error".to_owned(),
                 ]
                 .to_vec();
+                command.extend(secure.map(Secure::arguments).unwrap_or_default());
                 let child = spawn(&command);
                 Member { url, command, child }
             })
             .collect();
-        let etcd = Etcd { members, _dir: dir };
+        let tls = secure.map(|secure| secure.known.clone());
+        let etcd = Etcd { members, tls, _dir: dir };
         etcd.wait_ready().await;
         etcd
     }
@@ -103,8 +139,14 @@ impl Etcd {
     /// A client of some members.
     pub(crate) fn client_of(&self, members: &[usize], retry_timeout: u64) -> Client {
         let urls = members.iter().map(|&i| self.members[i].url.clone());
-        let config = ClientConfig::new(urls.collect(), Millis(retry_timeout));
+        let mut config = ClientConfig::new(urls.collect(), Millis(retry_timeout));
+        config.tls = self.tls.clone();
         Client::connect(config).expect("valid settings")
+    }
+
+    /// The first member's URL.
+    pub(crate) fn url(&self) -> String {
+        self.members[0].url.clone()
     }
 
     /// The member with this URL.
