@@ -4,6 +4,7 @@
 use std::fs::{OpenOptions, Permissions};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, ToSocketAddrs};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -11,7 +12,8 @@ use std::process::ExitCode;
 use anyhow::Context;
 use config::{Host, Running, Secret, Template};
 use postgres::Reach;
-use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+
+use crate::hidden::Hidden;
 
 /// The file holds passwords.
 const MODE: u32 = 0o600;
@@ -127,12 +129,9 @@ fn prompt() -> std::io::Result<String> {
         return line(std::io::stdin().lock());
     };
     terminal.write_all(format!("{PROMPT} ").as_bytes())?;
-    let shown = tcgetattr(&terminal)?;
-    let mut hidden = shown.clone();
-    hidden.local_modes.remove(LocalModes::ECHO);
-    tcsetattr(&terminal, OptionalActions::Flush, &hidden)?;
+    let hidden = Hidden::begin(terminal.as_fd());
     let answer = line(BufReader::new(&terminal));
-    tcsetattr(&terminal, OptionalActions::Flush, &shown)?;
+    drop(hidden);
     answer.and_then(|answer| terminal.write_all(b"\n").map(|()| answer))
 }
 

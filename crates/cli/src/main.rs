@@ -4,6 +4,7 @@
 mod ctl;
 mod demo;
 mod generate;
+mod hidden;
 mod log;
 mod patroni;
 mod serve;

@@ -157,7 +157,7 @@ async fn a_locked_key_opens_every_connection_and_its_password_is_in_no_argument(
         let mut changed = (*stranger.instance.config()).clone();
         changed.replication.sslpassword = Some(Secret::new("wr0ng"));
         stranger.instance.apply(changed).await.unwrap();
-        let refused = stranger.instance.clone_from(Some(&b.upstream()), |_| {}).await;
+        let refused = stranger.instance.clone_from(Some(&b.upstream()), None, |_| {}).await;
         let refused = refused.unwrap_err().to_string();
         assert!(refused.contains("key file") && !refused.contains("wr0ng"), "{refused}");
     }

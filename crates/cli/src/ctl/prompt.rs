@@ -1,10 +1,10 @@
 //! Questions on standard input, as click asks them.
 
 use std::io::BufRead;
-
-use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
+use std::os::fd::AsFd;
 
 use super::say;
+use crate::hidden::Hidden;
 
 /// The longest answer that is read, in bytes.
 const ANSWER_MAX: u64 = 4096;
@@ -53,34 +53,11 @@ pub(super) async fn confirm(text: &str) -> anyhow::Result<bool> {
 
 /// Asks `text: ` for what is not shown while it is typed, until something is answered.
 pub(super) async fn hidden(text: &str) -> anyhow::Result<String> {
-    let _hidden = Hidden::begin();
+    let stdin = std::io::stdin();
+    let _hidden = Hidden::begin(stdin.as_fd());
     let answer = demand(text).await;
     say("\n")?;
     answer
-}
-
-/// A terminal that does not show what is typed, until this is dropped.
-struct Hidden(Option<Termios>);
-
-impl Hidden {
-    /// Does nothing where standard input is no terminal.
-    fn begin() -> Hidden {
-        let stdin = std::io::stdin();
-        let Ok(shown) = tcgetattr(&stdin) else { return Hidden(None) };
-        let mut silent = shown.clone();
-        silent.local_modes.remove(LocalModes::ECHO);
-        let set = tcsetattr(&stdin, OptionalActions::Flush, &silent);
-        Hidden(set.is_ok().then_some(shown))
-    }
-}
-
-impl Drop for Hidden {
-    fn drop(&mut self) {
-        if let Some(shown) = &self.0 {
-            // There is nobody to tell; the shell sets its own modes.
-            tcsetattr(std::io::stdin(), OptionalActions::Flush, shown).ok();
-        }
-    }
 }
 
 /// One line without its end. Read in a thread of its own, so that the DCS client goes on.
