@@ -21,7 +21,7 @@ use crate::lifecycle::{kill_in, write_signal};
 use crate::processes::DirId;
 use crate::replica::Source;
 use crate::segments::segment_name;
-use crate::sql::within;
+use crate::sql::{self, within};
 use crate::sync_rule::SyncRule;
 
 /// The limit for what an earlier try left running to end.
@@ -291,9 +291,22 @@ pub(crate) async fn rewind_from(
              this copy has log of timeline {timeline} beyond its checkpoint; it needs a new copy"
         )));
     }
-    let upstream = upstream.clone();
-    blocking(move || complete(&config, &config.data_dir.clone(), Some(upstream))).await?;
+    let (prepared, source) = (config.clone(), upstream.clone());
+    blocking(move || complete(&prepared, &prepared.data_dir.clone(), Some(source))).await?;
     instance.memory().forget_copy();
+    if let Err(error) = write_on(&config, upstream).await {
+        tracing::debug!(%error, "the source was not asked to write on");
+    }
+    Ok(())
+}
+
+/// Lets the source of a rewind write something. The copy is consistent when it has replayed up to
+/// where the source would insert next, and there an idle server's log does not reach: it may be
+/// past the header of a segment that nothing stands in. By itself it writes within half a minute.
+async fn write_on(config: &InstanceConfig, source: &Upstream) -> Result<(), Error> {
+    let client = sql::connect_upstream(config, source).await?;
+    let statement = "SELECT pg_logical_emit_message(false, 'pgherd', '')";
+    sql::rows(&client, "write on the source of a rewind", statement).await?;
     Ok(())
 }
 

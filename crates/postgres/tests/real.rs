@@ -163,7 +163,13 @@ async fn crash_and_return(a: &Node, b: &Node) {
     assert_eq!(timeline, Timeline(5));
     assert_eq!(history.first().unwrap().timeline, Timeline(1));
     b.instance.change_slots(&[own_slot(a)]).await.unwrap();
+    // At the beginning of a segment an idle server's log ends before what it would insert next, and
+    // a rewound copy waits for just that.
+    b.sql("select pg_switch_wal()").await;
+    let insert = b.value("select pg_current_wal_insert_lsn()").await;
     a.instance.rewind_from(&b.upstream()).await.unwrap();
+    let written = format!("select pg_current_wal_insert_lsn() > '{insert}'");
+    assert_eq!(b.value(&written).await, "t");
     assert!(control(a).await.standby_signal);
     let upstream = Some(b.upstream());
     a.instance.start(StartAs::Standby { upstream }, LIMIT).await.unwrap();
