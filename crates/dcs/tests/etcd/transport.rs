@@ -87,12 +87,11 @@ async fn works(client: &Client) {
     client.lease_revoke(lease).await.unwrap();
 }
 
-/// Nothing was executed, and the message says why.
-async fn is_refused(client: &Client, words: &[&str]) {
+/// Nobody takes a write of this client's; the message.
+async fn is_refused(client: &Client) -> String {
     let error = client.put("/x/stranger", Vec::new(), 0).await.unwrap_err();
-    let text = error.to_string();
-    assert!(matches!(error, Error::NotSent { .. } | Error::Ambiguous(_)), "{text}");
-    assert!(words.iter().any(|word| text.contains(word)), "{text}");
+    assert!(matches!(error, Error::NotSent { .. } | Error::Ambiguous(_)), "{error}");
+    error.to_string()
 }
 
 #[tokio::test]
@@ -104,10 +103,12 @@ async fn a_server_is_believed_by_its_authority_and_host() {
     let etcd = shelf.etcd("server", None, shelf.client("ca", None)).await;
     works(&connect(&etcd.url(), Some(shelf.client("ca", None)), None)).await;
     let stranger = connect(&etcd.url(), Some(shelf.client("other", None)), None);
-    is_refused(&stranger, &["certificate"]).await;
+    let said = is_refused(&stranger).await;
+    assert!(said.contains("certificate"), "{said}");
     // Its certificate is for the address, not for the name.
     let named = etcd.url().replace("127.0.0.1", "localhost");
-    is_refused(&connect(&named, Some(shelf.client("ca", None)), None), &["certificate"]).await;
+    let said = is_refused(&connect(&named, Some(shelf.client("ca", None)), None)).await;
+    assert!(said.contains("certificate"), "{said}");
     let (keys, _) = etcd.client(3000).range_prefix("/x/stranger").await.unwrap();
     assert_eq!(keys.len(), 0);
 }
@@ -124,7 +125,9 @@ async fn a_server_that_wants_certificates_gets_them() {
     works(&connect(&etcd.url(), Some(known), None)).await;
     for shows in [None, Some("other")] {
         let stranger = connect(&etcd.url(), Some(shelf.client("ca", shows)), None);
-        is_refused(&stranger, &["certificate", "CertificateRequired", "BadCertificate"]).await;
+        // To the client the handshake is over when the server looks at its certificate (TLS 1.3),
+        // so what it hears of the refusal may be no more than the end of the connection.
+        is_refused(&stranger).await;
     }
     let (keys, _) = etcd.client(3000).range_prefix("/x/stranger").await.unwrap();
     assert_eq!(keys.len(), 0);
