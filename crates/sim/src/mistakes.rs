@@ -25,8 +25,11 @@ impl World {
             }
             Some(Mutation::WinnerKeepsSync) if view.leader_name() == Some(me) => {
                 let mut view = (*view).clone();
-                if let Some(sync) = &mut view.sync {
-                    sync.value.leader = Some(me.clone());
+                if let Some(sync) =
+                    view.sync.as_mut().filter(|s| s.value.leader.as_ref() != Some(me))
+                {
+                    let leader = Some(me.clone());
+                    sync.value = SyncState { leader, quorum: 0, voters: BTreeSet::new() };
                 }
                 Arc::new(view)
             }
