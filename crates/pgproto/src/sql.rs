@@ -2,9 +2,9 @@
 //!
 //! Whoever lends one server connection to many clients must know which statements leave something
 //! behind: [`look`] says it, and errs to "it leaves something". It takes
-//! `standard_conforming_strings` for on, and the text to be in an encoding in which ASCII bytes stand
-//! only for themselves ([`is_readable_encoding`]). A session in which that is otherwise is to be kept
-//! without a look.
+//! `standard_conforming_strings` for on, and the text to be in an encoding in which ASCII bytes
+//! stand only for themselves ([`is_readable_encoding`]). A session in which that is otherwise is to
+//! be kept without a look.
 //!
 //! Not seen is what no text shows: what a function, a procedure or a trigger does, and what a `DO`
 //! block builds from pieces.
