@@ -46,6 +46,20 @@ impl<S> Stream<S> {
         der::end_point_hash(self.certificate()?)
     }
 
+    /// Whom the other side's certificate is of: its common names, or where it has none its
+    /// alternative ones; empty without a certificate.
+    pub fn certified_names(&self) -> Vec<String> {
+        self.certificate().map(der::names).unwrap_or_default()
+    }
+
+    /// What both sides agreed to speak above TLS (ALPN), if they did.
+    pub fn protocol(&self) -> Option<&[u8]> {
+        match self {
+            Stream::Plain(_) => None,
+            Stream::Tls(stream) => stream.get_ref().1.alpn_protocol(),
+        }
+    }
+
     fn certificate(&self) -> Option<&CertificateDer<'static>> {
         match self {
             Stream::Plain(_) => None,
@@ -76,6 +90,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<S> {
         match self.get_mut() {
             Stream::Plain(socket) => Pin::new(socket).poll_write(cx, bytes),
             Stream::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Stream::Plain(socket) => Pin::new(socket).poll_write_vectored(cx, pieces),
+            Stream::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, pieces),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Stream::Plain(socket) => socket.is_write_vectored(),
+            Stream::Tls(stream) => stream.is_write_vectored(),
         }
     }
 
