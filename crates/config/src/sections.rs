@@ -8,6 +8,7 @@ use types::Millis;
 
 use crate::hooks::{CommandLine, CustomBootstrap, Hooks};
 use crate::problem::Problem;
+use crate::proxy_auth::ProxySecurity;
 use crate::restapi::RestapiExtras;
 use crate::text::{HostPort, Secret};
 use crate::tree::Node;
@@ -289,4 +290,6 @@ pub struct ProxySection {
     pub hold_timeout: Option<Millis>,
     /// How many clients wait at most.
     pub hold_limit: usize,
+    /// Authentication, TLS and PROXY protocol.
+    pub security: ProxySecurity,
 }

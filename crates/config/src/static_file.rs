@@ -14,6 +14,7 @@ use crate::hooks::{self, Hooks};
 use crate::keys::{CONNECTION_KEYS, STATIC};
 use crate::log::Log;
 use crate::problem::{ConfigError, Problem, Warning};
+use crate::proxy_auth::ProxySecurity;
 use crate::restapi::RestapiExtras;
 use crate::sections::{
     Authentication, BasicAuth, Bootstrap, CertificateFiles, Credentials, Etcd, PgherdSection,
@@ -543,12 +544,14 @@ impl Reader {
         if limit.is_err() {
             self.error("pgherd.proxy.hold_limit", "must not be negative");
         }
+        let security = ProxySecurity::read(&self.tree, &mut self.errors);
         Some(ProxySection {
             name: self.text("pgherd.proxy.name"),
             read_write: self.address("pgherd.proxy.read_write"),
             read_only: self.address("pgherd.proxy.read_only"),
             hold_timeout: self.tree.at("pgherd.proxy.hold_timeout").and_then(values::duration),
             hold_limit: limit.unwrap_or(HOLD_LIMIT_DEFAULT),
+            security,
         })
     }
 }

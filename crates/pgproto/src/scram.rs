@@ -17,7 +17,7 @@ mod server;
 mod tests;
 
 pub use client::{AwaitingSignature, ClientBinding, ClientExchange, ClientSecret};
-pub use keys::{ClientKeys, Key, SALT_BYTES, Verifier};
+pub use keys::{ClientKeys, Key, SALT_BYTES, Verifier, salt_of};
 pub use server::{AwaitingProof, Proven, ServerExchange};
 
 /// The mechanism's name without channel binding.

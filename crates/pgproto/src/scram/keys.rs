@@ -137,9 +137,8 @@ impl Verifier {
     /// Of a user whom nobody knows: looks like one, and always the same for the same user, and no
     /// proof fits it (PostgreSQL's `scram_mock_salt`).
     pub(super) fn mock(user: &str, secret: &[u8]) -> Verifier {
-        let salt = hmac(secret, &[b"salt", user.as_bytes()]);
         Verifier {
-            salt: salt.bytes()[..SALT_BYTES].to_vec(),
+            salt: salt_of(user, secret).to_vec(),
             iterations: ITERATIONS_DEFAULT.unsigned_abs(),
             stored_key: hmac(secret, &[b"stored key", user.as_bytes()]),
             server_key: hmac(secret, &[b"server key", user.as_bytes()]),
@@ -152,6 +151,15 @@ impl Verifier {
         let keys = ClientKeys::derive(password, &self.salt, self.iterations);
         keys.client_key.hashed() == self.stored_key
     }
+}
+
+/// A salt that is always the same for a user, and that nobody foretells who does not know `secret`.
+/// Whoever has no verifier gets this one, so that known users cannot be told from others by it.
+#[must_use]
+pub fn salt_of(user: &str, secret: &[u8]) -> [u8; SALT_BYTES] {
+    let mut salt = [0; SALT_BYTES];
+    salt.copy_from_slice(&hmac(secret, &[b"salt", user.as_bytes()]).bytes()[..SALT_BYTES]);
+    salt
 }
 
 /// The password by SASLprep (RFC 4013). One that SASLprep refuses is taken as it is, as PostgreSQL
