@@ -23,9 +23,13 @@ mod cancel;
 mod client;
 mod config;
 mod core;
+#[doc(hidden)]
+pub mod login;
 mod lowering;
 mod question;
 mod relay;
+#[doc(hidden)]
+pub mod secure;
 mod server;
 mod sockets;
 mod startup;

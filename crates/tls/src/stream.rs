@@ -19,6 +19,12 @@ pub enum Stream<S> {
     Tls(Box<TlsStream<S>>),
 }
 
+impl<S> std::fmt::Debug for Stream<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.is_tls() { "Tls" } else { "Plain" })
+    }
+}
+
 impl<S> Stream<S> {
     /// What carries the bytes.
     pub fn socket(&self) -> &S {

@@ -38,7 +38,7 @@ const CRATES: [Crate; 20] = [
     shell("postgres", &["types", "pgproto", "tls"]),
     shell("guard", &[]),
     shell("agent", &["types", "decide", "config", "dcs", "postgres", "api", "guard", "tls"]),
-    shell("proxy", &["types", "route", "pgproto", "dcs", "config", "api"]),
+    shell("proxy", &["types", "route", "pgproto", "dcs", "config", "api", "tls"]),
     shell("api", &["types", "config", "tls"]),
     shell(
         "cli",
