@@ -5,8 +5,8 @@
 //! - [`UsersFile`], [`auth_query`], [`rules`]: what is known of users, and who is let in;
 //! - [`proxy_protocol`]: where a client behind another proxy comes from.
 //!
-//! Every exchange has a limit in time and in bytes. No secret is logged or shown (I6). Passwords and
-//! keys are wiped when they are dropped; copies in buffers of sockets are not.
+//! Every exchange has a limit in time and in bytes. No secret is logged or shown (I6). Passwords
+//! and keys are wiped when they are dropped; copies in buffers of sockets are not.
 
 pub mod auth_query;
 mod cache;
@@ -16,6 +16,8 @@ pub mod proxy_protocol;
 pub mod rules;
 mod secret;
 mod server;
+#[cfg(test)]
+mod tests;
 mod users;
 
 pub use cache::Cache;

@@ -85,7 +85,9 @@ impl Rejected {
     pub fn sqlstate(&self) -> &'static str {
         match self {
             Rejected::Password { .. } => "28P01",
-            Rejected::Certificate { .. } | Rejected::ClearText { .. } => "28000",
+            Rejected::Certificate { .. }
+            | Rejected::ClearText { .. }
+            | Rejected::Scram(ScramError::ChannelBinding(_)) => "28000",
             Rejected::Scram(_) | Rejected::Unexpected { .. } | Rejected::Message(_) => "08P01",
             Rejected::Timeout => "57014",
         }
