@@ -2,6 +2,9 @@
 
 use std::fmt::Write as _;
 
+use crate::proxy_auth::{
+    AUTHS, CLIENT_TLS_MODES, PROXY_PROTOCOL_IN, PROXY_PROTOCOL_OUT, SERVER_TLS_MODES,
+};
 use crate::proxy_section::{POOL_MODES, SESSION_STATES};
 use crate::restapi::SERVER_TOKENS;
 
@@ -374,6 +377,41 @@ pub(crate) const STATIC: &[Key] = &[
         "Prepared statements on each server connection.",
     ),
     used("pgherd.proxy.workers", Integer, "processors", "Threads that serve clients."),
+    used("pgherd.proxy.auth", OneOf(AUTHS), "pass_through", "How clients authenticate."),
+    used("pgherd.proxy.users_file", Text, "", "Stored passwords, as in PgBouncer's userlist.txt."),
+    used("pgherd.proxy.rules_file", Text, "", "Who is let in from where, as in pg_hba.conf."),
+    used("pgherd.proxy.auth_user", Text, "", "Who asks the server for stored passwords."),
+    used("pgherd.proxy.auth_password_file", Text, "", "A file with that user's password."),
+    used("pgherd.proxy.auth_database", Text, "postgres", "The database to ask in."),
+    used("pgherd.proxy.auth_query", Text, "of pg_shadow", "Gives the name and password of $1."),
+    used("pgherd.proxy.tls.mode", OneOf(CLIENT_TLS_MODES), "disable", "TLS of clients."),
+    used("pgherd.proxy.tls.cert", Text, "", "The proxy's certificate."),
+    used("pgherd.proxy.tls.key", Text, "in cert", "Its key."),
+    used("pgherd.proxy.tls.key_password", Secret, "", "What the key is encrypted with."),
+    used("pgherd.proxy.tls.ca", Text, "", "Who stands behind clients' certificates."),
+    used(
+        "pgherd.proxy.server_tls.mode",
+        OneOf(SERVER_TLS_MODES),
+        "prefer; disable with pass_through",
+        "TLS of the connections to servers: libpq's sslmode.",
+    ),
+    used("pgherd.proxy.server_tls.ca", Text, "system's", "Who stands behind their certificates."),
+    used("pgherd.proxy.server_tls.crl", Text, "", "Revocation lists: a file, or a directory."),
+    used("pgherd.proxy.server_tls.cert", Text, "", "What is shown to servers that ask."),
+    used("pgherd.proxy.server_tls.key", Text, "in cert", "Its key."),
+    used("pgherd.proxy.server_tls.key_password", Secret, "", "What the key is encrypted with."),
+    used(
+        "pgherd.proxy.proxy_protocol.in",
+        OneOf(PROXY_PROTOCOL_IN),
+        "off",
+        "Every client's connection begins with a header of HAProxy's PROXY protocol.",
+    ),
+    used(
+        "pgherd.proxy.proxy_protocol.out",
+        OneOf(PROXY_PROTOCOL_OUT),
+        "off",
+        "Servers (or what stands before them) are told the client's address in this version.",
+    ),
 ];
 
 /// Keys of the dynamic configuration.

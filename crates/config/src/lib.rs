@@ -17,6 +17,8 @@ mod keys;
 mod log;
 mod parameters;
 mod problem;
+mod proxy_auth;
+mod proxy_rules;
 mod proxy_section;
 mod recommended;
 mod restapi;
@@ -40,6 +42,11 @@ pub use keys::{CONNECTION_KEYS, reference};
 pub use log::{Log, LogLevel, LogPiece, LogShape};
 pub use parameters::{CONTROLLED, effective_parameters};
 pub use problem::{ConfigError, Problem, Warning};
+pub use proxy_auth::{
+    AuthMethod, AuthQuery, ClientTls, ClientTlsMode, ProxyAuth, ProxyProtocol, ProxySecurity,
+    ServerTls, ServerTlsMode,
+};
+pub use proxy_rules::{Arrival, Decision, RuleError, Rules};
 pub use proxy_section::{PoolMode, ProxySection, SessionState};
 pub use recommended::{recommended_dynamic, recommended_with_ttl};
 pub use restapi::{Allowed, Network, RestapiExtras, ServerTokens};

@@ -2,6 +2,7 @@
 
 use types::Millis;
 
+use crate::proxy_auth::ProxySecurity;
 use crate::static_file::Reader;
 use crate::text::HostPort;
 use crate::values;
@@ -52,6 +53,8 @@ pub struct ProxySection {
     pub hold_timeout: Option<Millis>,
     /// How many clients wait at most.
     pub hold_limit: usize,
+    /// Authentication, TLS and PROXY protocol.
+    pub security: ProxySecurity,
     /// How many clients there are at most.
     pub client_limit: usize,
     /// How long clients have a connection.
@@ -72,7 +75,9 @@ impl Reader {
     /// The section, if it is there.
     pub(crate) fn proxy_section(&mut self) -> Option<ProxySection> {
         self.tree.at("pgherd.proxy")?;
+        let security = ProxySecurity::read(&self.tree, &mut self.errors);
         Some(ProxySection {
+            security,
             name: self.text("pgherd.proxy.name"),
             read_write: self.address("pgherd.proxy.read_write"),
             read_only: self.address("pgherd.proxy.read_only"),

@@ -111,7 +111,7 @@ impl Static {
 
 pub(crate) struct Reader {
     pub(crate) tree: Node,
-    errors: Vec<Problem>,
+    pub(crate) errors: Vec<Problem>,
     warnings: Vec<Warning>,
 }
 

@@ -28,12 +28,16 @@ mod config;
 mod core;
 mod dial;
 mod hub;
+#[doc(hidden)]
+pub mod login;
 mod lowering;
 mod mailbox;
 mod open;
 mod pooled;
 mod question;
 mod relay;
+#[doc(hidden)]
+pub mod secure;
 mod server;
 mod sign_in;
 mod sockets;

@@ -6,7 +6,7 @@ use pgproto::wire::{
     CancelKey, FirstPacket, REFUSED_ENCRYPTION, STARTUP_BYTES_MAX, Startup, StartupError,
     parse_first_packet,
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -57,7 +57,10 @@ async fn negotiate(socket: &mut TcpStream) -> Result<Wish, Unwelcome> {
     Err(Unwelcome::Insists)
 }
 
-async fn read_packet(socket: &mut TcpStream) -> Result<(FirstPacket, Vec<u8>), Unwelcome> {
+/// Reads one packet, and nothing behind it.
+pub(crate) async fn read_packet<S: AsyncRead + Unpin>(
+    socket: &mut S,
+) -> Result<(FirstPacket, Vec<u8>), Unwelcome> {
     let mut bytes = Vec::new();
     loop {
         if let Some((packet, _)) = parse_first_packet(&bytes)? {
@@ -70,7 +73,7 @@ async fn read_packet(socket: &mut TcpStream) -> Result<(FirstPacket, Vec<u8>), U
         };
         let missing = wanted.min(STARTUP_BYTES_MAX) - bytes.len();
         let missing = u64::try_from(missing).unwrap_or(u64::MAX);
-        let read = socket.take(missing).read_to_end(&mut bytes).await;
+        let read = (&mut *socket).take(missing).read_to_end(&mut bytes).await;
         match read {
             Ok(count) if count > 0 => {}
             Ok(_) | Err(_) => return Err(Unwelcome::Silent),

@@ -1,6 +1,7 @@
-//! The two things of a certificate that the library does not tell: when it is valid, and which
-//! hash its signature is made with. Nothing is trusted because of what is read here: validity only
-//! narrows what was pinned, and the hash only names what both sides compute.
+//! The things of a certificate that the library does not tell: when it is valid, which hash its
+//! signature is made with, and whom it is of. Nothing is trusted because of what is read here:
+//! validity only narrows what was pinned, the hash only names what both sides compute, and names
+//! are read of a certificate that is believed already.
 
 use rustls::pki_types::{CertificateDer, UnixTime};
 use sha2::{Digest, Sha256, Sha384, Sha512};
@@ -11,6 +12,16 @@ const INTEGER: u8 = 0x02;
 const VERSION: u8 = 0xa0;
 const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
+const SET: u8 = 0x31;
+const OCTET_STRING: u8 = 0x04;
+const EXTENSIONS: u8 = 0xa3;
+/// UTF8String, PrintableString, IA5String: of the kinds of text in names, those that are UTF-8.
+const TEXTS: [u8; 3] = [0x0c, 0x13, 0x16];
+/// `rfc822Name` and `dNSName` of a GeneralName.
+const ALTERNATIVE_NAMES: [u8; 2] = [0x81, 0x82];
+/// `id-at-commonName` and `id-ce-subjectAltName` (RFC 5280, 4.1.2.4 and 4.2.1.6).
+const COMMON_NAME: &[u8] = &[0x55, 4, 3];
+const SUBJECT_ALTERNATIVE_NAME: &[u8] = &[0x55, 0x1d, 17];
 
 /// From when to when a certificate is valid, in seconds since 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,15 +33,7 @@ pub(crate) struct Validity {
 impl Validity {
     /// `None` if it is no X.509 certificate.
     pub(crate) fn of(certificate: &CertificateDer<'_>) -> Option<Validity> {
-        let mut signed = Reader(Reader(certificate).take(SEQUENCE)?);
-        let mut fields = Reader(signed.take(SEQUENCE)?);
-        if fields.0.first() == Some(&VERSION) {
-            fields.take(VERSION)?;
-        }
-        // Serial number, algorithm of the signature, issuer.
-        for tag in [INTEGER, SEQUENCE, SEQUENCE] {
-            fields.take(tag)?;
-        }
+        let mut fields = from_validity(certificate)?;
         let mut validity = Reader(fields.take(SEQUENCE)?);
         Some(Validity { from: validity.time()?, to: validity.time()? })
     }
@@ -42,6 +45,83 @@ impl Validity {
     pub(crate) fn has_ended(self, now: UnixTime) -> bool {
         self.to < now.as_secs()
     }
+}
+
+/// The fields of a certificate from its validity on.
+fn from_validity<'a>(certificate: &'a CertificateDer<'_>) -> Option<Reader<'a>> {
+    let mut signed = Reader(Reader(certificate).take(SEQUENCE)?);
+    let mut fields = Reader(signed.take(SEQUENCE)?);
+    if fields.0.first() == Some(&VERSION) {
+        fields.take(VERSION)?;
+    }
+    // Serial number, algorithm of the signature, issuer.
+    for tag in [INTEGER, SEQUENCE, SEQUENCE] {
+        fields.take(tag)?;
+    }
+    Some(fields)
+}
+
+/// Whom a certificate is of: its common names, and only if it has none, the host names and mail
+/// addresses among its alternative names. PostgreSQL knows common names alone. Names that are no
+/// plain text are left out, and one that hides a zero byte is such a name.
+pub(crate) fn names(certificate: &CertificateDer<'_>) -> Vec<String> {
+    let read = || {
+        let mut fields = from_validity(certificate)?;
+        fields.take(SEQUENCE)?;
+        let subject = common_names(fields.take(SEQUENCE)?)?;
+        fields.take(SEQUENCE)?;
+        if subject.is_empty() { alternative_names(fields) } else { Some(subject) }
+    };
+    read().unwrap_or_default()
+}
+
+fn common_names(subject: &[u8]) -> Option<Vec<String>> {
+    let (mut subject, mut names) = (Reader(subject), Vec::new());
+    while !subject.0.is_empty() {
+        let mut set = Reader(subject.take(SET)?);
+        while !set.0.is_empty() {
+            let mut attribute = Reader(set.take(SEQUENCE)?);
+            let kind = attribute.take(OBJECT_IDENTIFIER)?;
+            let (tag, value) = attribute.any()?;
+            if kind == COMMON_NAME && TEXTS.contains(&tag) {
+                names.extend(plain(value));
+            }
+        }
+    }
+    Some(names)
+}
+
+/// `rest`: the fields behind the public key.
+fn alternative_names(mut rest: Reader<'_>) -> Option<Vec<String>> {
+    let mut names = Vec::new();
+    while let Some((tag, content)) = rest.any() {
+        if tag != EXTENSIONS {
+            continue;
+        }
+        let mut extensions = Reader(Reader(content).take(SEQUENCE)?);
+        while !extensions.0.is_empty() {
+            let mut extension = Reader(extensions.take(SEQUENCE)?);
+            let kind = extension.take(OBJECT_IDENTIFIER)?;
+            // Whether it is critical stands between the two, or not.
+            let (mut tag, mut value) = extension.any()?;
+            if tag != OCTET_STRING {
+                (tag, value) = extension.any()?;
+            }
+            if kind != SUBJECT_ALTERNATIVE_NAME || tag != OCTET_STRING {
+                continue;
+            }
+            let mut list = Reader(Reader(value).take(SEQUENCE)?);
+            while let Some((tag, name)) = list.any() {
+                names.extend(plain(name).filter(|_| ALTERNATIVE_NAMES.contains(&tag)));
+            }
+        }
+    }
+    Some(names)
+}
+
+fn plain(name: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(name).ok()?;
+    (!text.is_empty() && !text.contains(char::is_control)).then(|| text.to_owned())
 }
 
 /// The certificate's hash by the algorithm of its signature, MD5 and SHA-1 replaced by SHA-256
@@ -69,6 +149,11 @@ struct Reader<'a>(&'a [u8]);
 impl<'a> Reader<'a> {
     /// The content of the next element, which must have this tag.
     fn take(&mut self, tag: u8) -> Option<&'a [u8]> {
+        self.any().filter(|(found, _)| *found == tag).map(|(_, content)| content)
+    }
+
+    /// Tag and content of the next element.
+    fn any(&mut self) -> Option<(u8, &'a [u8])> {
         let (first, rest) = self.0.split_first()?;
         let (short, rest) = rest.split_first()?;
         let (length, rest) = match *short {
@@ -81,7 +166,7 @@ impl<'a> Reader<'a> {
         };
         let (content, rest) = rest.split_at_checked(length)?;
         self.0 = rest;
-        (*first == tag).then_some(content)
+        Some((*first, content))
     }
 
     /// `YYMMDDHHMMSSZ` or `YYYYMMDDHHMMSSZ` (RFC 5280, 4.1.2.5).
@@ -148,6 +233,7 @@ mod tests {
         for bytes in [&b""[..], &[0x30], &[0x30, 0x84, 1, 1, 1, 1], &[0x30, 2, 0x30, 9]] {
             assert_eq!(Validity::of(&CertificateDer::from(bytes)), None);
             assert_eq!(end_point_hash(&CertificateDer::from(bytes)), None);
+            assert_eq!(names(&CertificateDer::from(bytes)), Vec::<String>::new());
         }
     }
 }

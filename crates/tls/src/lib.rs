@@ -102,7 +102,10 @@ pub struct Connector(Arc<ClientConfig>);
 
 /// Makes TLS connections of streams, as server. Cheap to clone.
 #[derive(Clone)]
-pub struct Acceptor(Arc<ServerConfig>);
+pub struct Acceptor {
+    config: Arc<ServerConfig>,
+    end_point: Option<Arc<[u8]>>,
+}
 
 impl std::fmt::Debug for Connector {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -175,6 +178,15 @@ impl ServerSettings {
     /// # Errors
     /// A file cannot be read, or holds no such thing.
     pub fn acceptor(&self) -> Result<Acceptor, TlsError> {
+        self.acceptor_speaking(None)
+    }
+
+    /// Reads the files. `protocol` is what is spoken above TLS: a client that names others and not
+    /// this one is refused, one that names none is not.
+    ///
+    /// # Errors
+    /// A file cannot be read, or holds no such thing.
+    pub fn acceptor_speaking(&self, protocol: Option<&str>) -> Result<Acceptor, TlsError> {
         let config = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .map_err(TlsError::setup)?;
@@ -187,18 +199,27 @@ impl ServerSettings {
             }
         };
         let (chain, key) = files::identity(&self.identity)?;
+        let end_point = chain.first().and_then(der::end_point_hash).map(Arc::from);
         let config = config.with_single_cert(chain, key);
-        let config = config.map_err(|source| TlsError::identity(&self.identity, source))?;
-        Ok(Acceptor(Arc::new(config)))
+        let mut config = config.map_err(|source| TlsError::identity(&self.identity, source))?;
+        config.alpn_protocols.extend(protocol.map(|name| name.as_bytes().to_vec()));
+        Ok(Acceptor { config: Arc::new(config), end_point })
     }
 }
 
 impl Acceptor {
+    /// The hash of our certificate that channel binding takes (RFC 5929, `tls-server-end-point`);
+    /// `None` if its signature's algorithm is not known here.
+    #[must_use]
+    pub fn end_point(&self) -> Option<&[u8]> {
+        self.end_point.as_deref()
+    }
+
     /// Begins to shake hands; nothing happens before the result is polled.
     pub fn accept<S>(&self, stream: S) -> Handshake<S>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        Handshake::new(TlsAcceptor::from(Arc::clone(&self.0)).accept(stream))
+        Handshake::new(TlsAcceptor::from(Arc::clone(&self.config)).accept(stream))
     }
 }

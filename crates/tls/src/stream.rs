@@ -19,6 +19,12 @@ pub enum Stream<S> {
     Tls(Box<TlsStream<S>>),
 }
 
+impl<S> std::fmt::Debug for Stream<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.is_tls() { "Tls" } else { "Plain" })
+    }
+}
+
 impl<S> Stream<S> {
     /// What carries the bytes.
     pub fn socket(&self) -> &S {
@@ -44,6 +50,20 @@ impl<S> Stream<S> {
     /// algorithm is not known here.
     pub fn server_end_point(&self) -> Option<Vec<u8>> {
         der::end_point_hash(self.certificate()?)
+    }
+
+    /// Whom the other side's certificate is of: its common names, or where it has none its
+    /// alternative ones; empty without a certificate.
+    pub fn certified_names(&self) -> Vec<String> {
+        self.certificate().map(der::names).unwrap_or_default()
+    }
+
+    /// What both sides agreed to speak above TLS (ALPN), if they did.
+    pub fn protocol(&self) -> Option<&[u8]> {
+        match self {
+            Stream::Plain(_) => None,
+            Stream::Tls(stream) => stream.get_ref().1.alpn_protocol(),
+        }
     }
 
     fn certificate(&self) -> Option<&CertificateDer<'static>> {
@@ -76,6 +96,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<S> {
         match self.get_mut() {
             Stream::Plain(socket) => Pin::new(socket).poll_write(cx, bytes),
             Stream::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Stream::Plain(socket) => Pin::new(socket).poll_write_vectored(cx, pieces),
+            Stream::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, pieces),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Stream::Plain(socket) => socket.is_write_vectored(),
+            Stream::Tls(stream) => stream.is_write_vectored(),
         }
     }
 

@@ -31,9 +31,13 @@ impl Shop {
     }
 
     fn sign_itself(&self, name: &str, more: &[&str]) {
+        self.sign_itself_as(name, "/CN=batman", more);
+    }
+
+    fn sign_itself_as(&self, name: &str, subject: &str, more: &[&str]) {
         let (key, crt) = (format!("{name}.key"), format!("{name}.crt"));
         let mut arguments = vec!["req", "-x509", "-new", "-nodes", "-newkey", "ec"];
-        arguments.extend(["-pkeyopt", "ec_paramgen_curve:prime256v1", "-subj", "/CN=batman"]);
+        arguments.extend(["-pkeyopt", "ec_paramgen_curve:prime256v1", "-subj", subject]);
         arguments.extend(["-keyout", &key, "-out", &crt]);
         arguments.extend(more);
         self.openssl(&arguments);
@@ -93,6 +97,58 @@ impl Shop {
         let authorities = Some(self.path("one.crt"));
         ServerSettings { identity: self.identity(is), authorities, clients }
     }
+}
+
+/// A handshake in which the client shows its certificate, and names this protocol.
+async fn shake(
+    client: &ClientSettings,
+    server: &ServerSettings,
+    protocol: Option<&str>,
+) -> io::Result<(Stream<tokio::io::DuplexStream>, Option<Vec<u8>>)> {
+    let (near, far) = tokio::io::duplex(64 << 10);
+    let (connector, acceptor) = (
+        client.connector(protocol).unwrap(),
+        server.acceptor_speaking(Some("postgresql")).unwrap(),
+    );
+    let (served, called) = tokio::join!(acceptor.accept(far), connector.connect("127.0.0.1", near));
+    let (served, called) = (served?, called?);
+    assert_eq!(called.server_end_point().as_deref(), acceptor.end_point());
+    assert_eq!(called.protocol(), served.protocol());
+    let protocol = served.protocol().map(<[u8]>::to_vec);
+    Ok((served, protocol))
+}
+
+#[tokio::test]
+async fn a_client_is_whom_its_certificate_names() {
+    let shop = Shop::open();
+    let alternative = "subjectAltName=DNS:carol,email:carol@test,IP:127.0.0.1";
+    shop.sign_itself_as("carol", "/O=herd", &["-addext", alternative]);
+    shop.sign_itself_as("dave", "/O=herd/CN=dave", &["-addext", alternative]);
+    for (name, found) in [
+        ("one", &["batman"][..]),
+        ("carol", &["carol", "carol@test"]),
+        // Who has a common name is not another one besides.
+        ("dave", &["dave"]),
+    ] {
+        let server = ServerSettings {
+            authorities: Some(shop.path(&format!("{name}.crt"))),
+            ..shop.server("one", ClientCertificates::Required)
+        };
+        let client = shop.client("one", Some(name), Verify::AuthorityAndHost);
+        let (served, _) = shake(&client, &server, None).await.unwrap();
+        assert_eq!(served.certified_names(), found);
+    }
+}
+
+#[tokio::test]
+async fn what_is_spoken_above_is_agreed_upon() {
+    let shop = Shop::open();
+    let client = shop.client("one", None, Verify::Authority);
+    let server = shop.server("one", ClientCertificates::NotAsked);
+    let agreed = async |protocol| shake(&client, &server, protocol).await.map(|(_, agreed)| agreed);
+    assert_eq!(agreed(Some("postgresql")).await.unwrap(), Some(b"postgresql".to_vec()));
+    assert_eq!(agreed(None).await.unwrap(), None);
+    assert!(agreed(Some("http/1.1")).await.is_err());
 }
 
 /// One byte there and back. Whether the server saw a certificate, or what either side says.

@@ -57,9 +57,14 @@ impl ErrorResponse<'_> {
 /// The SQLSTATE in the body of an ErrorResponse (after type and length).
 #[must_use]
 pub fn sqlstate_of(body: &[u8]) -> Option<&str> {
-    let fields = body.split(|byte| *byte == 0);
-    let code = fields.take_while(|field| !field.is_empty()).find(|field| field[0] == b'C')?;
-    std::str::from_utf8(&code[1..]).ok()
+    std::str::from_utf8(field_of(body, b'C')?).ok()
+}
+
+/// A field in the body of an ErrorResponse by its type, such as `M` for the message.
+#[must_use]
+pub fn field_of(body: &[u8], field_type: u8) -> Option<&[u8]> {
+    let mut fields = body.split(|byte| *byte == 0).take_while(|field| !field.is_empty());
+    fields.find(|field| field[0] == field_type).map(|field| &field[1..])
 }
 
 #[cfg(test)]
@@ -79,6 +84,8 @@ mod tests {
         let length = u32::from_be_bytes([bytes[1], bytes[2], bytes[3], bytes[4]]);
         assert_eq!(length as usize, bytes.len() - 1);
         assert_eq!(sqlstate_of(&bytes[5..]), Some("57P03"));
+        assert_eq!(field_of(&bytes[5..], b'M'), Some(&b"no primary"[..]));
+        assert_eq!(field_of(&bytes[5..], b'D'), None);
         assert_eq!(sqlstate_of(b"Sx\0\0C1\0"), None, "after the end of the fields");
         assert_eq!(sqlstate_of(b""), None);
     }

@@ -13,6 +13,12 @@ pub const CANCEL_KEY_BYTES_MAX: usize = 256;
 /// client goes on in plain text or leaves.
 pub const REFUSED_ENCRYPTION: &[u8] = b"N";
 
+/// The answer to [`FirstPacket::EncryptTls`] that says yes; the handshake follows.
+pub const ACCEPTED_ENCRYPTION: &[u8] = b"S";
+
+/// [`FirstPacket::EncryptTls`] as a client sends it.
+pub const REQUEST_TLS: &[u8] = &[0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
+
 /// The shortest secret: four bytes, which is all that protocol 3.0 knows.
 const CANCEL_KEY_BYTES_MIN: usize = 4;
 const WORD: usize = 4;
@@ -92,6 +98,28 @@ impl CancelKey {
         let length = u32::try_from(2 * WORD + self.secret.len()).unwrap_or(u32::MAX);
         [b"K", &length.to_be_bytes()[..], &self.process.to_be_bytes(), &self.secret].concat()
     }
+}
+
+/// The startup packet of a session by protocol 3.`minor`; `None` if it would be longer than
+/// [`STARTUP_BYTES_MAX`], or if a name or value cannot stand in it.
+#[must_use]
+pub fn startup_packet(minor: u16, parameters: &[(&str, &str)]) -> Option<Vec<u8>> {
+    let mut bytes = vec![0; WORD];
+    bytes.extend([0, 3]);
+    bytes.extend(minor.to_be_bytes());
+    for (name, value) in parameters {
+        if name.is_empty() || name.contains('\0') || value.contains('\0') {
+            return None;
+        }
+        for text in [name, value] {
+            bytes.extend(text.as_bytes());
+            bytes.push(0);
+        }
+    }
+    bytes.push(0);
+    let length = u32::try_from(bytes.len()).ok().filter(|_| bytes.len() <= STARTUP_BYTES_MAX)?;
+    bytes[..WORD].copy_from_slice(&length.to_be_bytes());
+    Some(bytes)
 }
 
 /// Why a first packet cannot be one.
@@ -178,7 +206,7 @@ fn parse_startup(version: u32, body: &[u8]) -> Result<Startup, StartupError> {
     }
 }
 
-fn zero_terminated(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+pub(super) fn zero_terminated(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let end = bytes.iter().position(|byte| *byte == 0)?;
     Some((&bytes[..end], &bytes[end + 1..]))
 }
@@ -214,7 +242,21 @@ mod tests {
     }
 
     #[test]
+    fn a_startup_packet_is_built_as_it_is_read() {
+        let parameters = [("user", "app"), ("options", "-c x=1")];
+        let bytes = startup_packet(2, &parameters).expect("it fits");
+        let (packet, used) = parse_first_packet(&bytes).expect("valid").expect("whole");
+        let parameters = parameters.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let startup = Startup { minor: 2, parameters: parameters.to_vec() };
+        assert_eq!((packet, used), (FirstPacket::Startup(startup), bytes.len()));
+        assert_eq!(startup_packet(0, &[("user", "a\0b")]), None);
+        assert_eq!(startup_packet(0, &[("", "a")]), None);
+        assert_eq!(startup_packet(0, &[("user", &"x".repeat(STARTUP_BYTES_MAX))]), None);
+    }
+
+    #[test]
     fn requests_are_told_apart() {
+        assert_eq!(REQUEST_TLS, packet(TLS_CODE, b""));
         let first = |code, body: &[u8]| parse_first_packet(&packet(code, body));
         assert_eq!(first(TLS_CODE, b""), Ok(Some((FirstPacket::EncryptTls, 8))));
         assert_eq!(first(GSS_CODE, b""), Ok(Some((FirstPacket::EncryptGss, 8))));
