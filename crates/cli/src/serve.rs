@@ -171,6 +171,13 @@ async fn run_proxy(file: ProxyFile) -> anyhow::Result<()> {
         }
         stop.cancel();
     });
+    let mut hang_up = signal(SignalKind::hangup())?;
+    let reload = proxy.reload();
+    tokio::spawn(async move {
+        while hang_up.recv().await.is_some() {
+            reload.notify_one();
+        }
+    });
     proxy.run(store.subscribe(), shutdown).await;
     Ok(())
 }
@@ -185,10 +192,11 @@ fn proxy_config(section: &config::ProxySection) -> anyhow::Result<proxy::ProxyCo
         hold_limit: section.hold_limit,
         client_limit: section.client_limit,
         pool_mode: match section.pool_mode {
-            config::PoolMode::Session => None,
-            config::PoolMode::Transaction => Some(proxy::PoolMode::Transaction),
-            config::PoolMode::Statement => Some(proxy::PoolMode::Statement),
+            config::PoolMode::Session => proxy::PoolMode::Session,
+            config::PoolMode::Transaction => proxy::PoolMode::Transaction,
+            config::PoolMode::Statement => proxy::PoolMode::Statement,
         },
+        security: section.security.clone(),
         pool_size: section.pool_size,
         pool_timeout: section.pool_timeout.as_duration(),
         session_state: match section.session_state {

@@ -1,6 +1,8 @@
 //! One client, from its first packet to its end.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use pgproto::wire::Startup;
 use route::{CutReason, Event, Port, Refusal, ServerId, Target};
@@ -8,13 +10,18 @@ use tokio::net::TcpStream;
 
 use crate::dial::{Opened, open};
 use crate::hub::{Entered, PoolKey};
+use crate::login::proxy_protocol::{self, Origin};
 use crate::lowering::{Judge, Statements};
+use crate::open::limits;
 use crate::relay::{End, Relay};
+use crate::secure::{Stream, Welcomed, Wish};
 use crate::server::ServerConnection;
 use crate::sockets;
-use crate::startup::{Unwelcome, Wish, read_wish};
 use crate::welcome;
 use crate::words::{self, Ending};
+
+/// A client says what it wants within this time.
+const STARTUP_LIMIT: Duration = Duration::from_secs(10);
 
 /// What the hub wants of a client's task now. The newest one counts.
 #[derive(Debug)]
@@ -46,33 +53,59 @@ pub(crate) enum Command {
 }
 
 /// Serves a client until its end. The hub learns of that from the end of its place.
-pub(crate) async fn serve(place: Entered, port: Port, mut socket: TcpStream) {
-    let config = &place.hub.config;
-    sockets::prepare(&socket, config.tcp_user_timeout);
+pub(crate) async fn serve(place: Entered, port: Port, socket: TcpStream) {
+    sockets::prepare(&socket, place.hub.config.tcp_user_timeout);
     // What is needed once is not kept for as long as the client stays.
-    match Box::pin(read_wish(&mut socket)).await {
-        Ok(Wish::Session(startup, packet)) => {
-            let who = Arc::new(who(&startup));
-            let mut judge = Judge::new(place.id, who.clone());
-            if judge.refuses_startup(&place.hub.lowering, &startup) {
-                return sockets::say_goodbye(socket, &words::lowered_startup()).await;
-            }
-            match config.pool_mode.filter(|_| startup.parameter("replication").is_none()) {
-                Some(mode) => welcome::run(&place, port, socket, &startup, judge, mode).await,
-                None => {
-                    let client = place.id;
-                    place.hub.step(Event::ClientArrived { client, port });
-                    Box::pin(Session { place: &place }.run(socket, &packet, judge)).await;
-                }
+    let Some((welcomed, address)) = Box::pin(at_the_door(&place, socket)).await else {
+        return;
+    };
+    let Welcomed { stream, channel, wish } = welcomed;
+    let (startup, packet) = match wish {
+        Wish::Session(startup, packet) => (startup, packet),
+        Wish::Cancel(key, packet) => {
+            let hub = &place.hub;
+            return Box::pin(hub.cancel_keys.forward(hub, &key, &packet)).await;
+        }
+    };
+    let mut judge = Judge::new(place.id, Arc::new(who(&startup)));
+    if judge.refuses_startup(&place.hub.lowering, &startup) {
+        return sockets::say_goodbye(stream, &words::lowered_startup()).await;
+    }
+    let replicates = startup.parameter("replication").is_some_and(|value| {
+        !matches!(value.to_ascii_lowercase().as_str(), "false" | "off" | "no" | "0")
+    });
+    if place.hub.door.authenticates() && !replicates {
+        let mode = place.hub.config.pool_mode;
+        let place = &place;
+        let arrived = welcome::Arrived { place, port, address, stream, channel, startup, judge };
+        return welcome::run(arrived, mode).await;
+    }
+    place.hub.step(Event::ClientArrived { client: place.id, port });
+    Box::pin(Session { place: &place, address }.run(stream, &packet, judge)).await;
+}
+
+/// What the client wants, and where it comes from.
+async fn at_the_door(place: &Entered, mut socket: TcpStream) -> Option<(Welcomed, SocketAddr)> {
+    let door = &place.hub.door;
+    let mut address = socket.peer_addr().ok()?;
+    if door.security.proxy_protocol_in {
+        match proxy_protocol::receive(&mut socket, STARTUP_LIMIT).await {
+            Ok(Origin::Proxied { source, .. }) => address = source,
+            Ok(Origin::Unknown) => {}
+            Err(error) => {
+                tracing::debug!(client = %place.id, %address, %error, "no header of a proxy");
+                return None;
             }
         }
-        Ok(Wish::Cancel(key, packet)) => {
-            Box::pin(place.hub.cancel_keys.forward(&place.hub, &key, &packet)).await;
-        }
-        Err(Unwelcome::Silent) => {}
-        Err(error @ (Unwelcome::Packet(_) | Unwelcome::Insists)) => {
-            tracing::debug!(client = %place.id, %error, "refused a client's first packet");
-            Box::pin(sockets::say_goodbye(socket, &words::violation(&error))).await;
+    }
+    match door.clients.welcome(socket, STARTUP_LIMIT).await {
+        Ok(welcomed) => Some((welcomed, address)),
+        Err((error, stream)) => {
+            tracing::debug!(client = %place.id, %address, %error, "refused a client's first packet");
+            if let (Some(stream), Some(word)) = (stream, words::not_welcome(&error)) {
+                sockets::say_goodbye(stream, &word).await;
+            }
+            None
         }
     }
 }
@@ -87,11 +120,12 @@ fn who(startup: &Startup) -> PoolKey {
 /// A client with a server connection of its own.
 struct Session<'a> {
     place: &'a Entered,
+    address: SocketAddr,
 }
 
 impl Session<'_> {
     /// Does what the hub wants until there is a server.
-    async fn run(&self, socket: TcpStream, startup: &[u8], judge: Judge) {
+    async fn run(&self, socket: Stream, startup: &[u8], judge: Judge) {
         let mailbox = &self.place.mailbox;
         let mut command = Command::Wait;
         loop {
@@ -104,8 +138,8 @@ impl Session<'_> {
                             command = next;
                             continue;
                         }
-                        () = sockets::closed_by_peer(&socket) => return,
-                        opened = self.attempt(attempt, &target, startup) => opened,
+                        () = sockets::closed_by_peer(socket.socket()) => return,
+                        opened = self.attempt(attempt, &target, startup, &socket) => opened,
                     }
                 }
                 Command::Refuse(refusal) => {
@@ -122,17 +156,26 @@ impl Session<'_> {
             }
             command = tokio::select! {
                 next = mailbox.next() => next,
-                () = sockets::closed_by_peer(&socket) => return,
+                () = sockets::closed_by_peer(socket.socket()) => return,
             };
         }
     }
 
-    async fn attempt(&self, attempt: u32, target: &Target, startup: &[u8]) -> Option<Opened> {
+    async fn attempt(
+        &self,
+        attempt: u32,
+        target: &Target,
+        startup: &[u8],
+        client_stream: &Stream,
+    ) -> Option<Opened> {
         let hub = &self.place.hub;
         let client = self.place.id;
-        let config = &hub.config;
-        match open(target, startup, config.connect_timeout, config.tcp_user_timeout).await {
-            Ok(opened) => {
+        let preface = self.preface(client_stream);
+        match open(&hub.door.servers, target, (&preface, startup), limits(hub)).await {
+            Ok(mut opened) => {
+                if client_stream.is_tls() {
+                    opened.offer_no_channel_binding();
+                }
                 hub.step(Event::ServerConnected { client, attempt });
                 Some(opened)
             }
@@ -145,8 +188,17 @@ impl Session<'_> {
         }
     }
 
-    async fn relay(&self, socket: TcpStream, opened: Opened, judge: Judge) {
-        let Opened { socket: server, said } = opened;
+    /// Where the client comes from, for a server behind something that asks for it.
+    fn preface(&self, client: &Stream) -> Vec<u8> {
+        let version = self.place.hub.door.security.proxy_protocol_out;
+        match (version, client.socket().local_addr()) {
+            (Some(version), Ok(here)) => proxy_protocol::header(version, self.address, here),
+            (None, _) | (_, Err(_)) => Vec::new(),
+        }
+    }
+
+    async fn relay(&self, socket: Stream, opened: Opened, judge: Judge) {
+        let Opened { stream: server, said } = opened;
         let hub = &self.place.hub;
         let statements = Statements::new(&hub.lowering, judge);
         let keys = (&hub.cancel_keys, self.place.id);

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use ::config::ProxySecurity;
 use route::RouterConfig;
 use route::link::{PoolMode, SessionState};
 use types::Millis;
@@ -30,9 +31,11 @@ pub struct ProxyConfig {
     pub hold_limit: usize,
     /// How many clients there are, at most, waiting or served.
     pub client_limit: usize,
-    /// How server connections are shared; `None` if each client has its own, and authentication
-    /// passes end to end.
-    pub pool_mode: Option<PoolMode>,
+    /// Who is let in, and how connections are secured. Where authentication passes through, each
+    /// client has a server connection of its own.
+    pub security: ProxySecurity,
+    /// How long clients that sign in at the proxy have a server connection.
+    pub pool_mode: PoolMode,
     /// Server connections for each user and database at each member, at most.
     pub pool_size: usize,
     /// How long a client waits for one of them, at most.
@@ -68,7 +71,8 @@ impl ProxyConfig {
             hold_timeout: HOLD_TIMEOUT,
             hold_limit: HOLD_LIMIT,
             client_limit: CLIENT_LIMIT,
-            pool_mode: None,
+            security: ProxySecurity::default(),
+            pool_mode: PoolMode::Session,
             pool_size: POOL_SIZE,
             pool_timeout: POOL_TIMEOUT,
             session_state: SessionState::Pin,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use route::{Event, Port, Target};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use types::{ClusterView, Revision};
@@ -31,11 +31,16 @@ pub(crate) struct Core {
     fresh: bool,
     route: Option<Target>,
     status: watch::Sender<Status>,
+    reload: Arc<Notify>,
 }
 
 impl Core {
-    pub(crate) fn new(hub: Arc<Hub>, status: watch::Sender<Status>) -> Core {
-        Core { hub, view: None, configured: None, fresh: false, route: None, status }
+    pub(crate) fn new(
+        hub: Arc<Hub>,
+        status: watch::Sender<Status>,
+        reload: Arc<Notify>,
+    ) -> Core {
+        Core { hub, view: None, configured: None, fresh: false, route: None, status, reload }
     }
 
     /// Serves until `shutdown`.
@@ -48,7 +53,7 @@ impl Core {
         let stop = CancellationToken::new();
         let _stop_at_the_end = stop.clone().drop_guard();
         self.start_workers(listeners, &stop);
-        let hub = self.hub.clone();
+        let (hub, reload) = (self.hub.clone(), self.reload.clone());
         let mut sweep = interval(SWEEP_INTERVAL);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut views_end = false;
@@ -75,6 +80,10 @@ impl Core {
                 }
                 () = hub.rescheduled.notified() => {}
                 () = hub.lowering.counted.notified() => publish_at = Some(Instant::now()),
+                () = reload.notified() => match hub.door.reload() {
+                    Ok(()) => tracing::info!("read certificates, users and rules again"),
+                    Err(error) => tracing::error!(%error, "what cannot be read stays as it was"),
+                },
                 _ = sweep.tick() => hub.sweep(),
                 () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {
                     hub.tick();

@@ -1,15 +1,12 @@
-//! A new connection to a server: to its port, and for a session of its own up to its first answer.
+//! A new connection to a server for a client of its own, up to the first answer.
 
 use std::io;
-use std::time::Duration;
 
-use pgproto::wire::sqlstate_of;
+use pgproto::wire::{sqlstate_of, without_plus};
 use route::Target;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::time::timeout;
 
-use crate::sockets;
+use crate::secure::{self, DialError, DialLimits, Stream};
 
 /// The first answer is read in pieces of at most this many bytes, and an error in it that is longer
 /// is passed on unread.
@@ -22,20 +19,31 @@ const CANNOT_CONNECT_NOW: &str = "57P03";
 #[derive(Debug)]
 pub(crate) struct Opened {
     /// The connection.
-    pub(crate) socket: TcpStream,
+    pub(crate) stream: Stream,
     /// What the server has said so far; not empty.
     pub(crate) said: Vec<u8>,
+}
+
+impl Opened {
+    /// The client cannot bind its login to the proxy's connection to the server.
+    pub(crate) fn offer_no_channel_binding(&mut self) {
+        let Some(([b'R', length @ ..], _)) = self.said.split_first_chunk::<HEADER>() else {
+            return;
+        };
+        let end = usize::try_from(u32::from_be_bytes(*length)).map_or(0, |length| length + 1);
+        let offer = self.said.get(HEADER..end).and_then(without_plus);
+        if let Some(offer) = offer {
+            self.said.splice(..end, offer);
+        }
+    }
 }
 
 /// Why an attempt failed. The client has been told nothing, so another one may follow.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OpenError {
-    /// No TCP connection.
+    /// No connection.
     #[error("cannot connect")]
-    Connect(#[source] io::Error),
-    /// No TCP connection in time.
-    #[error("no connection within {0:?}")]
-    Timeout(Duration),
+    Dial(#[from] DialError),
     /// The connection broke.
     #[error("the server closed before its first answer")]
     Closed(#[source] io::Error),
@@ -44,49 +52,34 @@ pub(crate) enum OpenError {
     NotNow,
 }
 
-/// Connects to the server's port.
-///
-/// Cancel safety: dropped half-way it closes the connection.
-pub(crate) async fn connect(
-    target: &Target,
-    connect_timeout: Duration,
-    user_timeout: Option<Duration>,
-) -> Result<TcpStream, OpenError> {
-    let connected =
-        timeout(connect_timeout, TcpStream::connect((target.host.as_str(), target.port)));
-    let socket = match connected.await {
-        Ok(Ok(socket)) => socket,
-        Ok(Err(error)) => return Err(OpenError::Connect(error)),
-        Err(_) => return Err(OpenError::Timeout(connect_timeout)),
-    };
-    sockets::prepare(&socket, user_timeout);
-    Ok(socket)
-}
-
 /// Connects, sends the startup packet and waits for the first answer. How long that takes is
 /// bounded by the client's hold time, which the router watches.
 ///
 /// Cancel safety: dropped half-way it closes the connection; the startup packet may be sent.
 pub(crate) async fn open(
+    servers: &secure::ServerSide,
     target: &Target,
-    startup: &[u8],
-    connect_timeout: Duration,
-    user_timeout: Option<Duration>,
+    (preface, startup): (&[u8], &[u8]),
+    limits: DialLimits,
 ) -> Result<Opened, OpenError> {
-    let mut socket = connect(target, connect_timeout, user_timeout).await?;
-    socket.write_all(startup).await.map_err(OpenError::Closed)?;
-    let said = first_answer(&mut socket).await.map_err(OpenError::Closed)?;
+    let (mut stream, _) = servers.dial(&target.host, target.port, preface, limits).await?;
+    let sent = async {
+        stream.write_all(startup).await?;
+        stream.flush().await
+    };
+    sent.await.map_err(OpenError::Closed)?;
+    let said = first_answer(&mut stream).await.map_err(OpenError::Closed)?;
     if is_not_now(&said) {
         return Err(OpenError::NotNow);
     }
-    Ok(Opened { socket, said })
+    Ok(Opened { stream, said })
 }
 
 /// Reads something, and the whole message if it is an error of ordinary size.
-async fn first_answer(socket: &mut TcpStream) -> io::Result<Vec<u8>> {
+async fn first_answer(stream: &mut Stream) -> io::Result<Vec<u8>> {
     let mut said = Vec::with_capacity(FIRST_ANSWER_BYTES);
     loop {
-        if socket.read_buf(&mut said).await? == 0 {
+        if stream.read_buf(&mut said).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         let is_error = said.first() == Some(&b'E');

@@ -15,6 +15,7 @@ use types::Millis;
 use crate::cancel::CancelKeys;
 use crate::client::Command;
 use crate::config::ProxyConfig;
+use crate::door::Door;
 use crate::lowering::Lowering;
 use crate::mailbox::Mailbox;
 use crate::open;
@@ -94,6 +95,7 @@ struct Desk {
 /// What all clients share.
 pub(crate) struct Hub {
     pub(crate) config: ProxyConfig,
+    pub(crate) door: Door,
     pub(crate) lowering: Lowering,
     pub(crate) cancel_keys: CancelKeys,
     pub(crate) clients: AtomicUsize,
@@ -110,7 +112,7 @@ pub(crate) struct Hub {
 }
 
 impl Hub {
-    pub(crate) fn new(config: ProxyConfig) -> Hub {
+    pub(crate) fn new(config: ProxyConfig, door: Door) -> Hub {
         Hub {
             desk: Mutex::new(Desk {
                 router: Router::new(config.router()),
@@ -122,6 +124,7 @@ impl Hub {
                 wake: None,
             }),
             config,
+            door,
             lowering: Lowering::default(),
             cancel_keys: CancelKeys::default(),
             clients: AtomicUsize::new(0),
@@ -284,6 +287,11 @@ impl Hub {
         desk.pools.insert(key, pool.clone());
         desk.by_id.insert(id, pool.clone());
         pool
+    }
+
+    /// Whether there are more clients than are to be served; those that signed in before stay.
+    pub(crate) fn is_full(&self) -> bool {
+        self.clients.load(Ordering::Relaxed) > self.config.client_limit
     }
 
     /// The shared statement of a Parse.

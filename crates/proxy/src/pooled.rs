@@ -6,12 +6,12 @@ use std::task::{Context, Poll};
 
 use route::link::{ClientSide, Fate, Help, LinkError, Offer, Output, Prepared};
 use route::{Event, Port};
-use tokio::net::TcpStream;
 
 use crate::bytes::{Outbox, READ_BYTES, Scratch, with_output};
 use crate::client::Command;
 use crate::hub::{Entered, Pool};
 use crate::lowering::Judge;
+use crate::secure::Stream;
 use crate::server::{self, ServerConnection};
 use crate::sockets;
 use crate::words::{self, Ending};
@@ -30,7 +30,7 @@ pub(crate) struct Pooled<'a> {
     pool: Arc<Pool>,
     port: Port,
     judge: Judge,
-    stream: TcpStream,
+    stream: Stream,
     side: ClientSide,
     /// What it sent and nobody has taken yet.
     inbox: Vec<u8>,
@@ -59,8 +59,9 @@ impl<'a> Pooled<'a> {
         place: &'a Entered,
         (pool, port): (Arc<Pool>, Port),
         judge: Judge,
-        stream: TcpStream,
+        stream: Stream,
         side: ClientSide,
+        inbox: Vec<u8>,
     ) -> Pooled<'a> {
         Pooled {
             place,
@@ -69,7 +70,7 @@ impl<'a> Pooled<'a> {
             judge,
             stream,
             side,
-            inbox: Vec::new(),
+            inbox,
             down: Outbox::default(),
             link: None,
             waits: false,
@@ -78,7 +79,12 @@ impl<'a> Pooled<'a> {
 
     /// Serves the client to its end.
     pub(crate) async fn serve(mut self) {
-        let farewell = poll_fn(|cx| self.poll(cx)).await;
+        // What came with its login is looked at first.
+        let first = poll_fn(|cx| Poll::Ready(self.process_inbox(cx))).await;
+        let farewell = match first {
+            Ok(()) => poll_fn(|cx| self.poll(cx)).await,
+            Err(farewell) => farewell,
+        };
         self.leave();
         if let Some(word) = farewell.filter(|_| self.down.is_empty()) {
             Box::pin(sockets::say_goodbye(self.stream, &word)).await;

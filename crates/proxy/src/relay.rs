@@ -5,7 +5,6 @@ use std::task::{Context, Poll};
 
 use pgproto::wire::{Exchange, FrameError};
 use route::ClientId;
-use tokio::net::TcpStream;
 
 use crate::bytes::{Outbox, READ_BYTES, Scratch};
 use crate::cancel::{CancelKeys, KnownKey};
@@ -13,6 +12,7 @@ use crate::client::Command;
 use crate::lowering::{STATEMENT_BYTES_MAX, Statements};
 use crate::mailbox::Mailbox;
 use crate::question;
+use crate::secure::Stream;
 
 // Whatever is held back until it is whole leaves room to read on.
 const _: () = assert!(STATEMENT_BYTES_MAX <= READ_BYTES);
@@ -36,8 +36,8 @@ pub(crate) enum End {
 
 /// Client and server, and what is on the way between them.
 pub(crate) struct Relay<'a> {
-    pub(crate) client: TcpStream,
-    pub(crate) server: TcpStream,
+    pub(crate) client: Stream,
+    pub(crate) server: Stream,
     pub(crate) exchange: Exchange,
     statements: Statements<'a>,
     mailbox: &'a Mailbox<Command>,
@@ -59,7 +59,7 @@ enum Turn {
 
 impl<'a> Relay<'a> {
     pub(crate) fn new(
-        (client, server): (TcpStream, TcpStream),
+        (client, server): (Stream, Stream),
         statements: Statements<'a>,
         mailbox: &'a Mailbox<Command>,
         (cancel_keys, owner): (&'a CancelKeys, ClientId),
@@ -167,7 +167,9 @@ impl<'a> Relay<'a> {
         if let Err(error) = self.exchange.server_sent(bytes) {
             return Some(End::ServerBroken(error));
         }
-        if let (Some(key), Ok(address)) = (self.exchange.take_key(), self.server.peer_addr()) {
+        if let (Some(key), Ok(address)) =
+            (self.exchange.take_key(), self.server.socket().peer_addr())
+        {
             self.known_key = Some(self.cancel_keys.remember(key, self.owner, address));
         }
         None
@@ -192,7 +194,7 @@ impl<'a> Relay<'a> {
         let answer = tokio::select! {
             biased;
             command = self.mailbox.next() => return Some(End::Commanded(command)),
-            answer = question::synchronous_commit(&self.server) => answer,
+            answer = question::synchronous_commit(&mut self.server) => answer,
         };
         match answer {
             Ok(value) if self.statements.refuses_session(&value) => Some(End::Lowered),

@@ -9,7 +9,6 @@ use pgproto::wire::CancelKey;
 use route::link::{ClientSide, Output, PoolMode, ServerSide, SessionState};
 use route::{Event, ServerId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -18,6 +17,7 @@ use crate::cancel;
 use crate::client::Command;
 use crate::hub::Hub;
 use crate::mailbox::Mailbox;
+use crate::secure::Stream;
 use crate::sockets;
 
 /// A server takes at most so long for DISCARD ALL.
@@ -27,7 +27,7 @@ const DISCARD_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(crate) struct ServerConnection {
     pub(crate) id: ServerId,
-    pub(crate) stream: TcpStream,
+    pub(crate) stream: Stream,
     pub(crate) side: ServerSide,
     /// The beginning of a message that is not there yet as far as it must be.
     pub(crate) inbox: Vec<u8>,
@@ -41,7 +41,7 @@ pub(crate) struct ServerConnection {
 impl ServerConnection {
     pub(crate) fn new(
         id: ServerId,
-        stream: TcpStream,
+        stream: Stream,
         side: ServerSide,
         key: CancelKey,
         address: SocketAddr,
@@ -67,7 +67,7 @@ impl ServerConnection {
         sockets::reset(self.stream);
     }
 
-    pub(crate) fn into_parts(self) -> (TcpStream, ServerSide) {
+    pub(crate) fn into_parts(self) -> (Stream, ServerSide) {
         (self.stream, self.side)
     }
 

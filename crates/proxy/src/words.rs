@@ -3,6 +3,8 @@
 use pgproto::wire::{ErrorResponse, Severity};
 use route::{CutReason, Refusal};
 
+use crate::secure::NotWelcome;
+
 const ADMIN_SHUTDOWN: &str = "57P01";
 const OUTCOME_UNKNOWN: &str = "08007";
 const PROTOCOL_VIOLATION: &str = "08P01";
@@ -48,6 +50,18 @@ pub(crate) fn ending(ending: Ending, in_doubt: bool) -> Vec<u8> {
     }
     let message = format!("terminating connection: {why}");
     fatal(ADMIN_SHUTDOWN, &message, "Nothing was in progress; reconnect.")
+}
+
+/// The message for a client beyond the limit.
+pub(crate) fn too_many_clients(limit: usize) -> Vec<u8> {
+    let hint = format!("Its limit is {limit} clients.");
+    fatal("53300", "the proxy has too many clients already", &hint)
+}
+
+/// The message for a client that is not let in so.
+pub(crate) fn not_welcome(error: &NotWelcome) -> Option<Vec<u8>> {
+    let sqlstate = error.sqlstate()?;
+    Some(fatal(sqlstate, &error.to_string(), "The connection is closed."))
 }
 
 /// The message for a client that is not served.
