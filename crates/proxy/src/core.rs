@@ -35,11 +35,7 @@ pub(crate) struct Core {
 }
 
 impl Core {
-    pub(crate) fn new(
-        hub: Arc<Hub>,
-        status: watch::Sender<Status>,
-        reload: Arc<Notify>,
-    ) -> Core {
+    pub(crate) fn new(hub: Arc<Hub>, status: watch::Sender<Status>, reload: Arc<Notify>) -> Core {
         Core { hub, view: None, configured: None, fresh: false, route: None, status, reload }
     }
 

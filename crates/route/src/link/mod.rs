@@ -81,3 +81,6 @@ pub enum LinkError {
     #[error("transaction blocks are not allowed in statement mode")]
     Block,
 }
+
+#[cfg(test)]
+mod tests;
