@@ -70,6 +70,7 @@ impl Store {
             view.members.retain(|_, m| !dead.contains(&m.lease));
             view.leader.take_if(|l| dead.contains(&l.lease));
             view.initialize.take_if(|i| dead.contains(&i.lease));
+            view.hold.take_if(|hold| dead.contains(&hold.lease));
         });
         true
     }
@@ -155,9 +156,10 @@ impl Store {
             Act::WriteFailsafe { leader_key, expected, .. } => {
                 owned(*leader_key) && view.failsafe.as_ref().map(|f| f.mod_revision) == *expected
             }
-            Act::ReleaseLeader { leader_key, .. } | Act::PublishHistory { leader_key, .. } => {
-                owned(*leader_key)
-            }
+            Act::ReleaseLeader { leader_key, .. }
+            | Act::PublishHistory { leader_key, .. }
+            | Act::WriteHold { leader_key, .. }
+            | Act::RemoveHold { leader_key } => owned(*leader_key),
             Act::WriteSync { leader_key, expected, .. } => owned(*leader_key) && sync == *expected,
             Act::ClearFailover { expected, .. } => {
                 view.failover.as_ref().map(|f| f.mod_revision) == Some(*expected)
@@ -307,6 +309,7 @@ fn write(view: &mut ClusterView, at: Revision, lease: i64, request: &Request, ac
         Act::WriteFailsafe { members, .. } => put(&mut view.failsafe, at, 0, members.clone()),
         Act::ReleaseLeader { status, .. } => {
             view.leader = None;
+            view.hold = None;
             write_status(view, at, status.as_ref());
         }
         Act::WriteSync { sync, .. } => match sync {
@@ -314,6 +317,8 @@ fn write(view: &mut ClusterView, at: Revision, lease: i64, request: &Request, ac
             None => view.sync = None,
         },
         Act::PublishHistory { .. } => put(&mut view.history, at, 0, request.history.clone()),
+        Act::WriteHold { hold, .. } => put(&mut view.hold, at, lease, hold.clone()),
+        Act::RemoveHold { .. } => view.hold = None,
         Act::ClearFailover { .. } => put(&mut view.failover, at, 0, None),
         other => panic!("{other:?} is no transaction"),
     }
