@@ -205,6 +205,7 @@ impl World {
                 self.after(delay, Event::Watched { node, agent: number, view });
             }
         }
+        self.tell_proxies();
     }
 
     pub(crate) fn watched(&mut self, node: usize, number: u64, view: Snapshot) {
