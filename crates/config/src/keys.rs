@@ -521,7 +521,12 @@ pub(crate) const DYNAMIC: &[Key] = &[
     ),
     used("pgherd.hold_timeout", Duration, "10", "How long a proxy lets clients wait."),
     not_yet("pgherd.maximum_lag", Integer),
-    not_yet("pgherd.switchover_grace", Duration),
+    used(
+        "pgherd.switchover_grace",
+        Duration,
+        "3",
+        "How long a switchover waits for transactions of the proxies' clients.",
+    ),
     used("pgherd.stop_margin", Duration, "1", "PostgreSQL is dead this long before the lease."),
     used(
         "pgherd.refuse_lowered_commit",
