@@ -156,7 +156,9 @@ async fn run_proxy(file: ProxyFile) -> anyhow::Result<()> {
         seed: None,
     })?;
     let store = ClusterStore::new(client, keys::prefix(&file.namespace, &file.scope));
-    let config = proxy_config(&file.proxy)?;
+    let section = &file.proxy;
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let config = proxy_config(section, &host)?;
     let proxy = proxy::Proxy::bind(config).await?;
     // A proxy without the DCS holds its clients; so the DCS need not answer for it to start.
     let _follower = store.follow();
@@ -178,13 +180,23 @@ async fn run_proxy(file: ProxyFile) -> anyhow::Result<()> {
             reload.notify_one();
         }
     });
+    let registered = proxy.addresses().first().map(|(_, address)| {
+        let id = format!("{}:{}", section.name.as_deref().unwrap_or(&host), address.port());
+        let at = format!("{host}:{}", address.port());
+        let ended = shutdown.clone();
+        tokio::spawn(proxy::register(store.clone(), id, at, proxy.status(), ended))
+    });
     proxy.run(store.subscribe(), shutdown).await;
+    if let Some(registered) = registered {
+        // Its key goes with it, so that no leader waits for this proxy.
+        tokio::time::timeout(SHUTDOWN_LIMIT, registered).await.map_or(Ok(()), |ended| ended)?;
+    }
     Ok(())
 }
 
-fn proxy_config(section: &config::ProxySection) -> anyhow::Result<proxy::ProxyConfig> {
+fn proxy_config(section: &config::ProxySection, host: &str) -> anyhow::Result<proxy::ProxyConfig> {
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let name = section.name.clone().unwrap_or_else(|| "proxy".to_owned());
+    let name = section.name.clone().unwrap_or_else(|| host.to_owned());
     let (read_write, read_only) =
         (addresses(section.read_write.as_ref())?, addresses(section.read_only.as_ref())?);
     Ok(proxy::ProxyConfig {

@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde_json::Value;
 use types::{
-    Fence, HistoryEntry, HoldRecord, Member, MemberName, Millis, Pledge, Revision, Status,
-    SyncState, TermRecord, keys,
+    Fence, HistoryEntry, HoldRecord, Member, MemberName, Millis, Pledge, ProxyRecord, Revision,
+    Status, SyncState, TermRecord, keys,
 };
 
 use crate::cluster::ClusterStore;
@@ -103,6 +103,24 @@ impl ClusterStore {
         let value = json(OPERATION, member)?;
         let key = self.key(&keys::member(name));
         let answer = self.client().put(&key, value, lease).await;
+        let revision = session.note(lease, answer)?.revision;
+        Ok(Write::Written { revision })
+    }
+
+    /// Writes a proxy's key under the session's lease.
+    ///
+    /// # Errors
+    /// Every class; `Refused(LeaseNotFound)` also takes the lease from the session.
+    pub async fn touch_proxy(
+        &self,
+        session: &Session,
+        id: &str,
+        proxy: &ProxyRecord,
+    ) -> Result<Write, Error> {
+        const OPERATION: &str = "writing the proxy's key";
+        let lease = session.require(OPERATION)?;
+        let value = json(OPERATION, proxy)?;
+        let answer = self.client().put(&self.key(&keys::proxy(id)), value, lease).await;
         let revision = session.note(lease, answer)?.revision;
         Ok(Write::Written { revision })
     }

@@ -201,7 +201,7 @@ impl Session<'_> {
         let Opened { stream: server, said } = opened;
         let hub = &self.place.hub;
         let statements = Statements::new(&hub.lowering, judge);
-        let keys = (&hub.cancel_keys, self.place.id);
+        let keys = (&**hub, self.place.id);
         let mut relay = Relay::new((socket, server), statements, &self.place.mailbox, keys);
         let end = relay.run(&said).await;
         let told = relay.client_is_told();

@@ -102,6 +102,8 @@ pub(crate) struct Hub {
     pub(crate) panics: AtomicU64,
     /// Something worth publishing has happened since it was looked at.
     dirty: AtomicBool,
+    /// A hold of the leader's is followed, so that every end of a transaction counts.
+    holding: AtomicBool,
     pub(crate) changed: Notify,
     /// The time to wake at has changed.
     pub(crate) rescheduled: Notify,
@@ -130,6 +132,7 @@ impl Hub {
             clients: AtomicUsize::new(0),
             panics: AtomicU64::new(0),
             dirty: AtomicBool::new(false),
+            holding: AtomicBool::new(false),
             changed: Notify::new(),
             rescheduled: Notify::new(),
             statements: Mutex::default(),
@@ -155,8 +158,14 @@ impl Hub {
         for action in actions {
             self.act(&mut desk, action);
         }
+        self.holding.store(desk.router.holds(), Ordering::Release);
         drop(desk);
         self.touch();
+    }
+
+    /// Whether sessions are to end when they are in no transaction.
+    pub(crate) fn holds(&self) -> bool {
+        self.holding.load(Ordering::Acquire)
     }
 
     /// The client wants a connection; it has it at once, or waits for a command.
@@ -195,6 +204,10 @@ impl Hub {
         for action in actions {
             self.act(&mut desk, action);
         }
+        drop(desk);
+        if self.holds() {
+            self.touch();
+        }
     }
 
     /// A new connection is there.
@@ -226,6 +239,11 @@ impl Hub {
             Action::Refuse { client, refusal } => post(desk, client, Command::Refuse(refusal)),
             Action::Cut { client, reason } => {
                 post(desk, client, Command::End(Ending::Cut(reason)));
+            }
+            Action::Drain { client } => {
+                if let Some(mailbox) = desk.mailboxes.get(&client) {
+                    mailbox.post_drain();
+                }
             }
             Action::Open { server, pool, target } => self.open(desk, server, pool, target),
             Action::Lend { client, server } => {

@@ -36,6 +36,7 @@ mod mailbox;
 mod open;
 mod pooled;
 mod question;
+mod registration;
 mod relay;
 #[doc(hidden)]
 pub mod secure;
@@ -58,6 +59,7 @@ use types::ClusterView;
 pub use self::config::ProxyConfig;
 pub use self::door::DoorError;
 pub use self::lowering::LoweredCommit;
+pub use self::registration::register;
 pub use route::link::{PoolMode, SessionState};
 
 use self::core::Core;

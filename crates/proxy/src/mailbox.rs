@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-/// Room for the newest command, and a request to cancel. One task reads it.
+/// Room for the newest command, and requests to cancel and to drain. One task reads it.
 #[derive(Debug)]
 pub(crate) struct Mailbox<C>(Mutex<Slot<C>>);
 
@@ -12,12 +12,13 @@ pub(crate) struct Mailbox<C>(Mutex<Slot<C>>);
 struct Slot<C> {
     command: Option<C>,
     cancel: bool,
+    drain: bool,
     waker: Option<Waker>,
 }
 
 impl<C> Default for Mailbox<C> {
     fn default() -> Mailbox<C> {
-        Mailbox(Mutex::new(Slot { command: None, cancel: false, waker: None }))
+        Mailbox(Mutex::new(Slot { command: None, cancel: false, drain: false, waker: None }))
     }
 }
 
@@ -30,6 +31,11 @@ impl<C> Mailbox<C> {
     /// Asks for the running statement to be cancelled.
     pub(crate) fn post_cancel(&self) {
         self.put(|slot| slot.cancel = true);
+    }
+
+    /// Asks for the session to end as soon as it is in no transaction.
+    pub(crate) fn post_drain(&self) {
+        self.put(|slot| slot.drain = true);
     }
 
     /// Wakes the client's task, which looks what has changed.
@@ -65,6 +71,16 @@ impl<C> Mailbox<C> {
     /// Whether a cancel was asked for since the last call.
     pub(crate) fn take_cancel(&self) -> bool {
         std::mem::take(&mut self.lock().cancel)
+    }
+
+    /// Whether the session is to end when it is in no transaction.
+    pub(crate) fn drains(&self) -> bool {
+        self.lock().drain
+    }
+
+    /// It goes on after all.
+    pub(crate) fn forget_drain(&self) {
+        self.lock().drain = false;
     }
 
     /// The next command.

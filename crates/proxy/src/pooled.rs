@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use route::link::{ClientSide, Fate, Help, LinkError, Offer, Output, Prepared};
-use route::{Event, Port};
+use route::{CutReason, Event, Port};
 
 use crate::bytes::{Outbox, READ_BYTES, Scratch, with_output};
 use crate::client::Command;
@@ -115,9 +115,28 @@ impl<'a> Pooled<'a> {
         {
             return Err(None);
         }
+        self.drain()?;
         let from_server = self.read_server(cx)?;
         let from_client = self.read_client(cx)?;
         Ok(from_server || from_client)
+    }
+
+    /// A connection that is pinned to its client cannot be taken from it unseen.
+    fn drain(&mut self) -> Result<(), Farewell> {
+        let mailbox = &self.place.mailbox;
+        if self.side.pinned().is_none() || !mailbox.drains() {
+            return Ok(());
+        }
+        if !self.place.hub.holds() {
+            mailbox.forget_drain();
+            return Ok(());
+        }
+        match &self.link {
+            Some(link) if link.side.is_at_rest() => {
+                Err(self.last_word(Ending::Cut(CutReason::Planned)))
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 
     fn read_server(&mut self, cx: &mut Context<'_>) -> Result<bool, Farewell> {

@@ -3,16 +3,18 @@
 use std::future::poll_fn;
 use std::task::{Context, Poll};
 
-use pgproto::wire::{Exchange, FrameError};
-use route::ClientId;
+use pgproto::wire::{Exchange, FrameError, TransactionStatus};
+use route::{ClientId, CutReason};
 
 use crate::bytes::{Outbox, READ_BYTES, Scratch};
-use crate::cancel::{CancelKeys, KnownKey};
+use crate::cancel::KnownKey;
 use crate::client::Command;
+use crate::hub::Hub;
 use crate::lowering::{STATEMENT_BYTES_MAX, Statements};
 use crate::mailbox::Mailbox;
 use crate::question;
 use crate::secure::Stream;
+use crate::words::Ending;
 
 // Whatever is held back until it is whole leaves room to read on.
 const _: () = assert!(STATEMENT_BYTES_MAX <= READ_BYTES);
@@ -41,7 +43,7 @@ pub(crate) struct Relay<'a> {
     pub(crate) exchange: Exchange,
     statements: Statements<'a>,
     mailbox: &'a Mailbox<Command>,
-    cancel_keys: &'a CancelKeys,
+    hub: &'a Hub,
     owner: ClientId,
     known_key: Option<KnownKey>,
     up: Outbox,
@@ -62,7 +64,7 @@ impl<'a> Relay<'a> {
         (client, server): (Stream, Stream),
         statements: Statements<'a>,
         mailbox: &'a Mailbox<Command>,
-        (cancel_keys, owner): (&'a CancelKeys, ClientId),
+        (hub, owner): (&'a Hub, ClientId),
     ) -> Relay<'a> {
         Relay {
             client,
@@ -70,7 +72,7 @@ impl<'a> Relay<'a> {
             exchange: Exchange::default(),
             statements,
             mailbox,
-            cancel_keys,
+            hub,
             owner,
             known_key: None,
             up: Outbox::default(),
@@ -142,6 +144,10 @@ impl<'a> Relay<'a> {
                 Poll::Ready(_) => return Turn::End(End::ServerGone),
             }
         }
+        if self.must_end() {
+            let ending = Ending::Cut(CutReason::Planned);
+            return Turn::End(End::Commanded(Command::End(ending)));
+        }
         if self.must_ask() {
             return Turn::Ask;
         }
@@ -170,7 +176,7 @@ impl<'a> Relay<'a> {
         if let (Some(key), Ok(address)) =
             (self.exchange.take_key(), self.server.socket().peer_addr())
         {
-            self.known_key = Some(self.cancel_keys.remember(key, self.owner, address));
+            self.known_key = Some(self.hub.cancel_keys.remember(key, self.owner, address));
         }
         None
     }
@@ -184,10 +190,26 @@ impl<'a> Relay<'a> {
         Ok(())
     }
 
+    /// The primary is about to step down, and the session is in no transaction.
+    fn must_end(&mut self) -> bool {
+        let idle = self.exchange.status() == Some(TransactionStatus::Idle);
+        if !idle || !self.is_silent() || !self.mailbox.drains() {
+            return false;
+        }
+        let holds = self.hub.holds();
+        if !holds {
+            self.mailbox.forget_drain();
+        }
+        holds
+    }
+
+    fn is_silent(&self) -> bool {
+        self.up.is_empty() && self.down.is_empty() && !self.exchange.answer_owed()
+    }
+
     /// Authentication is over, and the server has nothing else to say.
     fn must_ask(&mut self) -> bool {
-        let silent = self.up.is_empty() && self.down.is_empty() && !self.exchange.answer_owed();
-        silent && self.exchange.status().is_some() && self.statements.must_ask()
+        self.is_silent() && self.exchange.status().is_some() && self.statements.must_ask()
     }
 
     async fn ask(&mut self) -> Option<End> {

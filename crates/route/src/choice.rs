@@ -39,6 +39,11 @@ pub enum Awaited {
         /// The newest term seen.
         newest: Term,
     },
+    /// The leader is about to hand over.
+    Switchover {
+        /// The leader.
+        leader: MemberName,
+    },
     /// The leader's member key has no usable address.
     Address {
         /// The leader.
@@ -66,6 +71,9 @@ impl std::fmt::Display for Awaited {
                 "{leader} leads in term {term}, but term {newest} was seen; \
                  if the DCS was restored from a backup, restart the proxy"
             ),
+            Awaited::Switchover { leader } => {
+                write!(f, "{leader} is about to hand over, the next primary is awaited")
+            }
             Awaited::Address { leader } => {
                 write!(f, "{leader} leads, but its conn_url cannot be read")
             }

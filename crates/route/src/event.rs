@@ -209,6 +209,13 @@ pub enum Action {
         /// Why.
         reason: CutReason,
     },
+    /// End the session as soon as it is in no transaction: the primary is about to step down. A
+    /// client of a pool goes on if its connection can be taken from it then. The router has not
+    /// forgotten it.
+    Drain {
+        /// Whose.
+        client: ClientId,
+    },
     /// Open a connection for a pool, and answer `Opened`, `OpenFailed` or `OpenRefused`.
     Open {
         /// Its number.

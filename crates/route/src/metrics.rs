@@ -65,7 +65,10 @@ pub struct Snapshot {
     pub connecting: usize,
     /// Connections to each member, open or being made.
     pub connections: BTreeMap<MemberName, usize>,
-    /// Clients of pools that have a connection to the primary.
+    /// The leader's hold that is followed: no transaction was begun on the primary since.
+    pub hold: Option<u64>,
+    /// Clients that have a connection to the primary; while a hold is followed, each of them is in
+    /// a transaction or about to be ended.
     pub busy: usize,
     /// Whether clients of pools wait for an operator.
     pub paused: bool,

@@ -326,11 +326,14 @@ impl Pools {
         self.wishes.len()
     }
 
-    /// Clients of the read-write port that have a connection to the primary.
-    pub(crate) fn lent_to_primary(&self) -> usize {
-        let lent = |server: &&Server| matches!(server.phase, Phase::Lent(_));
-        let bound = |server: &&Server| server.binding.primary_since.is_some();
-        self.servers.values().filter(lent).filter(bound).count()
+    /// Clients that have a connection to the primary.
+    pub(crate) fn with_primary(&self) -> Vec<ClientId> {
+        let bound = self.servers.values().filter(|s| s.binding.primary_since.is_some());
+        let client = |server: &Server| match server.phase {
+            Phase::Lent(client) => Some(client),
+            Phase::Opening | Phase::Idle | Phase::Cleaning => None,
+        };
+        bound.filter_map(client).collect()
     }
 
     /// When a gate opens for somebody who waits.

@@ -1,6 +1,7 @@
 //! The state machine over clients, routes and gates.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use types::{ClusterView, MemberName, Millis};
 
@@ -84,7 +85,19 @@ pub struct Router {
     chosen: BTreeMap<MemberName, u64>,
     choices: u64,
     wake: Option<Millis>,
+    /// What was seen last, for when a hold ends by itself.
+    view: Option<Arc<ClusterView>>,
+    hold: Option<Hold>,
+    /// The hold that was not taken away in its time.
+    outlasted: Option<u64>,
     metrics: Metrics,
+}
+
+/// The leader asks for no new transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Hold {
+    id: u64,
+    ends: Millis,
 }
 
 impl Router {
@@ -107,6 +120,9 @@ impl Router {
             chosen: BTreeMap::new(),
             choices: 0,
             wake: None,
+            view: None,
+            hold: None,
+            outlasted: None,
             metrics: Metrics::default(),
         }
     }
@@ -139,7 +155,10 @@ impl Router {
                     self.refuse_waiting(client, refusal.clone(), &mut actions);
                 }
             }
-            Event::View(view) => self.see(now, &view, &mut actions),
+            Event::View(view) => {
+                self.view = Some(view.clone());
+                self.see(now, &view, &mut actions);
+            }
             Event::DcsLost => self.fresh = false,
             Event::DcsBack => self.fresh = true,
             Event::ClientArrived { client, port } => self.arrive(now, client, port, &mut actions),
@@ -154,7 +173,10 @@ impl Router {
             Event::Pause => self.pools.paused = true,
             Event::Resume => self.pools.paused = false,
             // The timer is used up, also if it came early.
-            Event::Tick => self.wake = None,
+            Event::Tick => {
+                self.wake = None;
+                self.end_hold(now, &mut actions);
+            }
         }
         self.expire(now, &mut actions);
         self.serve(now, &mut actions);
@@ -175,6 +197,12 @@ impl Router {
         self.pools.used(pool)
     }
 
+    /// Whether a hold is followed.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        self.hold.is_some()
+    }
+
     /// The present state for operators.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
@@ -192,7 +220,8 @@ impl Router {
             waiting: held + self.pools.waiting_count(),
             connecting: self.deadlines.len().saturating_sub(held),
             connections,
-            busy: self.pools.lent_to_primary(),
+            hold: self.hold.map(|hold| hold.id),
+            busy: self.busy(),
             paused: self.pools.paused,
             metrics: self.metrics,
         }
@@ -200,7 +229,11 @@ impl Router {
 
     fn see(&mut self, now: Millis, view: &ClusterView, actions: &mut Vec<Action>) {
         self.routes.newest_term = self.routes.newest_term.max(choice::newest_term(view));
-        let primary = choice::primary_route(view, self.routes.newest_term);
+        let mut primary = choice::primary_route(view, self.routes.newest_term);
+        let begins = self.follow_hold(now, view);
+        if let (Some(_), Ok(target)) = (self.hold, &primary) {
+            primary = Err(Awaited::Switchover { leader: target.member.clone() });
+        }
         if primary.is_ok() && primary != self.primary {
             // What failed before says nothing about a new primary.
             self.gates.clear();
@@ -223,6 +256,66 @@ impl Router {
             self.give_up(now, client, reason, actions);
         }
         self.pools.see(now, view, &self.routes, actions);
+        if begins {
+            self.drain(actions);
+        }
+    }
+
+    /// Follows the leader's hold, which lasts no longer than it says; `true` if one begins.
+    fn follow_hold(&mut self, now: Millis, view: &ClusterView) -> bool {
+        let Some(active) = view.active_hold() else {
+            self.hold = None;
+            self.outlasted = None;
+            return false;
+        };
+        let id = active.value.id;
+        if self.hold.is_some_and(|hold| hold.id == id) || self.outlasted == Some(id) {
+            return false;
+        }
+        self.hold = Some(Hold { id, ends: now.plus(active.value.until) });
+        true
+    }
+
+    /// A hold that nobody took away in its time is over.
+    fn end_hold(&mut self, now: Millis, actions: &mut Vec<Action>) {
+        if let Some(hold) = self.hold.take_if(|hold| hold.ends <= now) {
+            self.outlasted = Some(hold.id);
+            if let Some(view) = self.view.clone() {
+                self.see(now, &view, actions);
+            }
+        }
+    }
+
+    /// Sessions with the primary end as soon as they are in no transaction; attempts are taken
+    /// back.
+    fn drain(&mut self, actions: &mut Vec<Action>) {
+        let bound = |phase: &Phase| match phase {
+            Phase::Held => false,
+            Phase::Connecting(binding) | Phase::Open(binding) => binding.primary_since.is_some(),
+        };
+        let clients = self.clients.iter().filter(|(_, client)| bound(&client.phase));
+        let clients: Vec<(ClientId, bool)> =
+            clients.map(|(id, client)| (*id, matches!(client.phase, Phase::Open(_)))).collect();
+        for (client, is_open) in clients {
+            if is_open {
+                actions.push(Action::Drain { client });
+            } else {
+                self.hold(client);
+                actions.push(Action::Hold { client });
+            }
+        }
+        let pooled = self.pools.with_primary();
+        actions.extend(pooled.into_iter().map(|client| Action::Drain { client }));
+    }
+
+    /// Clients that have a connection to the primary; while a hold is followed, each of them is in
+    /// a transaction, or about to be ended.
+    fn busy(&self) -> usize {
+        let open = self.clients.values().filter(|client| match &client.phase {
+            Phase::Held | Phase::Connecting(_) => false,
+            Phase::Open(binding) => binding.primary_since.is_some(),
+        });
+        open.count() + self.pools.with_primary().len()
     }
 
     /// Sessions on a replica that is promoted are bound to its term from now on.
@@ -598,7 +691,7 @@ impl Router {
             Gate::TriedBy(_) => None,
         });
         let pools = (self.pools.waiting_count() > 0).then(|| now.plus(POOL_LOOK));
-        let gates = gates.chain(self.pools.next_gate(now));
+        let gates = gates.chain(self.pools.next_gate(now)).chain(self.hold.map(|hold| hold.ends));
         let wake = gates.chain(deadline).chain(pools).min();
         if let Some(when) = wake.filter(|when| Some(*when) != self.wake) {
             actions.push(Action::WakeAt(when));

@@ -81,6 +81,7 @@ impl Story {
                 Some(format!("cut {client} unplanned"))
             }
             Action::Open { server, target, .. } => Some(format!("open {server} {}", target.member)),
+            Action::Drain { client } => Some(format!("drain {client}")),
             Action::Lend { client, server } => Some(format!("lend {server} to {client}")),
             Action::Close { server } => Some(format!("close {server}")),
             Action::Take { client, server, .. } => Some(format!("take {server} from {client}")),
@@ -484,6 +485,60 @@ fn a_session_that_is_cleaned_is_nobodys_and_comes_back() {
     assert_eq!(story.router.pool_use(pool).lent, 0, "it went with its client");
 }
 
+/// The view of a leader that has written a hold.
+fn held(id: u64) -> Event {
+    let kv = |key: &str, value: String, modified: i64| KeyValue {
+        key: key.to_owned(),
+        value: value.into_bytes(),
+        create_revision: Revision(101),
+        mod_revision: Revision(modified),
+        lease: 1,
+    };
+    let (key, member) = primary("a", 1);
+    let keys = [
+        kv("leader", "a".to_owned(), 101),
+        kv("pgherd/term", r#"{"term":1,"leader":"a","timeline":1}"#.to_owned(), 101),
+        kv(&key, member, 101),
+        kv("pgherd/hold", format!(r#"{{"id":{id},"until":4000,"why":"switchover"}}"#), 102),
+    ];
+    Event::View(Arc::new(ClusterView::from_keys(Revision(103), &keys)))
+}
+
+#[test]
+fn a_hold_lets_transactions_end_and_begins_none() {
+    let (mut story, pool) = Story::with_pool();
+    story.open(10, ReadWrite, "a");
+    story.wants(1, pool);
+    story.opened(1);
+    story.arrive(11, ReadWrite);
+    assert_eq!(story.step(held(7)), ["drain 10", "hold 11", "drain 1"]);
+    let snapshot = story.router.snapshot();
+    assert_eq!((snapshot.hold, snapshot.busy), (Some(7), 2));
+    assert!(snapshot.awaiting.unwrap().contains("about to hand over"));
+    assert_eq!(story.wants(2, pool), NOTHING);
+    assert_eq!(story.returned(1), NOTHING, "its transaction is over");
+    assert_eq!(story.step(Event::ClientGone { client: ClientId(10) }), NOTHING);
+    assert_eq!(story.router.snapshot().busy, 0);
+    // It was given up: the old primary serves on.
+    let served = story.step(view(Some("a"), 1, &[primary("a", 1)]));
+    assert_eq!(served, ["lend 1 to 2", "connect 11 a"]);
+}
+
+#[test]
+fn a_hold_that_nobody_takes_away_ends_by_itself() {
+    let (mut story, pool) = Story::with_pool();
+    story.wants(1, pool);
+    story.opened(1);
+    story.returned(1);
+    story.step(held(7));
+    assert_eq!(story.wants(1, pool), NOTHING);
+    story.now += 4000;
+    assert_eq!(story.step(Event::Tick), ["lend 1 to 1"]);
+    assert_eq!(story.step(held(7)), NOTHING, "the same one does not begin anew");
+    assert_eq!(story.router.snapshot().hold, None);
+    assert_eq!(story.step(held(8)), ["drain 1"]);
+}
+
 #[test]
 fn operators_pause_and_replace_connections() {
     let (mut story, pool) = Story::with_pool();
@@ -567,6 +622,7 @@ fn random_stories_keep_the_pools() {
                     }
                     Action::Refuse { client, .. } => assert!(wanting.remove(&client.0)),
                     Action::Connect { .. }
+                    | Action::Drain { .. }
                     | Action::Hold { .. }
                     | Action::Cut { .. }
                     | Action::WakeAt(_) => {}
