@@ -101,7 +101,8 @@ async fn at_the_door(place: &Entered, mut socket: TcpStream) -> Option<(Welcomed
     match door.clients.welcome(socket, STARTUP_LIMIT).await {
         Ok(welcomed) => Some((welcomed, address)),
         Err((error, stream)) => {
-            tracing::debug!(client = %place.id, %address, %error, "refused a client's first packet");
+            let client = place.id;
+            tracing::debug!(%client, %address, %error, "refused a client's first packet");
             if let (Some(stream), Some(word)) = (stream, words::not_welcome(&error)) {
                 sockets::say_goodbye(stream, &word).await;
             }
@@ -173,9 +174,7 @@ impl Session<'_> {
         let preface = self.preface(client_stream);
         match open(&hub.door.servers, target, (&preface, startup), limits(hub)).await {
             Ok(mut opened) => {
-                if client_stream.is_tls() {
-                    opened.offer_no_channel_binding();
-                }
+                opened.offer_no_channel_binding();
                 hub.step(Event::ServerConnected { client, attempt });
                 Some(opened)
             }
