@@ -17,7 +17,8 @@ const RULES: &str = "\
 const RULES_OF_TLS: &str = "hostssl all secure all scram-sha-256\n";
 
 const USERS: &str = "\
-    SET password_encryption = 'md5'; CREATE ROLE old LOGIN PASSWORD 'hush'; \
+    SET client_min_messages = 'error'; SET password_encryption = 'md5'; \
+    CREATE ROLE old LOGIN PASSWORD 'hush'; \
     SET password_encryption = 'scram-sha-256'; \
     CREATE ROLE ann LOGIN PASSWORD 'h\u{fc}sh\u{ad} it'; CREATE ROLE clear LOGIN PASSWORD 'hush'; \
     CREATE ROLE secure LOGIN PASSWORD 'hush'; CREATE ROLE late LOGIN PASSWORD 'hush' \

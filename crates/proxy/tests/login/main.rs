@@ -241,7 +241,7 @@ impl SmallProxy {
             keyfile_password: None,
         });
         let ca = (method == AuthMethod::Cert).then(|| postgres.path("ann.crt"));
-        let side = ClientSide::new(&config::ClientTls { mode, certificate, ca }).unwrap();
+        let side = ClientSide::new(&config::ClientTls { mode, certificate, ca }, false).unwrap();
         let side = Arc::new(side);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -465,7 +465,7 @@ async fn clients_of_postgresql_17_begin_with_tls_and_name_the_protocol() {
             stream.flush().await?;
             std::io::Result::Ok(stream.server_end_point())
         };
-        let side = ClientSide::new(&tls(mode)).unwrap();
+        let side = ClientSide::new(&tls(mode), false).unwrap();
         let serve = async {
             let (socket, _) = listener.accept().await.unwrap();
             // The connection of who is refused is closed.
