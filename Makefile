@@ -6,14 +6,20 @@ SHELL := /bin/bash
 ARGS ?=
 # How many seeds `make prove` runs.
 SEEDS ?= 100000
+# How many seconds `make fuzz` runs each target. Bash has a variable SECONDS of its own.
+ifeq ($(origin SECONDS),command line)
+FUZZ_SECONDS := $(SECONDS)
+endif
+FUZZ_SECONDS ?= 60
 
-.PHONY: help tools demo test check prove scenarios bench-failover
+.PHONY: help tools demo test check prove fuzz scenarios bench-failover
 
 help:
 	@echo 'make demo        a highly available PostgreSQL cluster on this machine (ARGS="--drill" breaks it)'
 	@echo 'make test        every check and every test'
 	@echo 'make check       formatting, clippy, tidy, cargo deny: no tests'
 	@echo 'make prove       the long twins of the tests: many simulator seeds (SEEDS=$(SEEDS))'
+	@echo 'make fuzz        made-up bytes for what reads the network (SECONDS=$(FUZZ_SECONDS) each; cargo-fuzz, nightly)'
 	@echo 'make bench-failover  how long each hand-over takes, beside bare PostgreSQL (ARGS="--quick")'
 	@echo 'make scenarios   record the scripts of crates/decide/testdata anew; review the diff'
 	@echo 'make tools       install what is missing: PostgreSQL server, etcd'
@@ -35,6 +41,9 @@ check:
 
 prove: tools
 	@. tools/env.sh && exec cargo xtask prove --seeds $(SEEDS)
+
+fuzz:
+	@cargo xtask fuzz --seconds $(FUZZ_SECONDS)
 
 # The last line is one JSON object.
 bench-failover: tools

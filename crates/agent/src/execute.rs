@@ -70,6 +70,8 @@ pub(crate) async fn execute<I: Instance>(context: Arc<Context<I>>, action: Actio
         | Act::ReleaseLeader { .. }
         | Act::WriteSync { .. }
         | Act::PublishHistory { .. }
+        | Act::WriteHold { .. }
+        | Act::RemoveHold { .. }
         | Act::ClearFailover { .. }) => on_dcs::execute(&context, id, act).await,
         Act::ArmGuard { kill_at } => guard_ended(id, context.guard.arm(kill_at).await),
         Act::StandDownGuard => guard_ended(id, context.guard.stand_down().await),

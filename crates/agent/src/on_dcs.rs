@@ -103,6 +103,8 @@ async fn write<I: Instance>(context: &Context<I>, act: Act) -> Result<Write, Err
             (None, Some(expected)) => store.delete_sync(session, leader_key, expected).await,
             (None, None) => Ok(Write::Conflict),
         },
+        Act::WriteHold { leader_key, hold } => store.write_hold(session, leader_key, &hold).await,
+        Act::RemoveHold { leader_key } => store.remove_hold(session, leader_key).await,
         Act::ClearFailover { expected, request: _ } => store.clear_failover(expected).await,
         other => unreachable!("{other:?} is no write of the DCS lane"),
     }

@@ -135,7 +135,7 @@ pub struct DynamicPgherd {
     pub hold_timeout: Millis,
     /// Replicas behind by more bytes leave the read-only route.
     pub maximum_lag: Option<u64>,
-    /// How long a switchover waits for open transactions.
+    /// How long a switchover waits for transactions of the proxies' clients.
     pub switchover_grace: Millis,
     /// PostgreSQL is dead this long before the lease ends; the agent stops it twice as early (I1).
     pub stop_margin: Millis,
@@ -195,7 +195,7 @@ impl Default for DynamicPgherd {
             failover_min_interval: Millis::ZERO,
             hold_timeout: Millis(10_000),
             maximum_lag: None,
-            switchover_grace: Millis(1000),
+            switchover_grace: Millis(3000),
             stop_margin: Millis(1000),
             refuse_lowered_commit: false,
         }

@@ -19,6 +19,7 @@ mod parameters;
 mod problem;
 mod proxy_auth;
 mod proxy_rules;
+mod proxy_section;
 mod recommended;
 mod restapi;
 mod roles;
@@ -46,13 +47,14 @@ pub use proxy_auth::{
     ServerTls, ServerTlsMode,
 };
 pub use proxy_rules::{Arrival, Decision, RuleError, Rules};
+pub use proxy_section::{PoolMode, ProxySection, SessionState};
 pub use recommended::{recommended_dynamic, recommended_with_ttl};
 pub use restapi::{Allowed, Network, RestapiExtras, ServerTokens};
 pub use roles::{ByRole, NodeRole, RoleSettings};
 pub use sections::{
     Authentication, BasicAuth, Bootstrap, CertificateFiles, Credentials, Etcd, PgherdSection,
-    PostgresqlSection, ProgramOption, ProxySection, RestClient, Restapi, VerifyClient, Watchdog,
-    WatchdogDriver, WatchdogMode,
+    PostgresqlSection, ProgramOption, RestClient, Restapi, VerifyClient, Watchdog, WatchdogDriver,
+    WatchdogMode,
 };
 pub use slots::{ClusterType, IgnoredSlot, PermanentSlot};
 pub use sources::Sources;

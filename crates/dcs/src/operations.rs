@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde_json::Value;
 use types::{
-    Fence, HistoryEntry, Member, MemberName, Millis, Pledge, Revision, Status, SyncState,
-    TermRecord, keys,
+    Fence, HistoryEntry, HoldRecord, Member, MemberName, Millis, Pledge, Revision, Status,
+    SyncState, TermRecord, keys,
 };
 
 use crate::cluster::ClusterStore;
@@ -290,7 +290,7 @@ impl ClusterStore {
         session.note(lease, self.write(OPERATION, compares, then).await)
     }
 
-    /// Writes the last `status` and deletes the leader key, if it is still ours.
+    /// Writes the last `status` and deletes the leader key, with a hold, if it is still ours.
     ///
     /// # Errors
     /// Every class.
@@ -301,11 +301,36 @@ impl ClusterStore {
         status: Option<&Status>,
     ) -> Result<Write, Error> {
         const OPERATION: &str = "releasing the leader key";
-        let mut then = vec![Op::Delete(self.key(keys::LEADER))];
+        let mut then = vec![Op::Delete(self.key(keys::LEADER)), Op::Delete(self.key(keys::HOLD))];
         if let Some(status) = status {
             then.push(Op::put(self.key(keys::STATUS), json(OPERATION, status)?));
         }
         self.write_as_leader(OPERATION, session, leader, None, then).await
+    }
+
+    /// Asks the proxies to hold their clients, as the leader. The key hangs on the leader's lease.
+    ///
+    /// # Errors
+    /// Every class.
+    pub async fn write_hold(
+        &self,
+        session: &Session,
+        leader: Revision,
+        hold: &HoldRecord,
+    ) -> Result<Write, Error> {
+        const OPERATION: &str = "writing the hold for the proxies";
+        let lease = session.require(OPERATION)?;
+        let then = vec![Op::put_leased(self.key(keys::HOLD), json(OPERATION, hold)?, lease)];
+        self.write_as_leader(OPERATION, session, leader, None, then).await
+    }
+
+    /// Deletes the hold, as the leader.
+    ///
+    /// # Errors
+    /// Every class.
+    pub async fn remove_hold(&self, session: &Session, leader: Revision) -> Result<Write, Error> {
+        let then = vec![Op::Delete(self.key(keys::HOLD))];
+        self.write_as_leader("removing the hold for the proxies", session, leader, None, then).await
     }
 
     /// Changes `sync` from the value read at `expected_mod` (or from absent), as the leader.

@@ -15,8 +15,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use types::{
-    FailoverRequest, Fence, Lsn, Member, MemberName, Millis, Pledge, Revision, SlotChange, Status,
-    SyncNames, SyncState, Term, TermRecord, Timeline, Upstream,
+    FailoverRequest, Fence, HoldRecord, Lsn, Member, MemberName, Millis, Pledge, Revision,
+    SlotChange, Status, SyncNames, SyncState, Term, TermRecord, Timeline, Upstream,
 };
 
 use crate::reason::Reason;
@@ -46,6 +46,8 @@ pub enum Lane {
     Member,
     /// Every other transaction on the DCS.
     Dcs,
+    /// What proxies are asked to do before a hand-over; no hand-over waits for its answer.
+    Hold,
     /// The guard.
     Guard,
     /// The data directory and the role of PostgreSQL.
@@ -243,12 +245,26 @@ pub enum Act {
         /// Where our slots are.
         slots: BTreeMap<String, Lsn>,
     },
-    /// Delete the leader key if it is ours, writing `status` in the same transaction.
+    /// Delete the leader key if it is ours, and a hold with it, writing `status` in the same
+    /// transaction.
     ReleaseLeader {
         /// The leader key's modification revision.
         leader_key: Revision,
         /// The last status.
         status: Option<Status>,
+    },
+    /// Write `pgherd/hold` under our lease, on condition of our leader key: proxies begin no
+    /// transaction here any more.
+    WriteHold {
+        /// The leader key's modification revision.
+        leader_key: Revision,
+        /// The value.
+        hold: HoldRecord,
+    },
+    /// Delete `pgherd/hold`, on condition of our leader key: no hand-over is under way.
+    RemoveHold {
+        /// The leader key's modification revision.
+        leader_key: Revision,
     },
     /// Write `/sync`, on condition of our leader key and the expected revision; `None` deletes it.
     WriteSync {
@@ -459,6 +475,7 @@ impl Act {
             | Act::WriteSync { .. }
             | Act::PublishHistory { .. }
             | Act::ClearFailover { .. } => Lane::Dcs,
+            Act::WriteHold { .. } | Act::RemoveHold { .. } => Lane::Hold,
             Act::ArmGuard { .. } | Act::StandDownGuard => Lane::Guard,
             Act::Initdb
             | Act::Restore

@@ -291,10 +291,7 @@ impl Brain {
                 self.guard = done.then_some(*kill_at);
                 self.guard_told |= done;
             }
-            Act::StandDownGuard if done => {
-                self.guard = None;
-                self.guard_told = true;
-            }
+            Act::StandDownGuard if done => (self.guard, self.guard_told) = (None, true),
             Act::Rewind { .. } | Act::Clone { .. } if done => {
                 self.rewind_failures = 0;
                 self.never_consistent = false;
@@ -316,6 +313,8 @@ impl Brain {
             | Act::TakeLeadership(_)
             | Act::RetakeLeadership(_)
             | Act::ReleaseLeader { .. }
+            | Act::WriteHold { .. }
+            | Act::RemoveHold { .. }
             | Act::ClearFailover { .. }
             | Act::Compare { .. }
             | Act::AskTerms { .. }
@@ -374,6 +373,7 @@ impl Brain {
         self.touch_member(now, &view, &local, &leadership);
         self.move_lease(now, &view, &local, &leadership);
         self.suspect(now, &view, &local);
+        self.remove_stale_hold(now, &view, &leadership);
         if self.take_over(now, &view, &local, &leadership) {
             return;
         }

@@ -1,5 +1,5 @@
-//! How a leader gives the leadership away: its PostgreSQL is stopped for the successor, and the
-//! leader key goes when nothing of it is left.
+//! How a leader gives the leadership away: proxies hold their clients (`hold.rs`), its PostgreSQL
+//! is stopped for the successor, and the leader key goes when nothing of it is left.
 
 use types::{
     ClusterView, ControlState, LocalPostgres, MemberName, Millis, Process, Revision, Status, Term,
@@ -7,6 +7,7 @@ use types::{
 
 use crate::action::{Act, Lane};
 use crate::brain::{Brain, control_of};
+use crate::hold::Hold;
 use crate::reason::Reason;
 
 /// A stop for a planned hand-over; clients wait meanwhile.
@@ -19,6 +20,8 @@ pub(crate) struct HandOver {
     pub(crate) checkpointed: bool,
     pub(crate) stopping: bool,
     pub(crate) why: Reason,
+    /// What the proxies were asked.
+    pub(crate) hold: Option<Hold>,
 }
 
 impl Brain {
@@ -32,6 +35,9 @@ impl Brain {
         candidate: Option<MemberName>,
         why: Reason,
     ) {
+        if self.gives_up_hand_over(now, view, local, key) {
+            return;
+        }
         self.errands.note_hand_over();
         if local.process == Process::Stopped {
             let clean = control_of(local).filter(|c| c.state == ControlState::ShutDown);
@@ -50,6 +56,7 @@ impl Brain {
             checkpointed: false,
             stopping: false,
             why: why.clone(),
+            hold: None,
         });
         let (checkpointed, stopping) = (hand_over.checkpointed, hand_over.stopping);
         // A new primary that was never published has nothing worth a checkpoint first.
@@ -58,13 +65,10 @@ impl Brain {
         if running && !checkpointed && !unwell && self.leader.confirmed == Some(term) {
             self.issue(now, Act::Checkpoint, Reason::CheckpointBeforeStop);
         } else if !stopping {
-            let limit = match why {
-                Reason::Unwell { .. } => self.dynamic.retry_timeout,
-                _ if self.synchronous() && self.dynamic.primary_stop_timeout > Millis::ZERO => {
-                    self.dynamic.primary_stop_timeout
-                }
-                _ => PLANNED_STOP,
-            };
+            let limit = self.stop_limit(&why);
+            if running && self.waits_for_proxies(now, view, key, (&why, limit)) {
+                return;
+            }
             let act = Act::StopForHandOver { candidate, limit };
             if self.issue_if_free(now, act, why)
                 && let Some(hand_over) = &mut self.leader.handing_over
@@ -74,6 +78,17 @@ impl Brain {
         } else if self.lanes.running(Lane::Data).is_none() {
             // The orderly stop did not end: what is acknowledged is with the standbys already.
             self.stop_now(now, local, why);
+        }
+    }
+
+    /// How long the stop for a successor may take.
+    fn stop_limit(&self, why: &Reason) -> Millis {
+        match why {
+            Reason::Unwell { .. } => self.dynamic.retry_timeout,
+            _ if self.synchronous() && self.dynamic.primary_stop_timeout > Millis::ZERO => {
+                self.dynamic.primary_stop_timeout
+            }
+            _ => PLANNED_STOP,
         }
     }
 }

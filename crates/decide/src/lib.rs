@@ -23,6 +23,7 @@ mod follower;
 pub mod foreign;
 mod hand_over;
 mod health;
+mod hold;
 mod leader;
 mod member_key;
 mod pause;

@@ -185,6 +185,10 @@ pub enum Reason {
     FirstWrite,
     /// pg_rewind needs a checkpoint on the new timeline.
     CheckpointAfterPromotion,
+    /// Clients of the proxies end their transactions before the leadership is given away.
+    ClientsFinish,
+    /// Proxies hold their clients, and no hand-over is under way.
+    NothingToHoldFor,
     /// A checkpoint now makes the stop shorter.
     CheckpointBeforeStop,
     /// A timeline ended.

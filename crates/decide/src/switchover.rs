@@ -154,7 +154,11 @@ impl Brain {
     }
 
     /// Members that could take over now without loss.
-    fn candidates(&self, view: &ClusterView, local: &LocalPostgres) -> BTreeSet<MemberName> {
+    pub(crate) fn candidates(
+        &self,
+        view: &ClusterView,
+        local: &LocalPostgres,
+    ) -> BTreeSet<MemberName> {
         let mut good = BTreeSet::new();
         let Some(streaming) = streaming_from(local) else {
             return good;

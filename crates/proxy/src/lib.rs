@@ -1,10 +1,12 @@
-//! The proxy: listeners and sockets around [`route::Router`]. Session mode: every client has a
-//! server connection of its own, and bytes are relayed as they are, so that authentication passes
-//! end to end.
+//! The proxy: listeners and sockets around [`route::Router`].
 //!
-//! Layers: [`Proxy`] binds and runs; one core task owns the router and tells each client's task
-//! what to do through a `watch` channel; a client's task reads the startup packet, connects and
-//! relays.
+//! A client has a server connection of its own, and bytes are relayed as they are, so that
+//! authentication passes end to end; or it is a client of a pool, signs in here, and is lent a
+//! connection for a transaction, a statement or its whole stay.
+//!
+//! Layers: [`Proxy`] binds and runs; the hub holds what all clients share, with the router in it;
+//! workers accept clients, and each client's task moves its own bytes; the core task follows the
+//! cluster, keeps the time and publishes.
 //!
 //! Invariants:
 //! - after the router has cut a session, no byte goes to its server; what the kernel still holds
@@ -19,13 +21,20 @@
 //! Not here: TLS, pooling, and where views of the cluster come from.
 #![forbid(unsafe_code)]
 
+mod bytes;
 mod cancel;
 mod client;
 mod config;
 mod core;
+mod dial;
+mod door;
+mod hub;
 #[doc(hidden)]
 pub mod login;
 mod lowering;
+mod mailbox;
+mod open;
+mod pooled;
 mod question;
 mod relay;
 #[doc(hidden)]
@@ -33,21 +42,27 @@ pub mod secure;
 mod server;
 mod sockets;
 mod startup;
+mod welcome;
 mod words;
+mod worker;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use serde::Serialize;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use types::ClusterView;
 
 pub use self::config::ProxyConfig;
+pub use self::door::DoorError;
 pub use self::lowering::LoweredCommit;
+pub use route::link::{PoolMode, SessionState};
 
 use self::core::Core;
+use self::door::Door;
+use self::hub::Hub;
 
 /// What the proxy knows about the cluster at one moment. The sender replaces it as a whole.
 pub trait ViewSource: Send + Sync + 'static {
@@ -101,6 +116,9 @@ pub enum ProxyError {
         /// The proxy's name.
         name: String,
     },
+    /// Something about authentication or TLS.
+    #[error(transparent)]
+    Door(#[from] DoorError),
     /// An address cannot be taken.
     #[error("cannot listen on {address}; is another proxy or server using it?")]
     Listen {
@@ -116,8 +134,10 @@ pub enum ProxyError {
 #[derive(Debug)]
 pub struct Proxy {
     config: ProxyConfig,
+    door: Door,
     listeners: Vec<(route::Port, TcpListener)>,
     status: watch::Sender<Status>,
+    reload: Arc<Notify>,
 }
 
 impl Proxy {
@@ -128,6 +148,7 @@ impl Proxy {
     pub async fn bind(config: ProxyConfig) -> Result<Proxy, ProxyError> {
         let read_write = config.read_write.iter().map(|a| (route::Port::ReadWrite, *a));
         let read_only = config.read_only.iter().map(|a| (route::Port::ReadOnly, *a));
+        let door = Door::new(config.security.clone())?;
         let mut listeners = Vec::new();
         for (port, address) in read_write.chain(read_only) {
             let listener = TcpListener::bind(address)
@@ -139,7 +160,7 @@ impl Proxy {
             return Err(ProxyError::NoAddress { name: config.name });
         }
         let status = watch::Sender::new(Status { name: config.name.clone(), ..Status::default() });
-        Ok(Proxy { config, listeners, status })
+        Ok(Proxy { config, door, listeners, status, reload: Arc::default() })
     }
 
     /// The addresses taken, in the order of the configuration, read-write ones first.
@@ -157,10 +178,17 @@ impl Proxy {
         self.status.subscribe()
     }
 
+    /// Whoever notifies this has certificates, users and rules read again.
+    #[must_use]
+    pub fn reload(&self) -> Arc<Notify> {
+        self.reload.clone()
+    }
+
     /// Serves clients until `shutdown` is cancelled; they are told so, and it returns within about
     /// two seconds. When the sender of `views` goes away, open routes stay as they are.
     pub async fn run<V: ViewSource>(self, views: watch::Receiver<V>, shutdown: CancellationToken) {
-        Core::new(self.config, self.status).run(self.listeners, views, shutdown).await;
+        let hub = Arc::new(Hub::new(self.config, self.door));
+        Core::new(hub, self.status, self.reload).run(self.listeners, views, shutdown).await;
     }
 }
 

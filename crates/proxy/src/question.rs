@@ -4,8 +4,10 @@ use std::io;
 use std::time::Duration;
 
 use pgproto::wire::{FrameScanner, Step};
-use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
+
+use crate::secure::Stream;
 
 /// A Query.
 const QUESTION: &[u8] = b"Q\0\0\0\x1cSHOW synchronous_commit\0";
@@ -21,43 +23,25 @@ const ROW_HEADER: usize = 6;
 ///
 /// # Errors
 /// The server closed, was silent, or does not make sense.
-pub(crate) async fn synchronous_commit(
-    read: &ReadHalf<'_>,
-    write: &WriteHalf<'_>,
-) -> io::Result<Vec<u8>> {
+pub(crate) async fn synchronous_commit(server: &mut Stream) -> io::Result<Vec<u8>> {
     let answered = timeout(ANSWER_TIMEOUT, async {
-        ask(write).await?;
-        answer(read).await
+        server.write_all(QUESTION).await?;
+        server.flush().await?;
+        answer(server).await
     });
     answered.await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
-async fn ask(write: &WriteHalf<'_>) -> io::Result<()> {
-    let mut rest = QUESTION;
-    while !rest.is_empty() {
-        write.writable().await?;
-        match write.try_write(rest) {
-            Ok(count) => rest = &rest[count..],
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
 /// Reads up to ReadyForQuery. Without a row the value is empty.
-async fn answer(read: &ReadHalf<'_>) -> io::Result<Vec<u8>> {
+async fn answer(server: &mut Stream) -> io::Result<Vec<u8>> {
     let mut scanner = FrameScanner::default();
     let (mut row, mut in_row) = (Vec::new(), false);
     let mut buffer = [0; 512];
     loop {
-        read.readable().await?;
-        let count = match read.try_read(&mut buffer) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-            Err(error) => return Err(error),
-        };
+        let count = server.read(&mut buffer).await?;
+        if count == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
         let mut bytes = &buffer[..count];
         loop {
             match scanner.advance(&mut bytes).map_err(io::Error::other)? {

@@ -123,7 +123,6 @@ impl From<Unwelcome> for NotWelcome {
         match unwelcome {
             Unwelcome::Silent => NotWelcome::Silent,
             Unwelcome::Packet(error) => NotWelcome::Packet(error),
-            Unwelcome::Insists => NotWelcome::Insists,
         }
     }
 }

@@ -8,6 +8,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::secure::Stream;
+
 /// An idle connection is probed after this much silence, …
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
 /// … again after this much, …
@@ -40,16 +42,16 @@ fn set_options(socket: &TcpStream, user_timeout: Option<Duration>) -> io::Result
 }
 
 /// Closes a connection to a server so that nothing which the kernel still holds reaches it.
-pub(crate) fn reset(socket: TcpStream) {
-    if let Err(error) = sockopt::set_socket_linger(&socket, Some(Duration::ZERO)) {
+pub(crate) fn reset(stream: Stream) {
+    if let Err(error) = sockopt::set_socket_linger(stream.socket(), Some(Duration::ZERO)) {
         tracing::debug!(%error, "cannot reset a TCP socket, closing it");
     }
-    drop(socket);
+    drop(stream);
 }
 
 /// Writes a last message and closes. A socket that is closed with unread input resets the
 /// connection, and the client may lose the message; so what it still sends is read for a moment.
-pub(crate) async fn say_goodbye(mut socket: TcpStream, message: &[u8]) {
+pub(crate) async fn say_goodbye(mut socket: Stream, message: &[u8]) {
     let told = timeout(LAST_WORD_TIMEOUT, async {
         socket.write_all(message).await?;
         socket.shutdown().await

@@ -1,28 +1,7 @@
 //! A client's first packets.
 
-use std::time::Duration;
-
-use pgproto::wire::{
-    CancelKey, FirstPacket, REFUSED_ENCRYPTION, STARTUP_BYTES_MAX, Startup, StartupError,
-    parse_first_packet,
-};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::time::timeout;
-
-/// A client says what it wants within this time.
-const STARTUP_TIMEOUT: Duration = Duration::from_secs(10);
-/// TLS and GSSAPI, each asked for once.
-const ENCRYPTION_REQUESTS_MAX: usize = 2;
-
-/// What a client wants.
-#[derive(Debug)]
-pub(crate) enum Wish {
-    /// A session; the startup packet, and as it came.
-    Session(Startup, Vec<u8>),
-    /// A statement of another session cancelled; the packet as it came.
-    Cancel(CancelKey, Vec<u8>),
-}
+use pgproto::wire::{FirstPacket, STARTUP_BYTES_MAX, StartupError, parse_first_packet};
+use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// Why a client is not served.
 #[derive(Debug, thiserror::Error)]
@@ -33,28 +12,6 @@ pub(crate) enum Unwelcome {
     /// Its packet makes no sense.
     #[error(transparent)]
     Packet(#[from] StartupError),
-    /// It asks for encryption again and again.
-    #[error("encryption was refused and asked for again")]
-    Insists,
-}
-
-/// Reads until the client has said what it wants. Nothing beyond that packet is read.
-pub(crate) async fn read_wish(socket: &mut TcpStream) -> Result<Wish, Unwelcome> {
-    timeout(STARTUP_TIMEOUT, negotiate(socket)).await.unwrap_or(Err(Unwelcome::Silent))
-}
-
-async fn negotiate(socket: &mut TcpStream) -> Result<Wish, Unwelcome> {
-    for _ in 0..=ENCRYPTION_REQUESTS_MAX {
-        let (packet, bytes) = read_packet(socket).await?;
-        match packet {
-            FirstPacket::Startup(startup) => return Ok(Wish::Session(startup, bytes)),
-            FirstPacket::Cancel(key) => return Ok(Wish::Cancel(key, bytes)),
-            FirstPacket::EncryptTls | FirstPacket::EncryptGss => {
-                socket.write_all(REFUSED_ENCRYPTION).await.map_err(|_| Unwelcome::Silent)?;
-            }
-        }
-    }
-    Err(Unwelcome::Insists)
 }
 
 /// Reads one packet, and nothing behind it.

@@ -3,6 +3,8 @@
 use pgproto::wire::{ErrorResponse, Severity};
 use route::{CutReason, Refusal};
 
+use crate::secure::NotWelcome;
+
 const ADMIN_SHUTDOWN: &str = "57P01";
 const OUTCOME_UNKNOWN: &str = "08007";
 const PROTOCOL_VIOLATION: &str = "08P01";
@@ -22,14 +24,26 @@ pub(crate) enum Ending {
     Shutdown,
 }
 
-/// The last message of a session; `in_doubt` if a statement's outcome is not known.
-pub(crate) fn ending(ending: Ending, in_doubt: bool) -> Vec<u8> {
-    let why = match ending {
+/// What happened.
+pub(crate) fn why(ending: Ending) -> &'static str {
+    match ending {
         Ending::Cut(CutReason::Planned) => "the primary has stepped down",
         Ending::Cut(CutReason::Unplanned) => "the primary has changed",
         Ending::ServerLost => "the server closed the connection",
         Ending::Shutdown => "the proxy is shutting down",
-    };
+    }
+}
+
+/// The message for a client whose commit did not wait for its standby, since that was cancelled.
+pub(crate) fn standby_not_awaited() -> Vec<u8> {
+    let message = "the wait for the synchronous standby was cancelled; \
+         the transaction is committed on the primary, and may be lost in a failover";
+    fatal(OUTCOME_UNKNOWN, message, "Reconnect and look whether it took effect.")
+}
+
+/// The last message of a session; `in_doubt` if a statement's outcome is not known.
+pub(crate) fn ending(ending: Ending, in_doubt: bool) -> Vec<u8> {
+    let why = why(ending);
     if in_doubt {
         let message = format!("{why}; the outcome of the last statement is unknown");
         return fatal(OUTCOME_UNKNOWN, &message, "Reconnect and look whether it took effect.");
@@ -38,9 +52,21 @@ pub(crate) fn ending(ending: Ending, in_doubt: bool) -> Vec<u8> {
     fatal(ADMIN_SHUTDOWN, &message, "Nothing was in progress; reconnect.")
 }
 
+/// The message for a client beyond the limit.
+pub(crate) fn too_many_clients(limit: usize) -> Vec<u8> {
+    let hint = format!("Its limit is {limit} clients.");
+    fatal("53300", "the proxy has too many clients already", &hint)
+}
+
+/// The message for a client that is not let in so.
+pub(crate) fn not_welcome(error: &NotWelcome) -> Option<Vec<u8>> {
+    let sqlstate = error.sqlstate()?;
+    Some(fatal(sqlstate, &error.to_string(), "The connection is closed."))
+}
+
 /// The message for a client that is not served.
 pub(crate) fn refusal(refusal: &Refusal) -> Vec<u8> {
-    fatal(refusal.sqlstate, &refusal.message, &refusal.hint)
+    fatal(&refusal.sqlstate, &refusal.message, &refusal.hint)
 }
 
 /// The message for a client whose bytes make no sense.

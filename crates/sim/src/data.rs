@@ -99,11 +99,10 @@ impl World {
             Act::SetSync { sync } => self.set_sync(step, sync),
             Act::ConfirmWrite => self.prove(step),
             Act::Checkpoint => self.checkpoint(step),
-            Act::ArchiveShutdownCheckpoint => Next::Done,
+            // There is no archive, and nobody calls itself like another.
+            Act::ArchiveShutdownCheckpoint | Act::EndStrangers { .. } => Next::Done,
             // A hint that no safety rests on: here nobody gives it.
             Act::AskTerms { .. } | Act::AskPositions { .. } => Next::Done,
-            // Nobody in the simulation calls itself like another.
-            Act::EndStrangers { .. } => Next::Done,
             Act::SyncSlots { changes } => {
                 self.change_slots(step.node, changes);
                 Next::Done
@@ -137,6 +136,8 @@ impl World {
             | Act::ReleaseLeader { .. }
             | Act::WriteSync { .. }
             | Act::PublishHistory { .. }
+            | Act::WriteHold { .. }
+            | Act::RemoveHold { .. }
             | Act::ClearFailover { .. } => panic!("{act:?} goes to the store"),
             Act::AskFailsafe { .. } | Act::Knock { .. } => panic!("{act:?} goes to the members"),
         }

@@ -181,6 +181,8 @@ pub(crate) fn plan(rng: &mut Rng, setup: &Setup, heal: u64) -> Vec<Fault> {
             new_ttl(rng, setup, (at, heal), &mut faults);
         } else if setup.relapses || (setup.fenced && rng.chance(150)) {
             relapse(rng, setup, (at, heal), &mut faults);
+        } else if setup.proxies && rng.chance(300) {
+            switchover(rng, setup, (at, heal), &mut faults);
         } else if setup.fenced && rng.chance(400) {
             silence(rng, setup, (at, heal), &mut faults);
         } else if setup.failsafe && rng.chance(500) {
@@ -238,6 +240,19 @@ fn silence(rng: &mut Rng, setup: &Setup, (at, heal): (u64, u64), faults: &mut Ve
         let kind = STRIKES[rng.index(STRIKES.len())];
         let two = draw(rng, (then, heal, members), kind, aim);
         add(faults, two, mode, heal);
+    }
+}
+
+/// A switchover, and often something else while the leader waits for the proxies' clients.
+fn switchover(rng: &mut Rng, setup: &Setup, (at, heal): (u64, u64), faults: &mut Vec<Fault>) {
+    let (members, mode) = (setup.members, setup.mode);
+    let kind = if rng.chance(800) { Kind::Switchover } else { Kind::AgentTerminated };
+    add(faults, draw(rng, (at, heal, members), kind, Aim::Leader), mode, heal);
+    if rng.chance(600) {
+        let then = at + rng.range(0, 3_500);
+        let aim = if rng.chance(500) { Aim::Node } else { Aim::Leader };
+        let kind = STRIKES[rng.index(STRIKES.len())];
+        add(faults, draw(rng, (then, heal, members), kind, aim), mode, heal);
     }
 }
 

@@ -20,6 +20,7 @@ pub mod model;
 mod node;
 mod observe;
 mod postgres;
+mod proxies;
 mod replication;
 mod rng;
 pub mod seeds;
@@ -119,6 +120,8 @@ pub struct Setup {
     pub failsafe: bool,
     /// More of the faults that leave PostgreSQL alive and of no use.
     pub ailing: bool,
+    /// Proxies are registered, and leaders wait for them before a planned hand-over.
+    pub proxies: bool,
     /// Whether to write the story.
     pub story: bool,
 }
@@ -145,6 +148,7 @@ impl Setup {
             fenced: rng.chance(500),
             // Alone it would wait for ever, as it should.
             strict: rng.chance(250) && members > 1,
+            proxies: rng.chance(400),
             story: false,
         }
     }
@@ -161,12 +165,17 @@ pub struct Report {
     pub acknowledged: usize,
     /// Promotions seen.
     pub promotions: usize,
+    /// Holds that proxies followed.
+    pub holds_answered: usize,
     /// Events that happened.
     pub events: u64,
 }
 
 /// Virtual time after the last fault until the judgement, in milliseconds.
 const HEALING: u64 = 70_000;
+
+/// How many proxies there are, if any.
+const PROXIES: u64 = 2;
 
 /// Runs one cluster through its faults and judges it.
 ///
@@ -186,6 +195,13 @@ pub fn run(setup: &Setup) -> Report {
         let delay = world.rng.range(1, 2_000);
         world.after(delay, Event::HostBoot { node: index });
         world.after(delay, Event::NodeWriter { node: index });
+    }
+    if setup.proxies {
+        for (index, number) in (0..PROXIES).enumerate() {
+            let proxy = proxies::Proxy::new(setup.seed, number);
+            world.after(proxy.begins(), Event::ProxyBeat { index });
+            world.proxies.push(proxy);
+        }
     }
     world.after(1, Event::AppWriter);
     for (index, fault) in faults.iter().enumerate() {
@@ -217,6 +233,7 @@ fn conclude(mut world: World) -> Report {
         story,
         acknowledged: world.checks.acknowledged.len(),
         promotions: world.checks.promotions.len(),
+        holds_answered: world.checks.holds_answered,
         events: world.events,
     }
 }

@@ -17,7 +17,7 @@ usage: sim --seed N | --seeds N | --seeds A..B [--members N] [--mode off|on|quor
                       win-without-sync|winner-keeps-sync]
            [--slow-answers yes] [--slow-wins yes] [--relapses yes] [--fence-only yes]
            [--new-ttls yes] [--fenced yes|no] [--failsafe yes|no] [--ailing yes|no]
-           [--strict yes|no] [--tail LINES]";
+           [--proxies yes|no] [--strict yes|no] [--tail LINES]";
 
 /// What the command line says.
 #[derive(Default)]
@@ -34,6 +34,7 @@ struct Options {
     new_ttls: bool,
     fence_only: bool,
     fenced: Option<bool>,
+    proxies: Option<bool>,
     failsafe: Option<bool>,
     ailing: Option<bool>,
     strict: Option<bool>,
@@ -74,6 +75,7 @@ fn parse(arguments: &[String]) -> Option<Options> {
             "--relapses" => options.relapses = value == "yes",
             "--new-ttls" => options.new_ttls = value == "yes",
             "--slow-wins" => options.slow_wins = value == "yes",
+            "--proxies" => options.proxies = Some(value == "yes"),
             "--fenced" => options.fenced = Some(value == "yes"),
             "--failsafe" => options.failsafe = Some(value == "yes"),
             "--strict" => options.strict = Some(value == "yes"),
@@ -122,6 +124,7 @@ fn setup(options: &Options, seed: u64) -> Setup {
         new_ttls: options.new_ttls,
         fence_only: options.fence_only,
         fenced: options.fenced.unwrap_or(of_seed.fenced),
+        proxies: options.proxies.unwrap_or(of_seed.proxies),
         failsafe: options.failsafe.unwrap_or(of_seed.failsafe),
         ailing: options.ailing.unwrap_or(of_seed.ailing),
         strict: options.strict.unwrap_or(of_seed.strict),
@@ -195,6 +198,7 @@ fn arguments_of(setup: &Setup) -> String {
     }
     for (set, name) in [
         (setup.fenced, "fenced"),
+        (setup.proxies, "proxies"),
         (setup.failsafe, "failsafe"),
         (setup.ailing, "ailing"),
         (setup.strict, "strict"),

@@ -205,6 +205,7 @@ impl World {
                 self.after(delay, Event::Watched { node, agent: number, view });
             }
         }
+        self.tell_proxies();
     }
 
     pub(crate) fn watched(&mut self, node: usize, number: u64, view: Snapshot) {
@@ -310,7 +311,7 @@ impl World {
             self.after(0, Event::End { node, agent: number, id: old, outcome });
         }
         match lane {
-            Lane::Lease | Lane::Member | Lane::Dcs => self.send(node, number, id),
+            Lane::Lease | Lane::Member | Lane::Dcs | Lane::Hold => self.send(node, number, id),
             Lane::Failsafe => self.ask_members(node, number, id),
             Lane::Knock => self.knock(node, number, id),
             Lane::Guard
@@ -492,6 +493,7 @@ impl World {
             Lane::Lease
             | Lane::Member
             | Lane::Dcs
+            | Lane::Hold
             | Lane::Data
             | Lane::Sync
             | Lane::Confirm

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use decide::{Act, Retake, Winner};
 use serde_json::Value;
 use types::{
-    ClusterView, FailoverRequest, HistoryEntry, LeaderKey, Member, MemberName, Revision, Status,
-    SyncState, TermRecord, Versioned,
+    ClusterView, FailoverRequest, HistoryEntry, LeaderKey, Member, MemberName, ProxyRecord,
+    Revision, Status, SyncState, TermRecord, Versioned,
 };
 
 use crate::Mutation;
@@ -70,6 +70,8 @@ impl Store {
             view.members.retain(|_, m| !dead.contains(&m.lease));
             view.leader.take_if(|l| dead.contains(&l.lease));
             view.initialize.take_if(|i| dead.contains(&i.lease));
+            view.hold.take_if(|hold| dead.contains(&hold.lease));
+            view.proxies.retain(|_, proxy| !dead.contains(&proxy.lease));
         });
         true
     }
@@ -91,13 +93,26 @@ impl Store {
         self.change(|view, revision| put(&mut view.config, revision, 0, config));
     }
 
+    /// A proxy's put under its lease; false if that has ended.
+    pub(crate) fn write_proxy(&mut self, id: String, lease: i64, record: ProxyRecord) -> bool {
+        let alive = self.lease_lives(lease);
+        if alive {
+            self.change(|view, revision| {
+                let mut slot = view.proxies.remove(&id);
+                put(&mut slot, revision, lease, record);
+                view.proxies.extend(slot.map(|value| (id, value)));
+            });
+        }
+        alive
+    }
+
     /// An operator deletes the leader key by hand.
     pub(crate) fn delete_leader(&mut self) {
         self.change(|view, _| view.leader = None);
     }
 
     /// Keeps a lease alive; 0 and a dead one are replaced by a new one for [`Act::TouchMember`].
-    fn keep_alive(&mut self, now: u64, lease: i64) -> bool {
+    pub(crate) fn keep_alive(&mut self, now: u64, lease: i64) -> bool {
         match self.leases.get_mut(&lease) {
             Some(found) => {
                 found.expires = now + found.ttl;
@@ -155,9 +170,10 @@ impl Store {
             Act::WriteFailsafe { leader_key, expected, .. } => {
                 owned(*leader_key) && view.failsafe.as_ref().map(|f| f.mod_revision) == *expected
             }
-            Act::ReleaseLeader { leader_key, .. } | Act::PublishHistory { leader_key, .. } => {
-                owned(*leader_key)
-            }
+            Act::ReleaseLeader { leader_key, .. }
+            | Act::PublishHistory { leader_key, .. }
+            | Act::WriteHold { leader_key, .. }
+            | Act::RemoveHold { leader_key } => owned(*leader_key),
             Act::WriteSync { leader_key, expected, .. } => owned(*leader_key) && sync == *expected,
             Act::ClearFailover { expected, .. } => {
                 view.failover.as_ref().map(|f| f.mod_revision) == Some(*expected)
@@ -177,7 +193,7 @@ impl Store {
         Some(lease)
     }
 
-    fn grant(&mut self, now: u64, ttl: u64) -> i64 {
+    pub(crate) fn grant(&mut self, now: u64, ttl: u64) -> i64 {
         self.last_lease += 1;
         self.leases.insert(self.last_lease, Lease { ttl, expires: now + ttl });
         self.last_lease
@@ -307,6 +323,7 @@ fn write(view: &mut ClusterView, at: Revision, lease: i64, request: &Request, ac
         Act::WriteFailsafe { members, .. } => put(&mut view.failsafe, at, 0, members.clone()),
         Act::ReleaseLeader { status, .. } => {
             view.leader = None;
+            view.hold = None;
             write_status(view, at, status.as_ref());
         }
         Act::WriteSync { sync, .. } => match sync {
@@ -314,6 +331,8 @@ fn write(view: &mut ClusterView, at: Revision, lease: i64, request: &Request, ac
             None => view.sync = None,
         },
         Act::PublishHistory { .. } => put(&mut view.history, at, 0, request.history.clone()),
+        Act::WriteHold { hold, .. } => put(&mut view.hold, at, lease, hold.clone()),
+        Act::RemoveHold { .. } => view.hold = None,
         Act::ClearFailover { .. } => put(&mut view.failover, at, 0, None),
         other => panic!("{other:?} is no transaction"),
     }

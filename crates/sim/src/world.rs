@@ -10,6 +10,7 @@ use crate::faults::Fault;
 use crate::invariants::Checks;
 use crate::node::{Host, Snapshot};
 use crate::postgres::Stream;
+use crate::proxies::Proxy;
 use crate::rng::Rng;
 use crate::store::Store;
 use crate::wal::Record;
@@ -83,6 +84,14 @@ pub(crate) enum Event {
     AppWriter,
     /// A commit's record is flushed.
     CommitFlushed { node: usize, instance: u64, waiter: crate::postgres::Waiter },
+    /// A proxy keeps its lease alive.
+    ProxyBeat { index: usize },
+    /// A proxy sees what the store holds.
+    ProxyLooks { index: usize },
+    /// A proxy begins to hold its clients, and says so.
+    ProxyAnswers { index: usize, id: u64 },
+    /// The transactions behind a proxy have ended.
+    ProxyQuiet { index: usize, id: u64 },
     /// The store looks for leases that ended.
     LeaseCheck,
     /// A fault begins.
@@ -134,6 +143,7 @@ pub(crate) struct World {
     /// Probability (permille) that a request or an answer is lost.
     pub(crate) store_loss: u64,
     pub(crate) hosts: Vec<Host>,
+    pub(crate) proxies: Vec<Proxy>,
     /// Reasons for which nothing gets from one host to another.
     pub(crate) cuts: BTreeMap<(usize, usize), u32>,
     pub(crate) streams: BTreeMap<u64, Stream>,
@@ -158,6 +168,7 @@ impl World {
             store_down: 0,
             store_loss: 2,
             hosts: Vec::new(),
+            proxies: Vec::new(),
             cuts: BTreeMap::new(),
             streams: BTreeMap::new(),
             last_number: 0,
@@ -269,6 +280,10 @@ impl World {
             | Event::StreamCheck { .. }
             | Event::NodeWriter { .. }
             | Event::AppWriter
+            | Event::ProxyBeat { .. }
+            | Event::ProxyLooks { .. }
+            | Event::ProxyAnswers { .. }
+            | Event::ProxyQuiet { .. }
             | Event::LeaseCheck
             | Event::Fault { .. }
             | Event::FaultEnds { .. }
@@ -341,6 +356,10 @@ impl World {
             Event::CommitFlushed { node, instance, waiter } => {
                 self.commit_flushed(node, instance, waiter);
             }
+            Event::ProxyBeat { index } => self.proxy_beats(index),
+            Event::ProxyLooks { index } => self.proxy_looks(index),
+            Event::ProxyAnswers { index, id } => self.proxy_answers(index, id),
+            Event::ProxyQuiet { index, id } => self.proxy_quiet(index, id),
             Event::LeaseCheck => self.check_leases(),
             Event::Fault { index } => self.fault_begins(index),
             Event::FaultEnds { index } => self.fault_ends(index),

@@ -11,7 +11,8 @@ const SEEDS_PER_MISTAKE: u64 = 150;
 
 fn of(seed: u64, members: usize, mode: Mode) -> Setup {
     let of_seed = Setup::of_seed(seed);
-    Setup { members, mode, strict: false, fenced: false, failsafe: false, ailing: false, ..of_seed }
+    let of_seed = Setup { proxies: false, strict: false, fenced: false, ..of_seed };
+    Setup { members, mode, failsafe: false, ailing: false, ..of_seed }
 }
 
 #[test]
@@ -87,6 +88,19 @@ fn every_invariant_holds_where_only_the_promises_protect() {
         let setup = Setup { failsafe: true, ..of(seed, 3, Mode::Off) };
         assert_eq!(run(&setup).violation, None, "seed {seed} --mode off --failsafe yes");
     }
+}
+
+/// Proxies that answer at once, late, never, or die: hand-overs wait for them, and end.
+#[test]
+fn every_invariant_holds_where_proxies_hold_their_clients() {
+    let mut answered = 0;
+    for seed in 0..SEEDS {
+        let setup = Setup { proxies: true, ..Setup::of_seed(seed) };
+        let report = run(&setup);
+        assert_eq!(report.violation, None, "seed {seed} --proxies yes");
+        answered += report.holds_answered;
+    }
+    assert!(answered > 100, "only {answered} holds were answered: nothing was held");
 }
 
 /// No lease is waited for, whoever lives.

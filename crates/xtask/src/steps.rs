@@ -34,6 +34,13 @@ const ROUNDS_TEST: &str =
 /// The same, many times: with the options that follow.
 const ROUNDS: &str = "cargo run --release --quiet --locked --package bench -- rounds";
 
+/// What is fuzzed: the programs of fuzz/. Each begins with its inputs in fuzz/seeds.
+const FUZZED: [&str; 5] = ["first_packet", "exchange", "sql", "lowered", "error_response"];
+/// Where the inputs that fuzzing found are kept for the next time.
+const CORPORA: &str = "target/fuzz/corpus";
+/// How long `prove` fuzzes each.
+const FUZZ_SECONDS: u32 = 60;
+
 /// One program to run.
 pub(crate) struct Step {
     name: &'static str,
@@ -108,7 +115,7 @@ pub(crate) fn prove(seeds: u64) -> Vec<Step> {
     };
     let rounds = |name, options: &str| Step::new(name, &format!("{ROUNDS} {options}"));
     let drill = "cargo run --release --quiet --locked --package cli -- demo --drill --json";
-    vec![
+    let mut steps = vec![
         simulate("simulator, many seeds", seeds, ""),
         simulate("simulator, fence alone", part, "--fence-only yes --mode quorum --members 3"),
         simulate("simulator, other ttls", part, "--new-ttls yes --mode off"),
@@ -130,7 +137,37 @@ pub(crate) fn prove(seeds: u64) -> Vec<Step> {
         rounds("rounds, mode on", "--rounds 30 --seed 12 --mode on"),
         rounds("rounds, five members", "--rounds 30 --seed 13 --members 5"),
         Step::new("loaded, packets lost", SOAK),
-    ]
+    ];
+    steps.extend(fuzz(FUZZ_SECONDS));
+    steps
+}
+
+/// Each target of fuzz/ for that many seconds. What makes one fail stands in fuzz/artifacts then:
+/// make a unit test of it.
+pub(crate) fn fuzz(seconds: u32) -> Vec<Step> {
+    let step = |target: &&'static str| {
+        // An input takes at most a second, and little more memory than it has bytes.
+        let run = format!(
+            "cargo +nightly fuzz run --target-dir target/fuzz {target} {CORPORA}/{target} \
+             fuzz/seeds/{target} -- -max_total_time={seconds} -max_len=20000 -timeout=1 \
+             -rss_limit_mb=512 -print_final_stats=1 -verbosity=0"
+        );
+        Step::new(target, &run).needs(Need::Subcommand("fuzz"))
+    };
+    FUZZED.iter().map(step).collect()
+}
+
+/// The fuzzer wants the directory to be there that it adds to.
+///
+/// # Errors
+/// If one cannot be made.
+pub(crate) fn make_corpora(root: &Path) -> anyhow::Result<()> {
+    for target in FUZZED {
+        let directory = root.join(CORPORA).join(target);
+        std::fs::create_dir_all(&directory)
+            .with_context(|| format!("cannot make {}", directory.display()))?;
+    }
+    Ok(())
 }
 
 /// The brain's scripts alone.

@@ -8,8 +8,8 @@ use dcs::{
     Resolved, Session, Txn, Winner, Write,
 };
 use types::{
-    Fence, Lsn, Member, MemberName, Millis, Pledge, Position, Revision, Status, SyncState, Term,
-    TermRecord, Timeline,
+    Fence, HoldRecord, Lsn, Member, MemberName, Millis, Pledge, Position, Revision, Status,
+    SyncState, Term, TermRecord, Timeline,
 };
 
 use crate::support::Etcd;
@@ -174,11 +174,23 @@ async fn a_bootstrap_is_won_once_and_makes_a_leader() {
     let wrong = store.write_config_as_leader(&ours, Revision(1), &config).await.unwrap();
     assert_eq!(wrong, Write::Conflict);
 
+    let hold = HoldRecord { id: 9, until: Millis(4_000), why: "switchover".into() };
+    assert_eq!(store.write_hold(&other, at, &hold).await.unwrap(), Write::Conflict);
+    assert!(store.write_hold(&ours, at, &hold).await.unwrap().revision().is_some());
+    let view = store.read().await.unwrap();
+    assert_eq!(view.active_hold().map(|hold| &hold.value), Some(&hold));
+    assert_eq!(store.remove_hold(&other, at).await.unwrap(), Write::Conflict);
+    assert!(store.remove_hold(&ours, at).await.unwrap().revision().is_some());
+    assert!(store.read().await.unwrap().hold.is_none());
+    store.write_hold(&ours, at, &hold).await.unwrap();
+
     let status = Status { optime: Lsn(77), ..Status::default() };
     let released = store.release_leader(&ours, at, Some(&status)).await.unwrap();
     assert!(released.revision().is_some());
     let view = store.read().await.unwrap();
     assert!(view.leader.is_none());
+    // What nobody leads for holds nobody.
+    assert!(view.hold.is_none());
     assert_eq!(view.status.as_ref().unwrap().value.optime, Lsn(77));
 }
 

@@ -16,7 +16,7 @@ impl World {
         let shown = self.show_all || !say::is_routine(&action.act);
         let (act, text) = (action.act.clone(), say::action(&action));
         let Some(host) = self.hosts.get_mut(name) else { return };
-        let on_keys = matches!(act.lane(), Lane::Lease | Lane::Member | Lane::Dcs);
+        let on_keys = matches!(act.lane(), Lane::Lease | Lane::Member | Lane::Dcs | Lane::Hold);
         let way = if host.cut && on_keys { Some(Way::Hangs) } else { None };
         let way = way.or_else(|| host.ways.get(&say::name_of(&act)).copied());
         if matches!(act, Act::Stop { mode: StopMode::Immediate }) {
@@ -62,7 +62,7 @@ impl World {
         let Some(agent) = self.hosts.get_mut(name).and_then(|h| h.agent.as_mut()) else { return };
         let ends = |act: &Act| match what {
             Some(what) => say::name_of(act) == what,
-            None => matches!(act.lane(), Lane::Lease | Lane::Member | Lane::Dcs),
+            None => matches!(act.lane(), Lane::Lease | Lane::Member | Lane::Dcs | Lane::Hold),
         };
         let (over, rest): (Vec<Action>, Vec<Action>) =
             std::mem::take(&mut agent.under_way).into_iter().partition(|a| ends(&a.act));
@@ -113,7 +113,7 @@ impl World {
 
     fn effect(&mut self, name: &MemberName, act: &Act) -> Outcome {
         let Some(host) = self.hosts.get_mut(name) else { return Outcome::Failed };
-        if matches!(act.lane(), Lane::Lease | Lane::Member | Lane::Dcs) {
+        if matches!(act.lane(), Lane::Lease | Lane::Member | Lane::Dcs | Lane::Hold) {
             let done = self.store.apply(name, &mut host.lease, &self.config, act);
             return if done { Outcome::Done } else { Outcome::Failed };
         }

@@ -46,6 +46,8 @@ pub(crate) fn act(act: &Act) -> String {
         | Act::ReleaseLeader { .. }
         | Act::WriteSync { .. }
         | Act::PublishHistory { .. }
+        | Act::WriteHold { .. }
+        | Act::RemoveHold { .. }
         | Act::ClearFailover { .. } => on_keys(act),
         Act::ArmGuard { kill_at } => format!("arms the guard to kill at {}", seconds(kill_at.0)),
         Act::StandDownGuard => "stands the guard down".to_owned(),
@@ -147,6 +149,8 @@ fn on_keys(act: &Act) -> String {
         Act::PublishHistory { timeline, .. } => {
             format!("publishes the history up to timeline {timeline}")
         }
+        Act::WriteHold { .. } => "asks the proxies to hold their clients".to_owned(),
+        Act::RemoveHold { .. } => "lets the proxies' clients go on".to_owned(),
         Act::ClearFailover { .. } => "clears the request".to_owned(),
         other => panic!("{other:?} is not on keys"),
     }

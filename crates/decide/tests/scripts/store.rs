@@ -32,6 +32,7 @@ impl Store {
             view.members.retain(|_, m| m.lease != lease);
             view.leader.take_if(|l| l.lease == lease);
             view.initialize.take_if(|i| i.lease == lease);
+            view.hold.take_if(|hold| hold.lease == lease);
         });
     }
 
@@ -105,9 +106,10 @@ impl Store {
             Act::WriteFailsafe { leader_key, expected, .. } => {
                 owned(leader_key) && view.failsafe.as_ref().map(|f| f.mod_revision) == *expected
             }
-            Act::ReleaseLeader { leader_key, .. } | Act::PublishHistory { leader_key, .. } => {
-                owned(leader_key)
-            }
+            Act::ReleaseLeader { leader_key, .. }
+            | Act::PublishHistory { leader_key, .. }
+            | Act::WriteHold { leader_key, .. }
+            | Act::RemoveHold { leader_key } => owned(leader_key),
             Act::WriteSync { leader_key, expected, .. } => owned(leader_key) && sync == *expected,
             Act::ClearFailover { expected, .. } => {
                 view.failover.as_ref().map(|f| f.mod_revision) == Some(*expected)
@@ -192,6 +194,7 @@ fn write(
         Act::WriteFailsafe { members, .. } => put(&mut view.failsafe, at, 0, members.clone()),
         Act::ReleaseLeader { status, .. } => {
             view.leader = None;
+            view.hold = None;
             write_status(view, at, status.as_ref());
         }
         Act::WriteSync { sync, .. } => match sync {
@@ -199,6 +202,8 @@ fn write(
             None => view.sync = None,
         },
         Act::PublishHistory { .. } => put(&mut view.history, at, 0, Vec::new()),
+        Act::WriteHold { hold, .. } => put(&mut view.hold, at, lease, hold.clone()),
+        Act::RemoveHold { .. } => view.hold = None,
         Act::ClearFailover { .. } => put(&mut view.failover, at, 0, None),
         other => panic!("{other:?} is no transaction"),
     }

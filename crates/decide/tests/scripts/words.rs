@@ -2,7 +2,9 @@
 
 use decide::Request;
 use serde_json::Value;
-use types::{FailoverRequest, Fault, Health, Lsn, MemberName, Millis, RestartRequest, Trouble};
+use types::{
+    FailoverRequest, Fault, Health, Lsn, MemberName, Millis, ProxyRecord, RestartRequest, Trouble,
+};
 
 use crate::data::Proc;
 use crate::say;
@@ -10,7 +12,7 @@ use crate::store::put;
 use crate::world::{Way, World};
 
 /// Names of actions that a script may let fail or hang.
-const ACTIONS: [&str; 20] = [
+const ACTIONS: [&str; 22] = [
     "take_leadership",
     "release_leader",
     "arm_guard",
@@ -30,6 +32,8 @@ const ACTIONS: [&str; 20] = [
     "confirm_write",
     "checkpoint",
     "write_sync",
+    "write_hold",
+    "remove_hold",
     "end_orphans",
 ];
 
@@ -52,6 +56,11 @@ pub(crate) fn obey(world: &mut World, line: &str) -> Result<(), String> {
         ["show", "cluster"] => {
             world.settle()?;
             show_cluster(world);
+            Ok(())
+        }
+        ["proxy", id, rest @ ..] => proxy(world, id, rest),
+        ["operator", "takes", "the", "request", "back"] => {
+            world.store.change(|view, at| put(&mut view.failover, at, 0, None));
             Ok(())
         }
         ["operator", "asks", rest @ ..] => request(world, rest),
@@ -319,6 +328,34 @@ fn request(world: &mut World, words: &[&str]) -> Result<(), String> {
     Ok(())
 }
 
+/// `proxy p registers`, `proxy p holds`, `… with 2 busy`, `proxy p is gone`.
+fn proxy(world: &mut World, id: &str, words: &[&str]) -> Result<(), String> {
+    let (holds, busy) = match words {
+        ["registers"] => (false, "0"),
+        ["holds"] => (true, "0"),
+        ["holds", "with", busy, "busy"] => (true, *busy),
+        ["is", "gone"] => {
+            world.store.change(|view, _| _ = view.proxies.remove(id));
+            return Ok(());
+        }
+        _ => return Err("a proxy registers, holds (with <n> busy), or is gone".to_owned()),
+    };
+    // What it saw last: the agents have had their say on all that came before.
+    world.settle()?;
+    let hold = world.store.view.active_hold().map(|hold| hold.value.id).filter(|_| holds);
+    if holds && hold.is_none() {
+        return Err(format!("proxy {id} sees no hold"));
+    }
+    let busy = busy.parse().map_err(|_| format!("`{busy}` is no number"))?;
+    let record = ProxyRecord { address: format!("{id}:5000"), hold, busy };
+    world.store.change(|view, at| {
+        let mut slot = view.proxies.remove(id);
+        put(&mut slot, at, 0, record);
+        view.proxies.extend(slot.map(|value| (id.to_owned(), value)));
+    });
+    Ok(())
+}
+
 /// `restarts a [if replica] [within 5s] [at 00:00:05]`, `forgets the restart of a`,
 /// `reinitializes c [by force | from the leader]`.
 fn errand(world: &mut World, verb: &str, words: &[&str]) -> Result<(), String> {
@@ -382,6 +419,9 @@ fn show_cluster(world: &mut World) {
     };
     let sync = say::sync_key(view.sync.as_ref().map(|s| &s.value));
     world.say(&format!("= {leader}; {sync}"));
+    if view.active_hold().is_some() {
+        world.say("= proxies hold their clients");
+    }
     let names: Vec<MemberName> = world.hosts.keys().cloned().collect();
     for name in names {
         let line = node_line(world, &name);

@@ -10,6 +10,7 @@ use crate::world::World;
 const LEADER: &str = "liveness: a healthy cluster has a published leader";
 const WRITES: &str = "liveness: the leader acknowledges writes";
 const STREAMS: &str = "liveness: every member streams from the leader";
+const NO_HOLD: &str = "liveness: no hold outlives its hand-over";
 const TRUE_COPY: &str = "I2: a streaming member holds what the leader holds";
 
 /// How long ago the last acknowledgement may be, in milliseconds.
@@ -23,6 +24,10 @@ impl World {
             return;
         }
         let Some(leader) = self.published_leader() else { return };
+        if let Some(hold) = self.store.see().active_hold() {
+            let seen = format!("proxies hold their clients still: {:?}", hold.value);
+            self.checks.violate(self.now, NO_HOLD, seen);
+        }
         let last = self.checks.last.get(&leader).copied().unwrap_or(0);
         if self.now - last > LAST_WRITE {
             let name = &self.hosts[leader].name;

@@ -37,6 +37,8 @@ pub(crate) struct Checks {
     /// Somebody deleted a leader key by hand: then only the fence protects (I1's second half).
     pub(crate) leader_key_deleted: bool,
     pub(crate) violation: Option<Violation>,
+    /// Holds that proxies followed.
+    pub(crate) holds_answered: usize,
     pub(crate) leader_told: Option<MemberName>,
     pub(crate) lease_check_at: u64,
 }

@@ -1,0 +1,95 @@
+//! Opening a connection for a pool.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use route::link::{Reported, ServerSide};
+use route::{Event, Refusal, ServerId, Target};
+
+use crate::hub::{Hub, Pool};
+use crate::login::{SignInError, Verdict, sign_in};
+use crate::secure::{DialError, DialLimits};
+use crate::server::ServerConnection;
+
+/// A server lets the proxy in within this time.
+const SIGN_IN_LIMIT: Duration = Duration::from_secs(10);
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+enum OpenError {
+    #[error("cannot reach the server")]
+    Dial(#[from] DialError),
+    #[error("cannot sign in")]
+    SignIn(#[from] SignInError),
+    #[error("the server names no cancel key, or says what nobody asked")]
+    Odd,
+}
+
+/// The limits of a connection to a server.
+pub(crate) fn limits(hub: &Hub) -> DialLimits {
+    DialLimits {
+        connect: hub.config.connect_timeout,
+        handshake: HANDSHAKE_LIMIT,
+        user_timeout: hub.config.tcp_user_timeout,
+    }
+}
+
+/// Opens the connection and tells the hub how that ended.
+pub(crate) async fn run(hub: Arc<Hub>, server: ServerId, pool: Arc<Pool>, target: Target) {
+    match open(&hub, server, &pool, &target).await {
+        Ok(connection) => hub.opened(connection),
+        Err(error) => {
+            let member = &target.member;
+            let cause = std::error::Error::source(&error).map(ToString::to_string);
+            tracing::debug!(%server, %member, %error, cause, "cannot open a connection of a pool");
+            let event = match refusal(&hub, &pool, &error) {
+                Some(refusal) => Event::OpenRefused { server, refusal },
+                None => Event::OpenFailed { server },
+            };
+            hub.not_opened(server, event);
+        }
+    }
+}
+
+async fn open(
+    hub: &Hub,
+    server: ServerId,
+    pool: &Pool,
+    target: &Target,
+) -> Result<Box<ServerConnection>, OpenError> {
+    let dialled = hub.door.servers.dial(&target.host, target.port, &[], limits(hub));
+    let (mut stream, channel) = dialled.await?;
+    let address = stream.socket().peer_addr().map_err(|_| OpenError::Odd)?;
+    let credentials = hub.door.credentials(&pool.key.user);
+    let parameters = [("database", pool.key.database.as_str())];
+    let signed_in =
+        sign_in(&mut stream, &parameters, &credentials, &channel, SIGN_IN_LIMIT).await?;
+    let reported = pool.share_reported(Arc::new(Reported(signed_in.parameters)));
+    pool.welcomed(&reported);
+    let mut side = ServerSide::new(reported, hub.config.prepared_statements_max);
+    let key = signed_in.key.filter(|_| side.said_unasked(&signed_in.unread));
+    let key = key.ok_or(OpenError::Odd)?;
+    Ok(Box::new(ServerConnection::new(server, stream, side, key, address)))
+}
+
+/// What the pool's clients are told, if another attempt is of no use to them.
+fn refusal(hub: &Hub, pool: &Pool, error: &OpenError) -> Option<Refusal> {
+    let OpenError::SignIn(error) = error else {
+        return None;
+    };
+    match error.verdict() {
+        Verdict::TryAgain => return None,
+        Verdict::Credentials => hub.door.forget(&pool.key.user),
+        Verdict::Final => {}
+    }
+    let said = match error {
+        SignInError::Refused { refusal, .. } => Some(refusal),
+        _ => None,
+    };
+    Some(Refusal {
+        sqlstate: said.map_or("08004", |said| said.sqlstate.as_str()).to_owned(),
+        message: said.map_or_else(|| error.to_string(), |said| said.message.clone()),
+        hint: "The server said so to the proxy, which signed in for this user.".to_owned(),
+    })
+}

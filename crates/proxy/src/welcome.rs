@@ -1,0 +1,271 @@
+//! Signing a client of a pool in.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use config::{AuthMethod, Decision};
+use pgproto::wire::{ErrorResponse, Severity, Startup};
+use route::link::{ClientSide, PoolMode, Reported, Settings, parameter_status, ready_for_query};
+use route::{Event, Port};
+use tokio::io::AsyncWriteExt;
+
+use crate::client::Command;
+use crate::door::Caller;
+use crate::hub::{Entered, Pool, PoolKey};
+use crate::login::{Channel, Login, StoredSecret, auth_query, authenticate};
+use crate::lowering::Judge;
+use crate::pooled::Pooled;
+use crate::secure::Stream;
+use crate::server::ServerConnection;
+use crate::sockets;
+use crate::words;
+
+/// A client signs in within this time.
+const LOGIN_LIMIT: Duration = Duration::from_secs(60);
+/// A server answers what is asked of users within this time.
+const ASK_LIMIT: Duration = Duration::from_secs(10);
+
+/// Why a client does not come in: what it is told, if anything.
+type Farewell = Option<Vec<u8>>;
+
+/// A client at the door.
+pub(crate) struct Arrived<'a> {
+    pub(crate) place: &'a Entered,
+    pub(crate) port: Port,
+    pub(crate) address: SocketAddr,
+    pub(crate) stream: Stream,
+    pub(crate) channel: Channel,
+    pub(crate) startup: Startup,
+    pub(crate) judge: Judge,
+}
+
+/// Signs the client in and serves it to its end.
+pub(crate) async fn run(mut client: Arrived<'_>, mode: PoolMode) {
+    let place = client.place;
+    let pool = place.hub.pool(PoolKey::clone(client.judge.who()));
+    // What the login needs is not kept for as long as the client stays.
+    let signed_in = match Box::pin(sign_in(&mut client, &pool)).await {
+        Ok(signed_in) => signed_in,
+        Err(None) => return,
+        Err(Some(word)) => return Box::pin(sockets::say_goodbye(client.stream, &word)).await,
+    };
+    let SignedIn { settings, told, unread, key } = signed_in;
+    let Arrived { port, stream, judge, .. } = client;
+    let side = ClientSide::new(mode, place.hub.config.session_state, settings, told);
+    Pooled::new(place, (pool, port), judge, stream, side, unread).serve().await;
+    drop(key);
+}
+
+struct SignedIn {
+    settings: Arc<Settings>,
+    told: Arc<Reported>,
+    unread: Vec<u8>,
+    key: crate::cancel::KnownKey,
+}
+
+async fn sign_in(client: &mut Arrived<'_>, pool: &Arc<Pool>) -> Result<SignedIn, Farewell> {
+    let place = client.place;
+    let hub = &place.hub;
+    if hub.is_full() {
+        return Err(Some(words::too_many_clients(hub.config.client_limit)));
+    }
+    let mut unread = Vec::new();
+    authenticated(client, &pool.key.user, &mut unread).await?;
+    let settings = pool.share_settings(Arc::new(Settings::of_startup(&client.startup.parameters)));
+    let reported = match pool.welcome() {
+        Some(reported) => reported,
+        None => {
+            let connection = borrow(client, pool).await?;
+            let reported = connection.side.reported().clone();
+            hub.give_back(connection);
+            reported
+        }
+    };
+    let told = pool.share_reported(reported.with(&settings));
+    let mut random = [0; 8];
+    getrandom::fill(&mut random).map_err(|error| {
+        tracing::error!(%error, "no random bytes for a cancel key");
+        None
+    })?;
+    let key = hub.cancel_keys.create(place.id, random);
+    let mut hello = Vec::new();
+    for (name, value) in &told.0 {
+        parameter_status(&mut hello, name, value);
+    }
+    hello.extend(key.key().to_message());
+    ready_for_query(&mut hello, b'I');
+    client.stream.write_all(&hello).await.map_err(|_| None)?;
+    client.stream.flush().await.map_err(|_| None)?;
+    Ok(SignedIn { settings, told, unread, key })
+}
+
+/// Has the client show who it is, as the configuration asks of it, up to AuthenticationOk.
+async fn authenticated(
+    client: &mut Arrived<'_>,
+    user: &str,
+    unread: &mut Vec<u8>,
+) -> Result<(), Farewell> {
+    let hub = client.place.hub.clone();
+    let door = &hub.door;
+    let method = method(client, user).await?;
+    let by_password = match method {
+        AuthMethod::Password | AuthMethod::Md5 | AuthMethod::Scram => true,
+        AuthMethod::Trust | AuthMethod::Cert => false,
+    };
+    let stored = match door.known(user) {
+        Some(known) => known,
+        None if by_password => stored(client, user).await?,
+        None => None,
+    };
+    let login = Login {
+        user,
+        method,
+        stored: stored.as_ref(),
+        channel: &client.channel,
+        salt_secret: &door.salt_secret,
+        limit: LOGIN_LIMIT,
+    };
+    match authenticate(&mut client.stream, unread, login).await {
+        Ok(credentials) => {
+            door.learned(credentials);
+            Ok(())
+        }
+        Err(rejected) => {
+            if rejected.doubts_stored() {
+                door.doubt(user);
+            }
+            let (id, address) = (client.place.id, client.address);
+            tracing::info!(client = %id, %address, user, %rejected, "a login failed");
+            Err(rejected.last_word())
+        }
+    }
+}
+
+async fn method(client: &mut Arrived<'_>, user: &str) -> Result<AuthMethod, Farewell> {
+    let hub = client.place.hub.clone();
+    let who = client.judge.who().clone();
+    let (address, tls) = (client.address, client.stream.is_tls());
+    let caller = Caller { user, database: &who.database, address, tls };
+    let mut decision = hub.door.decide(caller, hub.door.roles(user).as_ref());
+    if decision == Decision::NeedsRoles {
+        let roles = roles(client, user).await?;
+        decision = hub.door.decide(caller, Some(&roles));
+    }
+    match decision {
+        Decision::Let(method) => Ok(method),
+        Decision::Rejected { .. } | Decision::NoRule | Decision::NeedsRoles => {
+            let database = &who.database;
+            let encrypted = if tls { "with TLS" } else { "no TLS" };
+            let host = address.ip();
+            let why = match decision {
+                Decision::Rejected { line } => format!("rule of line {line} rejects"),
+                _ => "no rule admits".to_owned(),
+            };
+            let message = format!(
+                "{why} host \"{host}\", user \"{user}\", database \"{database}\", {encrypted}"
+            );
+            tracing::info!(client = %client.place.id, message, "a client is not let in");
+            Err(Some(fatal("28000", &message)))
+        }
+    }
+}
+
+fn fatal(sqlstate: &str, message: &str) -> Vec<u8> {
+    ErrorResponse { severity: Severity::Fatal, sqlstate, message, hint: None }.to_bytes()
+}
+
+/// What a server stores of the user's password.
+async fn stored(client: &mut Arrived<'_>, user: &str) -> Result<Option<StoredSecret>, Farewell> {
+    let hub = client.place.hub.clone();
+    let Some(query) = &hub.door.security.auth_query else {
+        return Ok(None);
+    };
+    let mut connection = borrow_asker(client, &query.user, &query.database).await?;
+    let server = &mut connection.stream;
+    let text = &query.query;
+    let asked =
+        auth_query::stored_secret(server, &mut connection.inbox, text, user, ASK_LIMIT).await;
+    match asked {
+        Ok(stored) => {
+            hub.door.answered(user, stored.clone());
+            hub.give_back(connection);
+            Ok(stored)
+        }
+        Err(error) => Err(not_asked(client, connection, &error)),
+    }
+}
+
+/// The roles that the user is a member of.
+async fn roles(client: &mut Arrived<'_>, user: &str) -> Result<BTreeSet<String>, Farewell> {
+    let hub = client.place.hub.clone();
+    let Some(query) = &hub.door.security.auth_query else {
+        return Ok(BTreeSet::new());
+    };
+    let mut connection = borrow_asker(client, &query.user, &query.database).await?;
+    let server = &mut connection.stream;
+    match auth_query::roles(server, &mut connection.inbox, user, ASK_LIMIT).await {
+        Ok(roles) => {
+            hub.door.has_roles(user, roles.clone());
+            hub.give_back(connection);
+            Ok(roles)
+        }
+        Err(error) => Err(not_asked(client, connection, &error)),
+    }
+}
+
+fn not_asked(
+    client: &Arrived<'_>,
+    connection: Box<ServerConnection>,
+    error: &auth_query::AskError,
+) -> Farewell {
+    let hub = &client.place.hub;
+    tracing::warn!(%error, "cannot ask a server about a user");
+    if error.session_goes_on() {
+        hub.give_back(connection);
+    } else {
+        hub.step(Event::Lost { server: connection.id });
+    }
+    Some(fatal("08006", "the proxy cannot ask the server about this user"))
+}
+
+async fn borrow_asker(
+    client: &mut Arrived<'_>,
+    user: &str,
+    database: &str,
+) -> Result<Box<ServerConnection>, Farewell> {
+    let key = PoolKey { database: database.to_owned(), user: user.to_owned() };
+    let pool = client.place.hub.pool(key);
+    borrow(client, &pool).await
+}
+
+/// Waits for a server of a pool.
+async fn borrow(
+    client: &mut Arrived<'_>,
+    pool: &Arc<Pool>,
+) -> Result<Box<ServerConnection>, Farewell> {
+    let (place, hub) = (client.place, &client.place.hub);
+    let mut lent = hub.want(place.id, client.port, pool.id);
+    loop {
+        if let Some(mut connection) = lent.take() {
+            if connection.is_alive() {
+                return Ok(connection);
+            }
+            hub.step(Event::Lost { server: connection.id });
+            lent = hub.want(place.id, client.port, pool.id);
+            continue;
+        }
+        let command = tokio::select! {
+            command = place.mailbox.next() => command,
+            () = sockets::closed_by_peer(client.stream.socket()) => return Err(None),
+        };
+        match command {
+            Command::Have(connection) => lent = Some(connection),
+            Command::Again => lent = hub.want(place.id, client.port, pool.id),
+            Command::Refuse(refusal) => return Err(Some(words::refusal(&refusal))),
+            Command::End(ending) => return Err(Some(words::ending(ending, false))),
+            Command::Lose { .. } | Command::Wait | Command::Connect { .. } => {}
+        }
+    }
+}
