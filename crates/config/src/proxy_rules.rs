@@ -460,4 +460,26 @@ host      sameuser        all             0.0.0.0/0 \
             assert_eq!(decide(outside), Decision::NoRule, "{line}");
         }
     }
+
+    #[test]
+    fn no_text_is_too_odd_to_be_refused() {
+        let mut seed = 1u64;
+        let mut next = |below: usize| {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            usize::try_from(seed >> 33).expect("31 bits") % below
+        };
+        let client = arrival("10.0.0.1", false, "d", "u");
+        for _ in 0..2_000 {
+            let mut text = FILE.to_owned();
+            for _ in 0..4 {
+                let at = (0..=next(text.len() + 1)).rev().find(|at| text.is_char_boundary(*at));
+                let odd = ["\"", ",", "\\", "\n", "#", "/", "\u{e9}", " host "][next(8)];
+                text.insert_str(at.unwrap_or(0), odd);
+            }
+            // That nothing panics is what counts.
+            let _decision = Rules::parse(&text).map(|rules| rules.decide(&client));
+        }
+    }
 }

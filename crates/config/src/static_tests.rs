@@ -235,6 +235,19 @@ fn a_proxy_file() {
     assert_eq!(warnings, []);
     assert_eq!(file.proxy.read_write.as_ref().map(|a| a.port), Some(5000));
     assert_eq!(file.proxy.hold_timeout, Some(Millis(15_000)));
+    assert_eq!(file.proxy.security, ProxySecurity::default());
+    let security = "auth: md5\n    users_file: /u\n    auth_user: a\n    auth_database: d\n    \
+                    auth_query: select $1, 'x'\n    auth_password_file: /p\n    \
+                    tls: {mode: allow, cert: /c, key: /k, key_password: 0123, ca: /a}\n    \
+                    server_tls: {mode: verify-ca, ca: /a, crl: /r, cert: /c, key: /k, \
+                    key_password: hush}\n    proxy_protocol: {in: require, out: v1}\n";
+    let (file, warnings) = proxy(&format!("{text}    {security}"), "proxy.yml").expect("good");
+    assert_eq!(warnings, []);
+    let security = &file.proxy.security;
+    assert!(security.proxy_protocol_in && !format!("{security:?}").contains("0123"));
+    let wrong = format!("{text}    auth: rules\n");
+    let error = proxy(&wrong, "proxy.yml").expect_err("refused").to_string();
+    assert!(error.contains("pgherd.proxy.rules_file: is required by auth: rules"), "{error}");
     let error = proxy("scope: a\netcd3: {host: h}\n", "p.yml").expect_err("refused");
     assert!(error.to_string().starts_with("p.yml:"), "{error}");
 }

@@ -10,7 +10,7 @@ use config::{Arrival, Decision, ProxyAuth, ProxySecurity, Rules};
 
 use crate::login::rules::{self, RulesError};
 use crate::login::{
-    Cache, Credentials, Password, Secret, StoredSecret, Users, UsersError, UsersFile,
+    Cache, Credentials, Secret, StoredSecret, Users, UsersError, UsersFile, read_password,
 };
 use crate::secure;
 
@@ -24,21 +24,12 @@ pub enum DoorError {
     /// A file of TLS.
     #[error(transparent)]
     Tls(#[from] tls::TlsError),
-    /// The file of users.
+    /// The file of users, or with the password of `auth_user`.
     #[error(transparent)]
     Users(#[from] UsersError),
     /// The file of rules.
     #[error(transparent)]
     Rules(#[from] RulesError),
-    /// The file with the password of `auth_user`.
-    #[error("cannot read {}, the password of auth_user", path.display())]
-    Password {
-        /// The file.
-        path: std::path::PathBuf,
-        /// What the system said.
-        #[source]
-        source: std::io::Error,
-    },
     /// The system gives no random bytes.
     #[error("no random bytes: {0}")]
     Random(getrandom::Error),
@@ -78,7 +69,7 @@ impl Door {
         let mut salt_secret = [0; 32];
         getrandom::fill(&mut salt_secret).map_err(DoorError::Random)?;
         let door = Door {
-            clients: secure::ClientSide::new(&security.tls)?,
+            clients: secure::ClientSide::new(&security.tls, security.proxy_protocol_in)?,
             servers: secure::ServerSide::new(&security.server_tls)?,
             salt_secret,
             users: Mutex::new(security.users_file.as_ref().map(UsersFile::open).transpose()?),
@@ -130,10 +121,7 @@ impl Door {
         let Some(path) = &query.password_file else {
             return Ok(());
         };
-        let text = std::fs::read(path)
-            .map_err(|source| DoorError::Password { path: path.clone(), source })?;
-        let text = zeroize::Zeroizing::new(text);
-        let secret = Secret::Password(Password::new(text.trim_ascii_end()));
+        let secret = Secret::Password(read_password(path)?);
         self.learned(Credentials { user: query.user.clone(), secret });
         Ok(())
     }
@@ -196,11 +184,9 @@ impl Door {
 
     /// A client has shown these; servers are shown them from now on.
     pub(crate) fn learned(&self, credentials: Credentials) {
-        let mut known = lock(&self.credentials);
-        let knows_more =
-            known.get(&credentials.user).is_some_and(|k| !matches!(k.secret, Secret::None));
-        if !(knows_more && matches!(credentials.secret, Secret::None)) {
-            known.insert(credentials.user.clone(), Arc::new(credentials));
+        // Nothing proves nothing, and would be kept for every name that is made up.
+        if !matches!(credentials.secret, Secret::None) {
+            lock(&self.credentials).insert(credentials.user.clone(), Arc::new(credentials));
         }
     }
 

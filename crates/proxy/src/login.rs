@@ -25,4 +25,4 @@ pub use client::{Login, Rejected, authenticate};
 pub use messages::MessageError;
 pub use secret::{Channel, Credentials, Password, Secret, StoredSecret, UnknownSecret};
 pub use server::{ServerRefusal, SignInError, SignedIn, Verdict, sign_in};
-pub use users::{Users, UsersError, UsersFile};
+pub use users::{Users, UsersError, UsersFile, read_password};

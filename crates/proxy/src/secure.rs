@@ -57,6 +57,8 @@ impl<T: Clone> Reloaded<T> {
 #[derive(Debug)]
 pub struct ClientSide {
     mode: ClientTlsMode,
+    /// Who connects is another proxy, so where it stands says nothing of the client.
+    behind_proxy: bool,
     settings: Option<ServerSettings>,
     acceptor: Reloaded<Acceptor>,
 }
@@ -126,11 +128,12 @@ impl From<Unwelcome> for NotWelcome {
 }
 
 impl ClientSide {
-    /// Reads the files of `pgherd.proxy.tls`.
+    /// Reads the files of `pgherd.proxy.tls`. `behind_proxy`: every connection comes with a header
+    /// of the PROXY protocol.
     ///
     /// # Errors
     /// [`TlsError`], naming the file.
-    pub fn new(config: &config::ClientTls) -> Result<ClientSide, TlsError> {
+    pub fn new(config: &config::ClientTls, behind_proxy: bool) -> Result<ClientSide, TlsError> {
         let settings =
             config.certificate.as_ref().filter(|_| config.mode != ClientTlsMode::Disable);
         let settings = settings.map(|files| ServerSettings {
@@ -143,7 +146,7 @@ impl ClientSide {
             },
         });
         let acceptor = Reloaded(RwLock::new(None));
-        let side = ClientSide { mode: config.mode, settings, acceptor };
+        let side = ClientSide { mode: config.mode, behind_proxy, settings, acceptor };
         side.reload()?;
         Ok(side)
     }
@@ -220,7 +223,7 @@ impl ClientSide {
             };
             let end_point = acceptor.as_ref().and_then(Acceptor::end_point).map(<[u8]>::to_vec);
             let channel = Channel {
-                confidential: is_confidential(&stream),
+                confidential: stream.is_tls() || !self.behind_proxy && is_local(&stream),
                 end_point: end_point.filter(|_| stream.is_tls()),
                 certified: stream.certified_names(),
             };
@@ -243,12 +246,10 @@ async fn secured(
     }
 }
 
-/// Nobody in between reads along: TLS, or both ends are on this machine.
-fn is_confidential(stream: &Stream) -> bool {
-    let loopback = |socket: &TcpStream| {
-        socket.peer_addr().is_ok_and(|address| address.ip().to_canonical().is_loopback())
-    };
-    stream.is_tls() || loopback(stream.socket())
+/// Whether both ends are on this machine, so that nobody in between reads along.
+fn is_local(stream: &Stream) -> bool {
+    let peer = stream.socket().peer_addr();
+    peer.is_ok_and(|address| address.ip().to_canonical().is_loopback())
 }
 
 /// How servers are reached.
@@ -364,7 +365,7 @@ impl ServerSide {
             }
         };
         let channel = Channel {
-            confidential: is_confidential(&stream),
+            confidential: stream.is_tls() || is_local(&stream),
             end_point: stream.server_end_point(),
             certified: Vec::new(),
         };

@@ -186,3 +186,53 @@ fn passwords_are_normalised_as_postgresql_does() {
     assert!(!verifier("user").is_of(b"USER"));
     assert!(Verifier::of_password(b"\xff", [0; 16]).is_of(b"\xff"), "no UTF-8");
 }
+
+/// A small generator (xorshift): the tests of a pure crate draw no randomness from outside.
+fn next(seed: &mut u64) -> usize {
+    *seed ^= *seed << 13;
+    *seed ^= *seed >> 7;
+    *seed ^= *seed << 17;
+    usize::try_from(*seed >> 33).expect("31 bits")
+}
+
+/// A good message with a few bytes changed, cut or doubled.
+fn damaged(good: &[u8], seed: &mut u64) -> Vec<u8> {
+    let mut bytes = good.to_vec();
+    for _ in 0..=next(seed) % 3 {
+        let at = next(seed) % bytes.len().max(1);
+        match next(seed) % 3 {
+            0 => bytes.truncate(at),
+            1 => bytes.insert(at.min(bytes.len()), b"\0,=a\xff"[next(seed) % 5]),
+            _ => bytes.iter_mut().skip(at).take(1).for_each(|byte| *byte ^= 1),
+        }
+    }
+    bytes
+}
+
+#[test]
+fn damaged_messages_never_end_in_success() {
+    let (mut seed, verifier) = (1, verifier("hush"));
+    let plain = || ServerExchange::new(verifier.clone(), "server".to_owned(), None);
+    let secret = ClientSecret::Password(b"hush");
+    let client = || ClientExchange::new("client".to_owned(), ClientBinding::Unsupported);
+    let first = client().first();
+    let begin = || plain().answer(SCRAM_SHA_256, first.as_bytes()).expect("valid");
+    let (answer, waiting) = begin();
+    let (proof, _) = client().prove(answer.as_bytes(), secret).expect("valid");
+    let last = waiting.check(proof.as_bytes()).expect("valid").server_final;
+    for _ in 0..2_000 {
+        // A damaged first message may still be one; that nothing panics is what counts.
+        let other = damaged(first.as_bytes(), &mut seed);
+        plain().answer(SCRAM_SHA_256, &other).map(drop).unwrap_or_default();
+        let other = damaged(proof.as_bytes(), &mut seed);
+        assert!(other == proof.as_bytes() || begin().1.check(&other).is_err(), "{other:?}");
+        let waiting =
+            client().prove(answer.as_bytes(), ClientSecret::Keys(&keys())).expect("valid").1;
+        let other = damaged(last.as_bytes(), &mut seed);
+        assert!(waiting.check(&other).is_err(), "keys of another password: {other:?}");
+    }
+}
+
+fn keys() -> ClientKeys {
+    ClientKeys { client_key: Key::new([1; 32]), server_key: Key::new([2; 32]) }
+}

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use pgproto::md5::Md5Hash;
 use pgproto::scram::{
     ClientBinding, ClientExchange, ClientSecret, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramError,
 };
@@ -12,11 +13,11 @@ use pgproto::wire::{
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
+use zeroize::Zeroizing;
 
 use super::client::nonce;
 use super::messages::{Message, MessageError, Messages};
 use super::secret::{Channel, Credentials, Secret};
-use pgproto::md5::Md5Hash;
 
 /// Protocol 3.2 brings cancel keys that nobody guesses; a server that knows only 3.0 says so, and
 /// goes on with that.
@@ -241,7 +242,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
                 if !self.channel.confidential {
                     return Err(SignInError::ClearText { user: user.clone() });
                 }
-                let answer = zeroize::Zeroizing::new(password_message(password.expose()));
+                let answer = Zeroizing::new(password_message(password.expose()));
                 self.send(&answer).await
             }
             Authentication::Md5Password { salt } => {

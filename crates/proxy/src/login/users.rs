@@ -1,4 +1,5 @@
-//! Users and their stored passwords in a file of PgBouncer's format (`userlist.txt`).
+//! Users and their stored passwords in a file of PgBouncer's format (`userlist.txt`), and files
+//! with one password.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -9,18 +10,18 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-use super::secret::StoredSecret;
+use super::secret::{Password, StoredSecret};
 
 /// About a hundred thousand users with verifiers.
 const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// Permissions of others: none.
 const OTHERS: u32 = 0o007;
 
-/// Why a file of users is refused.
+/// Why a file of passwords is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum UsersError {
     /// It cannot be read.
-    #[error("cannot read the users file {}", path.display())]
+    #[error("cannot read {}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
@@ -29,19 +30,19 @@ pub enum UsersError {
         source: std::io::Error,
     },
     /// Others than owner and group may read or change it.
-    #[error("others may read or change the users file {}: chmod o= it", path.display())]
+    #[error("others may read or change {}, which has passwords in it: chmod o= it", path.display())]
     Permissions {
         /// The file.
         path: PathBuf,
     },
     /// It is too long.
-    #[error("the users file {} is longer than {FILE_BYTES_MAX} bytes", path.display())]
+    #[error("{} is longer than {FILE_BYTES_MAX} bytes", path.display())]
     Length {
         /// The file.
         path: PathBuf,
     },
     /// A line is wrong. What stands there is not shown (I6).
-    #[error("the users file {}, line {line}: {reason}", path.display())]
+    #[error("{}, line {line}: {reason}", path.display())]
     Line {
         /// The file.
         path: PathBuf,
@@ -160,8 +161,38 @@ impl UsersFile {
     }
 }
 
-/// The file's content and stamp; `None` if it has this stamp.
+/// Reads a file with one password; an end of line behind it is not part of it.
+///
+/// # Errors
+/// [`UsersError`], naming the file.
+pub fn read_password(path: &Path) -> Result<Password, UsersError> {
+    let text = read_text(path, None)?.map(|(_, text)| text).unwrap_or_default();
+    let password = text.trim_end_matches(['\r', '\n']);
+    if password.is_empty() || password.contains('\n') {
+        let reason = "the file must hold one password and nothing else";
+        return Err(UsersError::Line { path: path.to_owned(), line: 1, reason });
+    }
+    Ok(Password::new(password.as_bytes()))
+}
+
+/// The users of a file and its stamp; `None` if it has this stamp.
 fn read(path: &Path, known: Option<Stamp>) -> Result<Option<(Stamp, Users)>, UsersError> {
+    let Some((stamp, text)) = read_text(path, known)? else {
+        return Ok(None);
+    };
+    let users = Users::parse(&text).map_err(|(line, reason)| UsersError::Line {
+        path: path.to_owned(),
+        line,
+        reason,
+    })?;
+    Ok(Some((stamp, users)))
+}
+
+/// A file's content and stamp; `None` if it has this stamp.
+fn read_text(
+    path: &Path,
+    known: Option<Stamp>,
+) -> Result<Option<(Stamp, Zeroizing<String>)>, UsersError> {
     let failed = |source| UsersError::Read { path: path.to_owned(), source };
     let file = File::open(path).map_err(failed)?;
     let about = file.metadata().map_err(failed)?;
@@ -177,12 +208,7 @@ fn read(path: &Path, known: Option<Stamp>) -> Result<Option<(Stamp, Users)>, Use
     if u64::try_from(text.len()).unwrap_or(u64::MAX) > FILE_BYTES_MAX {
         return Err(UsersError::Length { path: path.to_owned() });
     }
-    let users = Users::parse(&text).map_err(|(line, reason)| UsersError::Line {
-        path: path.to_owned(),
-        line,
-        reason,
-    })?;
-    Ok(Some((stamp, users)))
+    Ok(Some((stamp, text)))
 }
 
 #[cfg(test)]
@@ -190,7 +216,6 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
-    use crate::login::Password;
 
     fn password(text: &str) -> StoredSecret {
         StoredSecret::Password(Password::new(text.as_bytes()))
@@ -229,6 +254,13 @@ mod tests {
             std::fs::write(&path, text).unwrap();
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
         };
+        write("a b\r\n", 0o600);
+        assert_eq!(StoredSecret::Password(read_password(&path).unwrap()), password("a b"));
+        for wrong in ["", "\n", "a\nb"] {
+            write(wrong, 0o600);
+            assert!(matches!(read_password(&path), Err(UsersError::Line { .. })), "{wrong:?}");
+        }
+        std::fs::remove_file(&path).unwrap();
         let missing = UsersFile::open(&path).unwrap_err();
         assert!(missing.to_string().contains("cannot read"), "{missing}");
         for mode in [0o604, 0o602] {
