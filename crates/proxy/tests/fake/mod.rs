@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use pgproto::wire::{ErrorResponse, Severity, sqlstate_of};
@@ -98,14 +98,20 @@ pub(crate) fn cluster(
 struct State {
     sessions: watch::Sender<i64>,
     queries: watch::Sender<u64>,
-    cancelled: Mutex<Vec<Vec<u8>>>,
+    cancelled: watch::Sender<Vec<Vec<u8>>>,
     refusals: AtomicU32,
     silent: AtomicBool,
     killed: CancellationToken,
 }
 
-/// Answers the query `x` with `name:x`. `hang` is never answered, `half` with half a message,
-/// `fatal` with an error and the end.
+impl State {
+    fn silent(&self) -> bool {
+        self.silent.load(Ordering::SeqCst)
+    }
+}
+
+/// Answers the query `x` with `name:x`; `begin`, `commit` and `rollback` as a server does, and what
+/// begins with `hang` never, `half` with half a message, `fatal` with an error and the end.
 pub(crate) struct FakeServer {
     pub(crate) name: &'static str,
     pub(crate) address: SocketAddr,
@@ -151,7 +157,12 @@ impl FakeServer {
     }
 
     pub(crate) fn cancelled(&self) -> Vec<Vec<u8>> {
-        self.state.cancelled.lock().unwrap().clone()
+        self.state.cancelled.borrow().clone()
+    }
+
+    pub(crate) async fn until_cancelled(&self, count: usize) {
+        let mut cancelled = self.state.cancelled.subscribe();
+        timeout(PATIENCE, cancelled.wait_for(|keys| keys.len() == count)).await.unwrap().unwrap();
     }
 
     pub(crate) async fn until_queries(&self, count: u64) {
@@ -181,10 +192,10 @@ async fn serve(
     let mut packet = vec![0; length - 4];
     socket.read_exact(&mut packet).await?;
     if packet.starts_with(&80_877_102u32.to_be_bytes()) {
-        state.cancelled.lock().unwrap().push(packet[4..].to_vec());
+        state.cancelled.send_modify(|keys| keys.push(packet[4..].to_vec()));
         return Ok(());
     }
-    if state.silent.load(Ordering::SeqCst) {
+    if state.silent() {
         std::future::pending::<()>().await;
     }
     let refused =
@@ -194,8 +205,10 @@ async fn serve(
     }
     // As a server of protocol 3.2 does: a key of 36 bytes, unlike any other server's.
     let key = [&number.to_be_bytes()[..], &[name.as_bytes()[0]; 32]].concat();
-    let hello = [message(b'R', &[0; 4]), message(b'K', &key), message(b'Z', b"I")].concat();
-    socket.write_all(&hello).await?;
+    let version = message(b'S', b"server_version\0made up\0");
+    let hello = [message(b'R', &[0; 4]), version, message(b'K', &key), message(b'Z', b"I")];
+    socket.write_all(&hello.concat()).await?;
+    let mut status = b'I';
     loop {
         let (tag, body) = read_message(&mut socket).await?;
         if tag == b'X' {
@@ -205,10 +218,15 @@ async fn serve(
         let text = String::from_utf8(body[..body.len() - 1].to_vec()).unwrap();
         let answer = message(b'C', format!("{name}:{text}\0").as_bytes());
         match text.as_str() {
-            "hang" => {}
+            "begin" => status = b'T',
+            "commit" | "rollback" => status = b'I',
+            _ => {}
+        }
+        match text.as_str() {
+            hangs if hangs.starts_with("hang") || hangs == "commit" && state.silent() => {}
             "half" => socket.write_all(&answer[..answer.len() / 2]).await?,
             "fatal" => return socket.write_all(&fatal("XX000")).await,
-            _ => socket.write_all(&[answer, message(b'Z', b"I")].concat()).await?,
+            _ => socket.write_all(&[answer, message(b'Z', &[status])].concat()).await?,
         }
         state.queries.send_modify(|count| *count += 1);
     }
@@ -289,14 +307,23 @@ impl Client {
 
     pub(crate) async fn query(&mut self, text: &str) -> Result<String, Told> {
         self.send_query(text).await;
+        self.read_answer().await
+    }
+
+    /// Up to ReadyForQuery, or to the end that an error is.
+    pub(crate) async fn read_answer(&mut self) -> Result<String, Told> {
+        let mut failed = None;
         let mut answer = String::new();
         loop {
             match self.read().await {
                 (b'C', body) => {
                     answer = String::from_utf8(body[..body.len() - 1].to_vec()).unwrap();
                 }
-                (b'Z', _) => return Ok(answer),
-                (b'E', body) => return Err(told(&body)),
+                (b'Z', _) => return failed.map_or(Ok(answer), Err),
+                (b'E', body) if body.windows(7).any(|field| field == b"VFATAL\0") => {
+                    return Err(told(&body));
+                }
+                (b'E', body) => failed = Some(told(&body)),
                 (_, _) => {}
             }
         }

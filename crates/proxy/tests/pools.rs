@@ -1,0 +1,218 @@
+//! Clients of pools over real sockets, against a small server: what each gets when its primary goes,
+//! and who has which connection.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod fake;
+
+use std::time::Duration;
+
+use config::{ProxyAuth, ProxySecurity};
+use fake::{Client, FakeServer, Rig, cluster};
+use proxy::{PoolMode, ProxyConfig};
+use route::Port;
+
+const READ_WRITE: Port = Port::ReadWrite;
+
+fn transaction(config: &mut ProxyConfig) {
+    config.pool_mode = PoolMode::Transaction;
+    config.security = ProxySecurity { auth: ProxyAuth::Trust, ..ProxySecurity::default() };
+    config.pool_size = 2;
+}
+
+/// A proxy in front of `a`, which leads, and of `b`.
+async fn two() -> (FakeServer, FakeServer, Rig) {
+    let (a, b) = (FakeServer::start("a").await, FakeServer::start("b").await);
+    let members = [(&a, "primary", 1), (&b, "replica", 0)];
+    let rig = Rig::start(cluster(Some("a"), 1, &members), transaction).await;
+    (a, b, rig)
+}
+
+/// `b` leads.
+fn fail_over(rig: &Rig, a: &FakeServer, b: &FakeServer) {
+    let members = [(a, "primary", 1), (b, "primary", 2)];
+    rig.views.send_replace((Some(cluster(Some("b"), 2, &members)), true));
+}
+
+#[tokio::test]
+async fn many_clients_share_few_connections() {
+    let (a, _b, rig) = two().await;
+    let mut clients = Vec::new();
+    for _ in 0..5 {
+        clients.push(Client::open(rig.address(READ_WRITE)).await.unwrap());
+    }
+    for round in 0..3 {
+        for client in &mut clients {
+            let query = format!("select {round}");
+            assert_eq!(client.query(&query).await.unwrap(), format!("a:{query}"));
+        }
+    }
+    a.until_sessions(1).await;
+    // Two at once, each in a transaction of its own; a third waits for one of them to end.
+    assert_eq!(clients[0].query("begin").await.unwrap(), "a:begin");
+    assert_eq!(clients[1].query("begin").await.unwrap(), "a:begin");
+    a.until_sessions(2).await;
+    clients[2].send_query("select 3").await;
+    rig.until(|status| status.routes.waiting == 1).await;
+    assert_eq!(clients[0].query("commit").await.unwrap(), "a:commit");
+    assert_eq!(clients[2].read_answer().await.unwrap(), "a:select 3");
+    assert_eq!(clients[1].query("commit").await.unwrap(), "a:commit");
+    a.until_sessions(2).await;
+}
+
+#[tokio::test]
+async fn who_has_begun_nothing_is_served_by_the_new_primary() {
+    let (a, b, rig) = two().await;
+    let mut idle = Client::open(rig.address(READ_WRITE)).await.unwrap();
+    assert_eq!(idle.query("select 1").await.unwrap(), "a:select 1");
+    // No primary at all for a moment.
+    rig.views.send_replace((Some(cluster(None, 1, &[(&a, "demoted", 1)])), true));
+    rig.until(|status| status.routes.read_write.is_none()).await;
+    a.until_sessions(0).await;
+    idle.send_query("select 2").await;
+    rig.until(|status| status.routes.waiting == 1).await;
+    fail_over(&rig, &a, &b);
+    assert_eq!(idle.read_answer().await.unwrap(), "b:select 2");
+}
+
+#[tokio::test]
+async fn a_transaction_that_surely_did_not_commit_is_told_so_and_the_client_goes_on() {
+    let (a, b, rig) = two().await;
+    let mut idle = Client::open(rig.address(READ_WRITE)).await.unwrap();
+    let mut busy = Client::open(rig.address(READ_WRITE)).await.unwrap();
+    for client in [&mut idle, &mut busy] {
+        assert_eq!(client.query("begin").await.unwrap(), "a:begin");
+    }
+    busy.send_query("hang update t").await;
+    a.until_queries(3).await;
+    fail_over(&rig, &a, &b);
+    a.until_sessions(0).await;
+    assert_eq!(busy.read_answer().await.unwrap_err().sqlstate, "40001");
+    assert_eq!(idle.query("select 1").await.unwrap_err().sqlstate, "40001");
+    for client in [&mut idle, &mut busy] {
+        assert_eq!(client.query("select 2").await.unwrap_err().sqlstate, "25P02");
+        assert_eq!(client.query("rollback").await.unwrap(), "ROLLBACK");
+        assert_eq!(client.query("select 3").await.unwrap(), "b:select 3");
+    }
+}
+
+#[tokio::test]
+async fn a_commit_or_a_write_of_its_own_without_an_answer_is_in_doubt() {
+    let (a, b, rig) = two().await;
+    let mut commit = Client::open(rig.address(READ_WRITE)).await.unwrap();
+    let mut write = Client::open(rig.address(READ_WRITE)).await.unwrap();
+    assert_eq!(commit.query("begin").await.unwrap(), "a:begin");
+    a.be_silent();
+    commit.send_query("commit").await;
+    // Its connection was opened before the server fell silent.
+    write.send_query("hang update t").await;
+    a.until_queries(2).await;
+    fail_over(&rig, &a, &b);
+    assert_eq!(commit.last_word().await, "08007");
+    // The other one's connection could not be opened, so nothing of it was sent.
+    rig.until(|status| status.routes.read_write.as_ref().is_some_and(|to| to.member.0 == "b")).await;
+    drop(write);
+    let mut write = Client::open(rig.address(READ_WRITE)).await.unwrap();
+    write.send_query("hang update t").await;
+    b.until_queries(1).await;
+    b.kill();
+    assert_eq!(write.last_word().await, "08007", "the server's own end is no different");
+}
+
+#[tokio::test]
+async fn a_torn_answer_cannot_be_followed_by_anything() {
+    let (a, b, rig) = two().await;
+    let mut torn = Client::open(rig.address(READ_WRITE)).await.unwrap();
+    torn.query("begin").await.unwrap();
+    torn.send_query("half").await;
+    torn.read_some().await;
+    fail_over(&rig, &a, &b);
+    assert_eq!(torn.last_word().await, "");
+}
+
+#[tokio::test]
+async fn who_waits_in_vain_is_told_why() {
+    let a = FakeServer::start("a").await;
+    let view = cluster(Some("a"), 1, &[(&a, "primary", 1)]);
+    let rig = Rig::start(view, |config| {
+        transaction(config);
+        config.hold_timeout = Duration::from_millis(50);
+        config.pool_timeout = Duration::from_millis(50);
+    })
+    .await;
+    let mut first = Client::open(rig.address(READ_WRITE)).await.unwrap();
+    let mut second = Client::open(rig.address(READ_WRITE)).await.unwrap();
+    let mut third = Client::open(rig.address(READ_WRITE)).await.unwrap();
+    first.query("begin").await.unwrap();
+    second.query("begin").await.unwrap();
+    let error = third.query("select 1").await.unwrap_err();
+    assert_eq!(error.sqlstate, "53300");
+    assert!(error.text.contains("pool_timeout"), "{}", error.text);
+    rig.views.send_replace((Some(cluster(None, 2, &[])), true));
+    let mut fourth = Client::open(rig.address(READ_WRITE)).await.unwrap();
+    let error = fourth.query("select 1").await.unwrap_err();
+    assert_eq!(error.sqlstate, "57P03");
+    assert!(error.text.contains("no member holds the leader key"), "{}", error.text);
+}
+
+#[tokio::test]
+async fn who_is_told_to_go_while_idle_gets_another_connection() {
+    let (a, _b, rig) = two().await;
+    let mut client = Client::open(rig.address(READ_WRITE)).await.unwrap();
+    // The server ends the session for a reason of its own.
+    let error = client.query("fatal").await.unwrap_err();
+    assert_eq!(error.sqlstate, "XX000");
+    a.until_sessions(0).await;
+    let mut client = Client::open(rig.address(READ_WRITE)).await.unwrap();
+    assert_eq!(client.query("select 1").await.unwrap(), "a:select 1");
+}
+
+#[tokio::test]
+async fn cancel_requests_reach_the_connection_that_the_client_has_now() {
+    let (a, _b, rig) = two().await;
+    let mut first = Client::open(rig.address(READ_WRITE)).await.unwrap();
+    let mut second = Client::open(rig.address(READ_WRITE)).await.unwrap();
+    first.query("begin").await.unwrap();
+    second.send_query("hang select f()").await;
+    a.until_queries(2).await;
+    let key = second.key.clone();
+    Client::cancel(rig.address(READ_WRITE), &key).await;
+    a.until_cancelled(1).await;
+    let cancelled = a.cancelled();
+    assert_ne!(cancelled[0], key, "the server gets a key of its own");
+    assert_eq!(cancelled[0][..4], 2u32.to_be_bytes(), "of the second connection");
+    // Nothing runs for the first client between its statements, and nobody has a made-up key.
+    Client::cancel(rig.address(READ_WRITE), &first.key).await;
+    Client::cancel(rig.address(READ_WRITE), &[7; 8]).await;
+    assert_eq!(a.cancelled().len(), 1);
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_in_a_transaction_takes_its_connection_along() {
+    let (a, _b, rig) = two().await;
+    let mut client = Client::open(rig.address(READ_WRITE)).await.unwrap();
+    client.query("begin").await.unwrap();
+    client.goodbye().await;
+    a.until_sessions(0).await;
+    rig.until(|status| status.clients == 0 && status.routes.connections.is_empty()).await;
+}
+
+#[tokio::test]
+async fn a_session_is_taken_back_to_its_beginning_for_the_next_client() {
+    let a = FakeServer::start("a").await;
+    let view = cluster(Some("a"), 1, &[(&a, "primary", 1)]);
+    let rig = Rig::start(view, |config| {
+        transaction(config);
+        config.pool_mode = PoolMode::Session;
+    })
+    .await;
+    let mut first = Client::open(rig.address(READ_WRITE)).await.unwrap();
+    assert_eq!(first.query("select 1").await.unwrap(), "a:select 1");
+    first.goodbye().await;
+    a.until_queries(2).await;
+    let mut second = Client::open(rig.address(READ_WRITE)).await.unwrap();
+    assert_eq!(second.query("select 2").await.unwrap(), "a:select 2");
+    a.until_sessions(1).await;
+    // Planned or not, a session cannot be moved.
+    rig.views.send_replace((Some(cluster(None, 1, &[(&a, "demoted", 1)])), true));
+    assert_eq!(second.last_word().await, "57P01");
+}
