@@ -19,7 +19,10 @@ fuzz_target!(|text: &[u8]| {
         let again = [b"SET ", name, b" TO ", value].concat();
         assert_eq!(look(&again).kind, seen.kind);
     }
-    // What is left, is left with another statement behind it too.
-    let followed = [text, b"\n;select 1"].concat();
-    assert!(seen.leaves.is_none() || look(&followed).leaves.is_some());
+    // What is left, is left with another statement behind it too; but a name that is not closed
+    // becomes another one.
+    if seen.leaves.is_some() && !text.contains(&b'"') {
+        let followed = [text, b"\n;select 1"].concat();
+        assert!(look(&followed).leaves.is_some());
+    }
 });

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use decide::{Act, ActionId, Outcome, StartAs, StopMode, SyncRule};
 use types::{
-    Compared, ControlState, Durable, DurablePledge, InProgress, Lsn, MemberName, Position, Process,
-    SlotChange, Term, Timeline, Upstream,
+    Compared, ControlState, Durable, DurablePledge, InProgress, Lsn, MemberName, Millis, Position,
+    Process, SlotChange, Term, Timeline, Upstream,
 };
 
 use crate::ailments::Effect;
@@ -89,8 +89,8 @@ impl World {
             Act::Compare { leader, term } => self.compare(step, leader, *term),
             Act::Start { start_as, term } => self.start(step, start_as, *term),
             Act::Stop { mode: StopMode::Fast } => self.stop_fast(step, None),
-            Act::StopForHandOver { candidate, .. } => {
-                self.stop_fast(step, Some(candidate.as_ref()))
+            Act::StopForHandOver { candidate, limit } => {
+                self.stop_for_hand_over(step, candidate.as_ref(), *limit)
             }
             Act::Stop { mode: StopMode::Immediate } | Act::EndOrphans => self.kill_step(step),
             Act::Follow { upstream, term } => self.follow(step, upstream.as_ref(), *term),
@@ -332,6 +332,19 @@ impl World {
     }
 
     /// `hand_over` is `None` for a plain stop, else whom the stop waits for.
+    /// Given up after its limit, as the shell does.
+    fn stop_for_hand_over(
+        &mut self,
+        step: &mut Step,
+        candidate: Option<&MemberName>,
+        limit: Millis,
+    ) -> Next {
+        match self.stop_fast(step, Some(candidate)) {
+            Next::In(_) | Next::Again if self.now >= step.issued + limit.0 => Next::Failed,
+            next => next,
+        }
+    }
+
     fn stop_fast(&mut self, step: &mut Step, hand_over: Option<Option<&MemberName>>) -> Next {
         let node = step.node;
         let postmaster_frozen = self.hosts[node].postmaster_frozen > 0;
@@ -555,7 +568,7 @@ impl World {
 
     pub(crate) fn set_guard_timer(&mut self, node: usize) {
         if let Some(kill_at) = self.hosts[node].guard {
-            let at = self.hosts[node].when(self.now, types::Millis(kill_at));
+            let at = self.hosts[node].when(self.now, Millis(kill_at));
             self.after(at - self.now, Event::GuardDue { node });
         }
     }
@@ -615,9 +628,9 @@ impl World {
         if !instance.postmaster {
             return Process::Orphaned;
         }
-        let since = types::Millis(instance.since);
+        let since = Millis(instance.since);
         if host.postmaster_frozen > 0 {
-            return Process::Silent { since: types::Millis(host.postmaster_silent_since) };
+            return Process::Silent { since: Millis(host.postmaster_silent_since) };
         }
         match instance.phase {
             Phase::Starting | Phase::Stopping | Phase::Draining => {

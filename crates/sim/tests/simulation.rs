@@ -103,6 +103,14 @@ fn every_invariant_holds_where_proxies_hold_their_clients() {
     assert!(answered > 100, "only {answered} holds were answered: nothing was held");
 }
 
+/// A stop for a successor that never ends, under a frozen postmaster that is killed then, is given
+/// up after its limit.
+#[test]
+fn a_stop_that_does_not_end_is_given_up() {
+    let setup = Setup { proxies: true, ailing: true, ..of(7210, 3, Mode::Quorum) };
+    assert_eq!(run(&setup).violation, None, "{setup:?}");
+}
+
 /// No lease is waited for, whoever lives.
 #[test]
 fn every_invariant_holds_where_leaders_are_fenced() {

@@ -164,7 +164,7 @@ fn of_word<'a>(one: &mut One<'a>, first: Word, after: Tokens<'a>, inside: Inside
             }
         }
         Word::Set => settings::set(after),
-        Word::Reset => (settings::reset(after), None),
+        Word::Reset => settings::reset(after),
         Word::Discard if next_word(after) == Word::All => (Kind::DiscardAll, None),
         Word::Discard => (Kind::Discard, None),
         Word::Deallocate => (deallocate(after), None),

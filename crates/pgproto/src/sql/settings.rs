@@ -51,19 +51,20 @@ pub(super) fn set(mut after: Tokens<'_>) -> Found<'_> {
 }
 
 /// What may stand behind RESET.
-pub(super) fn reset(mut after: Tokens<'_>) -> Kind<'_> {
+pub(super) fn reset(mut after: Tokens<'_>) -> Found<'_> {
     let mut next = after;
-    match next.next() {
+    let kind = match next.next() {
         Some(token) if is(token, Word::All) => Kind::ResetAll,
         Some(token) if is(token, Word::Time) => Kind::Reset(b"timezone"),
         Some(token) if is(token, Word::Session) => Kind::Reset(b"session_authorization"),
         Some(token) if is(token, Word::Transaction) => Kind::SetLocal,
-        _ => match setting_name(&mut after) {
-            Some(name) if ends(after) => Kind::Reset(name),
-            // The server will not know it either.
-            Some(_) | None => Kind::Other,
+        _ => match setting_name(&mut after).filter(|_| ends(after)) {
+            Some(name) => Kind::Reset(name),
+            // The server will hardly know it either.
+            None => return unclear(),
         },
-    }
+    };
+    (kind, None)
 }
 
 /// `SELECT [pg_catalog.]set_config('name', 'value', false)` and no more.

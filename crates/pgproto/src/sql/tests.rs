@@ -154,6 +154,7 @@ fn what_is_left_behind() {
         ("SET SEED TO 0.5", "Other leaves Setting"),
         ("SELECT setseed(0.5)", "Other leaves Setting"),
         ("SET a FROM CURRENT", "Other leaves Setting"),
+        ("RESET \"a b\"", "Other leaves Setting"),
         ("SET a = b c", "Other leaves Setting"),
         ("SELECT set_config('a', $1, false)", "Other leaves Setting"),
         ("SELECT set_config('a', 'b', false), 1", "Other leaves Setting"),
@@ -390,6 +391,14 @@ fn any_text_is_read_in_linear_work() {
         let work = token::WORK.get();
         let most = 300 * (text.len() + 10);
         assert!(work <= most, "{work} bytes looked at in {}", String::from_utf8_lossy(&text));
+    }
+}
+
+/// Found by fuzzing: a name that is not closed swallows what follows.
+#[test]
+fn what_is_not_closed_leaves_no_less_with_more_behind_it() {
+    for text in ["SET LOCAL a TO b; RESET \"Y", "SET LOCAL a TO b; RESET \"Y\n;select 1"] {
+        assert!(look(text.as_bytes()).leaves.is_some(), "{text}");
     }
 }
 
