@@ -23,6 +23,8 @@ readonly PATRONI_PLACE="$PWD/target/tools/patroni"
 readonly PROMTOOL_PLACE="$PWD/target/tools/prometheus"
 
 say() { printf 'install-test: %s\n' "$*" >&2; }
+# shellcheck source=tools/packages.sh
+. tools/packages.sh
 without() {
   say "$*"
   say 'the tests on real PostgreSQL will NOT run with PostgreSQL 18'
@@ -51,48 +53,8 @@ install() {
   mv "$new" "$PLACE"
 }
 
-# program:package. haproxy brings a service, which is not started.
+# What:package. haproxy brings a service, which is not started.
 readonly PROGRAMS=(etcdctl:etcd-client ip:iproute2 haproxy:haproxy)
-
-# Debian asks this program before a package starts a service. One that is there is left alone: it
-# has its own answer.
-readonly SERVICES=/usr/sbin/policy-rc.d
-without_services() {
-  [ -e "$SERVICES" ] && {
-    "$@"
-    return
-  }
-  printf '#!/bin/sh\nexit 101\n' >"$SERVICES"
-  chmod 755 "$SERVICES"
-  local status=0
-  "$@" || status=$?
-  rm -f "$SERVICES"
-  return "$status"
-}
-
-install_programs() {
-  local entry packages=()
-  for entry in "${PROGRAMS[@]}"; do
-    PATH="$PATH:/usr/sbin:/sbin" command -v "${entry%%:*}" >/dev/null || packages+=("${entry##*:}")
-  done
-  [ "${#packages[@]}" -eq 0 ] && return
-  if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
-    say "tests that need these packages will fail: ${packages[*]} (install them as root)"
-    return
-  fi
-  say "installing ${packages[*]} with apt-get"
-  export DEBIAN_FRONTEND=noninteractive
-  local get=(apt-get install -q -y -o DPkg::Lock::Timeout=60 --no-install-recommends)
-  without_services "${get[@]}" "${packages[@]}" >&2 || {
-    apt-get -q update >&2 || true
-    without_services "${get[@]}" "${packages[@]}" >&2 ||
-      say "apt-get failed: tests that need ${packages[*]} will fail"
-  }
-  # Nor at the next boot.
-  if [[ " ${packages[*]} " == *' haproxy '* ]] && command -v systemctl >/dev/null; then
-    systemctl --quiet disable haproxy >&2 || true
-  fi
-}
 
 take_promtool() (
   cd "$1" &&
@@ -150,7 +112,7 @@ install_patroni() {
 }
 
 main() {
-  install_programs
+  install_programs "${PROGRAMS[@]}" || say 'the tests that need them will fail'
   install_promtool
   install_patroni
   if [ "$(cat "$PLACE/installed" 2>/dev/null)" != "$PACKAGE" ]; then
