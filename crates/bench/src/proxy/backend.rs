@@ -53,7 +53,7 @@ impl Backend {
         if let Some((uid, gid)) = owner {
             chown(directory, Some(uid), Some(gid))?;
         }
-        let bin_dir = tools::postgres_bin_dir()?;
+        let bin_dir = bin_dir()?;
         let first_port = lab::ports::free_block(FIRST_PORT, PORTS, PORTS);
         let first_port = first_port.context("there are no free ports")?;
         let data_dir = directory.join("data");
@@ -145,6 +145,19 @@ impl Drop for Backend {
         for pid in process::working_in(&self.data_dir) {
             drop(process::signal(pid, Signal::KILL));
         }
+    }
+}
+
+/// The distribution's PostgreSQL, the newest of them; another one where it has none.
+pub(super) fn bin_dir() -> anyhow::Result<PathBuf> {
+    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let version = |entry: fs::DirEntry| entry.file_name().to_str()?.parse::<u32>().ok();
+    let newest = versions.filter_map(version).max();
+    let installed =
+        newest.map(|version| PathBuf::from(format!("/usr/lib/postgresql/{version}/bin")));
+    match installed.filter(|directory| directory.join("postgres").is_file()) {
+        Some(directory) => Ok(directory),
+        None => Ok(tools::postgres_bin_dir()?),
     }
 }
 

@@ -14,6 +14,12 @@ use crate::say;
 
 /// Clients of each workload.
 const CLIENTS: [u32; 4] = [1, 8, 32, 256];
+/// The rate at which latencies are measured, in parts of what the slowest peer can do: nobody waits
+/// for a processor for long.
+const RATE: f64 = 0.25;
+
+/// How often a slice is tried that had no time for a transaction, twice as long each time.
+const ATTEMPTS_MAX: u32 = 4;
 
 /// How long and how often.
 #[derive(Debug, Clone)]
@@ -37,9 +43,14 @@ pub(super) struct Cell {
 
 /// Session mode beside HAProxy.
 pub(super) fn sessions() -> Vec<Cell> {
-    const PEERS: &[Who] = &[Who::Direct, Who::HaProxy, Who::PgBouncer, Who::Pgherd];
-    let cell =
-        |workload| Cell { workload, peers: PEERS, subject: Who::Pgherd, against: Who::HaProxy };
+    const PEERS: &[Who] = &[Who::Direct, Who::HaProxy, Who::Pgherd];
+    const AND_PGBOUNCER: &[Who] = &[Who::Direct, Who::HaProxy, Who::PgBouncer, Who::Pgherd];
+    let cell = |workload: Workload| {
+        // It is not judged here, and shown where it tells something.
+        let with_pgbouncer = workload.script == Script::Connect || workload.clients == 8;
+        let peers = if with_pgbouncer { AND_PGBOUNCER } else { PEERS };
+        Cell { workload, peers, subject: Who::Pgherd, against: Who::HaProxy }
+    };
     let both = [Script::Select, Script::Tpcb];
     let mut workloads: Vec<Workload> = Vec::new();
     for script in both {
@@ -86,10 +97,22 @@ struct Sample {
 /// A cell and what was measured in it.
 pub(super) struct Measured {
     pub(super) cell: Cell,
+    /// As fast as it goes.
     samples: BTreeMap<&'static str, Vec<Sample>>,
+    /// At the cell's rate.
+    paced: BTreeMap<&'static str, Vec<Slice>>,
 }
 
-/// Medians of a peer over the rounds.
+/// Of each peer the slice of one round.
+fn at<T: Copy>(
+    all: &BTreeMap<&'static str, Vec<T>>,
+    round: usize,
+) -> BTreeMap<&'static str, Vec<T>> {
+    let one = |values: &Vec<T>| values.get(round).copied().into_iter().collect();
+    all.iter().map(|(name, values)| (*name, one(values))).collect()
+}
+
+/// Medians of a peer over the rounds; latencies at the cell's rate, if it has one.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Medians {
     pub(super) tps: f64,
@@ -106,11 +129,13 @@ impl Measured {
     /// What a peer did, if it is in the cell.
     pub(super) fn medians(&self, who: Who) -> Option<Medians> {
         let samples = self.of(who);
-        let of = |field: fn(&Sample) -> f64| median(samples.iter().map(field));
+        let paced = self.paced.get(who.name()).filter(|slices| !slices.is_empty());
+        let slices = || samples.iter().map(|sample| sample.slice);
+        let timed: Vec<Slice> = paced.cloned().unwrap_or_else(|| slices().collect());
         Some(Medians {
-            tps: of(|sample| sample.slice.tps)?,
-            p50_us: of(|sample| sample.slice.p50_us)?,
-            p99_us: of(|sample| sample.slice.p99_us)?,
+            tps: median(slices().map(|slice| slice.tps))?,
+            p50_us: median(timed.iter().map(|slice| slice.p50_us))?,
+            p99_us: median(timed.iter().map(|slice| slice.p99_us))?,
             processor_us: median(samples.iter().filter_map(|sample| sample.processor_us)),
         })
     }
@@ -144,10 +169,15 @@ impl Measured {
 
     /// One round as if it were all.
     fn round(&self, round: usize) -> Measured {
-        let samples = self.samples.iter();
-        let samples = samples.map(|(name, all)| (*name, all.get(round).copied().into_iter()));
-        let samples = samples.map(|(name, one)| (name, one.collect())).collect();
-        Measured { cell: self.cell.clone(), samples }
+        let (samples, paced) = (at(&self.samples, round), at(&self.paced, round));
+        Measured { cell: self.cell.clone(), samples, paced }
+    }
+
+    /// The rate of the paced slices, the same in all rounds: from the first one.
+    fn rate(&self) -> Option<f64> {
+        let first = self.samples.values().filter_map(|samples| samples.first());
+        let slowest = first.map(|sample| sample.slice.tps).reduce(f64::min)?;
+        self.cell.workload.is_paced().then_some(slowest * RATE)
     }
 }
 
@@ -160,22 +190,35 @@ pub(super) async fn measure(
 ) -> anyhow::Result<Vec<Measured>> {
     let wanted = |cell: &Cell| pace.only.is_empty() || pace.only.contains(&cell.workload.name());
     let cells = cells.into_iter().filter(wanted);
-    let mut all: Vec<Measured> =
-        cells.map(|cell| Measured { cell, samples: BTreeMap::new() }).collect();
+    let mut all: Vec<Measured> = cells
+        .map(|cell| Measured { cell, samples: BTreeMap::new(), paced: BTreeMap::new() })
+        .collect();
     ensure!(!all.is_empty(), "no cell is called so");
-    let slices: usize = all.iter().map(|measured| measured.cell.peers.len()).sum();
-    let mut progress = Progress { begun: Instant::now(), done: 0, count: slices };
-    progress.count *= usize::from(pace.rounds);
+    let kinds = |measured: &Measured| if measured.cell.workload.is_paced() { 2 } else { 1 };
+    let slices: usize =
+        all.iter().map(|measured| measured.cell.peers.len() * kinds(measured)).sum();
+    let count = slices * usize::from(pace.rounds);
+    let mut progress = Progress { begun: Instant::now(), done: 0, count };
     for round in 0..usize::from(pace.rounds) {
         for measured in &mut all {
             // Another one begins in each round.
-            let order = measured.cell.peers;
-            let (end, begin) = order.split_at(round % order.len());
-            for who in begin.iter().chain(end) {
-                let peer = peers.iter().find(|peer| peer.who == *who).context("no such peer")?;
-                let sample = sample(lab, peer, measured.cell.workload, pace.seconds).await?;
-                measured.samples.entry(who.name()).or_default().push(sample);
-                progress.done += 1;
+            let (end, begin) = measured.cell.peers.split_at(round % measured.cell.peers.len());
+            let order: Vec<Who> = begin.iter().chain(end).copied().collect();
+            let find = |who| peers.iter().find(move |peer| peer.who == who);
+            let order: Vec<&Peer> = order.into_iter().filter_map(find).collect();
+            ensure!(order.len() == measured.cell.peers.len(), "a peer of the cell does not run");
+            let (workload, seconds) = (measured.cell.workload, pace.seconds);
+            for peer in &order {
+                let sample = sample(lab, peer, workload, seconds).await?;
+                measured.samples.entry(peer.who.name()).or_default().push(sample);
+            }
+            progress.done += order.len();
+            if let Some(rate) = measured.rate() {
+                for peer in &order {
+                    let slice = slice(lab, peer, workload, seconds, Some(rate)).await?;
+                    measured.paced.entry(peer.who.name()).or_default().push(slice);
+                }
+                progress.done += order.len();
             }
             progress.tell(measured);
         }
@@ -190,11 +233,28 @@ async fn sample(
     seconds: u64,
 ) -> anyhow::Result<Sample> {
     let before = peer.processor_seconds();
-    let slice = load::run(lab.pgbench(peer.port), workload, seconds, lab.directory()).await;
-    let slice = slice.with_context(|| format!("through {:?}", peer.who))?;
+    let slice = slice(lab, peer, workload, seconds, None).await?;
     let used = before.and_then(|before| Some(peer.processor_seconds()? - before));
     let each = |used: f64| used * 1e6 / slice.transactions.max(1) as f64;
     Ok(Sample { slice, processor_us: used.map(each) })
+}
+
+async fn slice(
+    lab: &Backend,
+    peer: &Peer,
+    workload: Workload,
+    seconds: u64,
+    rate: Option<f64>,
+) -> anyhow::Result<Slice> {
+    let failed = || format!("through {:?}", peer.who);
+    for attempt in 0..ATTEMPTS_MAX {
+        let (pgbench, seconds) = (lab.pgbench(peer.port), seconds << attempt);
+        let slice = load::run(pgbench, workload, seconds, rate, lab.directory()).await;
+        if let Some(slice) = slice.with_context(failed)? {
+            return Ok(slice);
+        }
+    }
+    Err(anyhow::anyhow!("{} had no time for a transaction", workload.name())).with_context(failed)
 }
 
 /// How far it is.
@@ -230,7 +290,7 @@ mod tests {
         let names = ["direct", "pgbouncer", "pgherd"];
         let samples = names.into_iter().zip(tps);
         let samples = samples.map(|(name, tps)| (name, tps.iter().copied().map(sample).collect()));
-        Measured { cell, samples: samples.collect() }
+        Measured { cell, samples: samples.collect(), paced: BTreeMap::new() }
     }
 
     #[test]
@@ -241,6 +301,20 @@ mod tests {
         assert_eq!(found.added(|medians| medians.p50_us), Some(50.0 / 75.0));
         assert_eq!(found.processor(), Some(0.8));
         assert_eq!(found.spread(|one| one.throughput(Who::PgBouncer)), Some((1.0, 1.25)));
+    }
+
+    #[test]
+    fn latencies_are_those_at_the_rate_where_there_is_one() {
+        let mut found = measured([&[20_000.0], &[8_000.0], &[10_000.0]]);
+        assert_eq!(found.rate(), None, "one client is paced by itself");
+        found.cell.workload.clients = 8;
+        assert_eq!(found.rate(), Some(2_000.0));
+        let slice = Slice { tps: 2_000.0, transactions: 1, p50_us: 7.0, p99_us: 9.0 };
+        found.paced.insert("pgherd", vec![slice]);
+        let medians = found.medians(Who::PgherdOneCore).expect("it is in the cell");
+        assert_eq!((medians.tps, medians.p50_us, medians.p99_us), (10_000.0, 7.0, 9.0));
+        let direct = found.medians(Who::Direct).expect("it is in the cell");
+        assert_eq!(direct.p50_us, 50.0);
     }
 
     #[test]

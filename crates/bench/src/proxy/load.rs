@@ -1,5 +1,8 @@
 //! One slice of pgbench, and what it tells: throughput from its report, latencies from its log of
 //! each transaction.
+//!
+//! Where more clients than one take all they can get, a latency is what they wait for each other,
+//! and says no more than the throughput does. So there are slices of a given rate, too.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,6 +17,8 @@ use super::statistics::percentile;
 
 /// How much longer than its time pgbench may take.
 const BEYOND: Duration = Duration::from_secs(120);
+/// A slice is a second longer for each so many clients, who connect first.
+const CLIENTS_PER_SECOND: u32 = 100;
 /// Threads of pgbench with more than one client.
 const THREADS_MAX: u32 = 2;
 /// How the files of its log begin.
@@ -50,6 +55,11 @@ impl Workload {
         format!("{script}{prepared}_{}", self.clients)
     }
 
+    /// Whether its latencies are measured at a rate of their own.
+    pub(super) fn is_paced(&self) -> bool {
+        self.clients > 1 && self.script != Script::Connect
+    }
+
     /// pgbench's options.
     pub(super) fn options(&self, command: &mut Command, seconds: u64) {
         let threads = self.clients.min(THREADS_MAX);
@@ -78,15 +88,21 @@ pub(super) struct Slice {
     pub(super) p99_us: f64,
 }
 
-/// Runs a slice; `directory` is there for its log.
+/// Runs a slice, with `rate` of so many transactions a second; `directory` is there for its log.
+/// Nothing if there was no time for a transaction: pgbench's clock runs while its clients connect.
 pub(super) async fn run(
     mut pgbench: Command,
     workload: Workload,
     seconds: u64,
+    rate: Option<f64>,
     directory: &Path,
-) -> anyhow::Result<Slice> {
+) -> anyhow::Result<Option<Slice>> {
+    let seconds = seconds + u64::from(workload.clients / CLIENTS_PER_SECOND);
     let log = Log::new(directory)?;
     workload.options(&mut pgbench, seconds);
+    if let Some(rate) = rate {
+        pgbench.arg(format!("--rate={rate:.3}"));
+    }
     log.options(&mut pgbench);
     let Output { status, stdout, stderr } = output(pgbench, seconds).await?;
     let (said, complained) = (String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
@@ -99,14 +115,9 @@ pub(super) async fn run(
     };
     latencies.sort_unstable();
     let at = |percent| percentile(&latencies, percent).map(|us| us as f64);
+    let (Some(p50_us), Some(p99_us)) = (at(50), at(99)) else { return Ok(None) };
     let (tps, transactions) = figures(&said).with_context(|| format!("pgbench said {said:?}"))?;
-    let nothing = || format!("pgbench logged nothing, {}", workload.name());
-    Ok(Slice {
-        tps,
-        transactions,
-        p50_us: at(50).with_context(nothing)?,
-        p99_us: at(99).with_context(nothing)?,
-    })
+    Ok(Some(Slice { tps, transactions, p50_us, p99_us }))
 }
 
 /// Runs pgbench to its end, whatever its status.
@@ -183,15 +194,19 @@ impl Log<'_> {
     }
 }
 
-/// `client transaction latency script seconds microseconds` (pgbench's documentation, "Per-
-/// Transaction Logging"); a failed transaction has a word for its latency.
+/// `client transaction latency script seconds microseconds [lag]` (pgbench's documentation, "Per-
+/// Transaction Logging"); a failed transaction has a word for its latency. At a given rate a
+/// latency counts from when the transaction was due; it began `lag` later.
 fn entry(line: &str) -> Option<Entry> {
     let fields: Vec<&str> = line.split(' ').collect();
-    let [client, _, latency, _, seconds, microseconds, ..] = fields.as_slice() else { return None };
+    let [client, _, latency, _, seconds, microseconds, lag @ ..] = fields.as_slice() else {
+        return None;
+    };
     let whole: u64 = seconds.parse().ok()?;
+    let lag: u64 = lag.first().map_or(Some(0), |lag| lag.parse().ok())?;
     Some(Entry {
         client: client.parse().ok()?,
-        latency_us: latency.parse().ok()?,
+        latency_us: latency.parse::<u64>().ok()?.saturating_sub(lag),
         ended_us: whole * 1_000_000 + microseconds.parse::<u64>().ok()?,
     })
 }
@@ -228,6 +243,7 @@ mod tests {
         let read = entry("3 199 2241 0 1175850568 995598");
         let expected = Entry { client: 3, latency_us: 2241, ended_us: 1_175_850_568_995_598 };
         assert_eq!(read, Some(expected));
+        assert_eq!(entry("3 199 2441 0 1175850568 995598 200"), Some(expected));
         assert_eq!(entry("3 199 failed 0 1175850568 995598"), None);
         assert_eq!(entry("3 199"), None);
     }

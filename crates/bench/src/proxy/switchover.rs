@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, ensure};
-use lab::{tools, workload};
+use lab::workload;
 use serde_json::{Value, json};
 use tokio::process::Command;
 use tokio::time::Instant;
@@ -105,7 +105,7 @@ impl Stage<'_> {
             pgherd,
             cluster,
             directory,
-            bin_dir: tools::postgres_bin_dir()?,
+            bin_dir: backend::bin_dir()?,
             password: password.to_owned(),
             scope: healthy["scope"].as_str().context("the demo has no name")?.to_owned(),
             etcd: etcd.filter_map(Value::as_str).map(str::to_owned).collect(),
