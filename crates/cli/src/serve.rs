@@ -58,8 +58,8 @@ pub(crate) struct ProxyArgs {
 
 /// A call to the DCS by the proxy is given up after this and made again; routes stay meanwhile.
 const PROXY_RETRY_TIMEOUT: Millis = Millis(3_000);
-/// So many clients at once, waiting or served.
-const CLIENTS_MAX: usize = 10_000;
+/// How long clients wait where neither file nor cluster says it.
+const HOLD_TIMEOUT: Millis = Millis(10_000);
 /// One attempt to reach a server.
 const CONNECT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(1);
 
@@ -129,11 +129,8 @@ pub(crate) fn proxy(args: ProxyArgs, options: &CtlOptions) -> ExitCode {
             "{} warnings about the file, and --strict was given",
             warnings.len()
         );
-        Builder::new_multi_thread()
-            .enable_all()
-            .build()
-            .context("cannot start the runtime")?
-            .block_on(run_proxy(file))?;
+        // The proxy's workers are threads of their own; this one follows the cluster.
+        runtime()?.block_on(run_proxy(file))?;
         Ok(ExitCode::SUCCESS)
     })())
 }
@@ -159,18 +156,7 @@ async fn run_proxy(file: ProxyFile) -> anyhow::Result<()> {
         seed: None,
     })?;
     let store = ClusterStore::new(client, keys::prefix(&file.namespace, &file.scope));
-    let section = &file.proxy;
-    let config = proxy::ProxyConfig {
-        name: section.name.clone().unwrap_or_else(|| "proxy".to_owned()),
-        read_write: addresses(section.read_write.as_ref())?,
-        read_only: addresses(section.read_only.as_ref())?,
-        hold_timeout: section.hold_timeout.unwrap_or(Millis(10_000)).as_duration(),
-        hold_limit: section.hold_limit,
-        client_limit: CLIENTS_MAX,
-        connect_timeout: CONNECT_TIMEOUT,
-        maximum_lag_bytes: None,
-        tcp_user_timeout: None,
-    };
+    let config = proxy_config(&file.proxy)?;
     let proxy = proxy::Proxy::bind(config).await?;
     // A proxy without the DCS holds its clients; so the DCS need not answer for it to start.
     let _follower = store.follow();
@@ -187,6 +173,33 @@ async fn run_proxy(file: ProxyFile) -> anyhow::Result<()> {
     });
     proxy.run(store.subscribe(), shutdown).await;
     Ok(())
+}
+
+fn proxy_config(section: &config::ProxySection) -> anyhow::Result<proxy::ProxyConfig> {
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let name = section.name.clone().unwrap_or_else(|| "proxy".to_owned());
+    let (read_write, read_only) =
+        (addresses(section.read_write.as_ref())?, addresses(section.read_only.as_ref())?);
+    Ok(proxy::ProxyConfig {
+        hold_timeout: section.hold_timeout.unwrap_or(HOLD_TIMEOUT).as_duration(),
+        hold_limit: section.hold_limit,
+        client_limit: section.client_limit,
+        pool_mode: match section.pool_mode {
+            config::PoolMode::Session => None,
+            config::PoolMode::Transaction => Some(proxy::PoolMode::Transaction),
+            config::PoolMode::Statement => Some(proxy::PoolMode::Statement),
+        },
+        pool_size: section.pool_size,
+        pool_timeout: section.pool_timeout.as_duration(),
+        session_state: match section.session_state {
+            config::SessionState::Pin => proxy::SessionState::Pin,
+            config::SessionState::Refuse => proxy::SessionState::Refuse,
+        },
+        prepared_statements_max: section.prepared_statements_max,
+        workers: section.workers.unwrap_or(processors),
+        connect_timeout: CONNECT_TIMEOUT,
+        ..proxy::ProxyConfig::new(name, read_write, read_only)
+    })
 }
 
 fn addresses(listen: Option<&HostPort>) -> anyhow::Result<Vec<SocketAddr>> {

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use crate::proxy_section::{POOL_MODES, SESSION_STATES};
 use crate::restapi::SERVER_TOKENS;
 
 /// What stands below a key.
@@ -341,6 +342,38 @@ pub(crate) const STATIC: &[Key] = &[
     used("pgherd.proxy.read_only", Address, "", "Where it listens for the replicas' clients."),
     used("pgherd.proxy.hold_timeout", Duration, "dynamic", "How long a client waits at most."),
     used("pgherd.proxy.hold_limit", Integer, "1000", "How many clients wait at most."),
+    used("pgherd.proxy.client_limit", Integer, "10000", "How many clients there are at most."),
+    used(
+        "pgherd.proxy.pool_mode",
+        OneOf(POOL_MODES),
+        "session",
+        "How long a client has a server connection: for its stay, a transaction, a statement.",
+    ),
+    used(
+        "pgherd.proxy.pool_size",
+        Integer,
+        "20",
+        "Server connections for each user and database, at each member.",
+    ),
+    used(
+        "pgherd.proxy.pool_timeout",
+        Duration,
+        "120",
+        "How long a client waits for a connection of its pool.",
+    ),
+    used(
+        "pgherd.proxy.session_state",
+        OneOf(SESSION_STATES),
+        "pin",
+        "What leaves something in a session keeps the connection for its client, or is refused.",
+    ),
+    used(
+        "pgherd.proxy.prepared_statements_max",
+        Integer,
+        "200",
+        "Prepared statements on each server connection.",
+    ),
+    used("pgherd.proxy.workers", Integer, "processors", "Threads that serve clients."),
 ];
 
 /// Keys of the dynamic configuration.

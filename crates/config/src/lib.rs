@@ -17,6 +17,7 @@ mod keys;
 mod log;
 mod parameters;
 mod problem;
+mod proxy_section;
 mod recommended;
 mod restapi;
 mod roles;
@@ -39,13 +40,14 @@ pub use keys::{CONNECTION_KEYS, reference};
 pub use log::{Log, LogLevel, LogPiece, LogShape};
 pub use parameters::{CONTROLLED, effective_parameters};
 pub use problem::{ConfigError, Problem, Warning};
+pub use proxy_section::{PoolMode, ProxySection, SessionState};
 pub use recommended::{recommended_dynamic, recommended_with_ttl};
 pub use restapi::{Allowed, Network, RestapiExtras, ServerTokens};
 pub use roles::{ByRole, NodeRole, RoleSettings};
 pub use sections::{
     Authentication, BasicAuth, Bootstrap, CertificateFiles, Credentials, Etcd, PgherdSection,
-    PostgresqlSection, ProgramOption, ProxySection, RestClient, Restapi, VerifyClient, Watchdog,
-    WatchdogDriver, WatchdogMode,
+    PostgresqlSection, ProgramOption, RestClient, Restapi, VerifyClient, Watchdog, WatchdogDriver,
+    WatchdogMode,
 };
 pub use slots::{ClusterType, IgnoredSlot, PermanentSlot};
 pub use sources::Sources;

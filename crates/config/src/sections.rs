@@ -8,6 +8,7 @@ use types::Millis;
 
 use crate::hooks::{CommandLine, CustomBootstrap, Hooks};
 use crate::problem::Problem;
+use crate::proxy_section::ProxySection;
 use crate::restapi::RestapiExtras;
 use crate::text::{HostPort, Secret};
 use crate::tree::Node;
@@ -274,19 +275,4 @@ pub struct PgherdSection {
     pub stop_margin: Option<Millis>,
     /// A proxy to run beside the agent.
     pub proxy: Option<ProxySection>,
-}
-
-/// `pgherd.proxy`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ProxySection {
-    /// Its name; `None`: the host's.
-    pub name: Option<String>,
-    /// Where it listens for clients of the primary.
-    pub read_write: Option<HostPort>,
-    /// Where it listens for clients of the replicas.
-    pub read_only: Option<HostPort>,
-    /// How long a client waits at most; `None`: the dynamic configuration's.
-    pub hold_timeout: Option<Millis>,
-    /// How many clients wait at most.
-    pub hold_limit: usize,
 }

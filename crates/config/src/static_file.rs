@@ -14,11 +14,11 @@ use crate::hooks::{self, Hooks};
 use crate::keys::{CONNECTION_KEYS, STATIC};
 use crate::log::Log;
 use crate::problem::{ConfigError, Problem, Warning};
+use crate::proxy_section::ProxySection;
 use crate::restapi::RestapiExtras;
 use crate::sections::{
     Authentication, BasicAuth, Bootstrap, CertificateFiles, Credentials, Etcd, PgherdSection,
-    PostgresqlSection, ProxySection, RestClient, Restapi, VerifyClient, Watchdog, WatchdogDriver,
-    WatchdogMode,
+    PostgresqlSection, RestClient, Restapi, VerifyClient, Watchdog, WatchdogDriver, WatchdogMode,
 };
 use crate::sources::{Sources, named};
 use crate::text::{HostPort, Secret};
@@ -29,7 +29,6 @@ use crate::values;
 const RESERVED_NAME: &str = "__patroni_strict_sync_replica_placeholder__";
 const NAMESPACE_DEFAULT: &str = "/service/";
 const CONFIG_BASE_NAME_DEFAULT: &str = "postgresql";
-const HOLD_LIMIT_DEFAULT: usize = 1000;
 const WATCHDOG_DEFAULT: &str = "/dev/watchdog";
 const WATCHDOG_MARGIN_DEFAULT: i64 = 5;
 
@@ -110,8 +109,8 @@ impl Static {
     }
 }
 
-struct Reader {
-    tree: Node,
+pub(crate) struct Reader {
+    pub(crate) tree: Node,
     errors: Vec<Problem>,
     warnings: Vec<Warning>,
 }
@@ -178,7 +177,7 @@ impl Reader {
             Some(_) => self.restapi(),
             None => None,
         };
-        let proxy = self.proxy();
+        let proxy = self.proxy_section();
         if proxy.as_ref().is_none_or(|p| p.read_write.is_none() && p.read_only.is_none()) {
             self.error("pgherd.proxy", "read_write or read_only is required (host:port)");
         }
@@ -192,11 +191,11 @@ impl Reader {
         })
     }
 
-    fn error(&mut self, key: &str, text: impl Into<String>) {
+    pub(crate) fn error(&mut self, key: &str, text: impl Into<String>) {
         self.errors.push(Problem::new(self.tree.place_of(key), key, text));
     }
 
-    fn text(&self, key: &str) -> Option<String> {
+    pub(crate) fn text(&self, key: &str) -> Option<String> {
         self.tree.at(key).and_then(values::text)
     }
 
@@ -212,7 +211,7 @@ impl Reader {
         self.text(key).map(Secret::new)
     }
 
-    fn address(&self, key: &str) -> Option<HostPort> {
+    pub(crate) fn address(&self, key: &str) -> Option<HostPort> {
         HostPort::parse(&self.text(key)?, None)
     }
 
@@ -532,23 +531,7 @@ impl Reader {
             os_user: self.text("pgherd.os_user").unwrap_or_else(|| "postgres".to_owned()),
             peers_secret_file,
             stop_margin: margin,
-            proxy: self.proxy(),
-        })
-    }
-
-    fn proxy(&mut self) -> Option<ProxySection> {
-        self.tree.at("pgherd.proxy")?;
-        let limit = self.tree.at("pgherd.proxy.hold_limit").and_then(values::integer);
-        let limit = limit.map_or(Ok(HOLD_LIMIT_DEFAULT), usize::try_from);
-        if limit.is_err() {
-            self.error("pgherd.proxy.hold_limit", "must not be negative");
-        }
-        Some(ProxySection {
-            name: self.text("pgherd.proxy.name"),
-            read_write: self.address("pgherd.proxy.read_write"),
-            read_only: self.address("pgherd.proxy.read_only"),
-            hold_timeout: self.tree.at("pgherd.proxy.hold_timeout").and_then(values::duration),
-            hold_limit: limit.unwrap_or(HOLD_LIMIT_DEFAULT),
+            proxy: self.proxy_section(),
         })
     }
 }

@@ -29,7 +29,8 @@ pub fn startup_lowers(startup: &Startup) -> bool {
 }
 
 /// The settings of `-c name=value` and `--name=value`, split as the server splits them.
-fn option_settings(options: &str) -> Vec<(String, String)> {
+#[must_use]
+pub fn option_settings(options: &str) -> Vec<(String, String)> {
     let mut words = Vec::new();
     let mut word = String::new();
     let mut chars = options.chars();

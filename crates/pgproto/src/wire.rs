@@ -2,6 +2,7 @@
 //!
 //! - [`parse_first_packet`]: what a client sends before anything else;
 //! - [`FrameScanner`]: message boundaries of a stream, fed in any split, without copying payloads;
+//! - [`Cutter`]: messages of a stream, as whole as the reader needs them;
 //! - [`Exchange`]: what one session's two streams say about each other: whether an answer is owed,
 //!   whether the client stands between two messages, the cancel key;
 //! - [`ErrorResponse`]: the errors that a relay itself tells a client.
@@ -9,11 +10,13 @@
 //! Not here: SQL. A relay of sessions does not need to know what a statement does, but for whether
 //! it lowers a guarantee, which [`crate::lowered`] reads.
 
+mod cut;
 mod error_response;
 mod exchange;
 mod frame;
 mod startup;
 
+pub use cut::{Cut, Cutter};
 pub use error_response::{ErrorResponse, Severity, sqlstate_of};
 pub use exchange::{Exchange, TransactionStatus};
 pub use frame::{FrameError, FrameScanner, MESSAGE_BYTES_MAX, Step};

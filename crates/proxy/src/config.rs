@@ -4,11 +4,15 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use route::RouterConfig;
+use route::link::{PoolMode, SessionState};
 use types::Millis;
 
 const HOLD_TIMEOUT: Duration = Duration::from_secs(30);
 const HOLD_LIMIT: usize = 1_000;
 const CLIENT_LIMIT: usize = 10_000;
+const POOL_SIZE: usize = 20;
+const POOL_TIMEOUT: Duration = Duration::from_secs(120);
+const PREPARED_STATEMENTS_MAX: usize = 200;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The proxy's settings.
@@ -26,6 +30,19 @@ pub struct ProxyConfig {
     pub hold_limit: usize,
     /// How many clients there are, at most, waiting or served.
     pub client_limit: usize,
+    /// How server connections are shared; `None` if each client has its own, and authentication
+    /// passes end to end.
+    pub pool_mode: Option<PoolMode>,
+    /// Server connections for each user and database at each member, at most.
+    pub pool_size: usize,
+    /// How long a client waits for one of them, at most.
+    pub pool_timeout: Duration,
+    /// What becomes of statements that leave something in a session.
+    pub session_state: SessionState,
+    /// Prepared statements on each server connection, at most.
+    pub prepared_statements_max: usize,
+    /// Threads that serve clients.
+    pub workers: usize,
     /// How long one attempt to reach a server's TCP port takes, at most.
     pub connect_timeout: Duration,
     /// Replicas further behind than this many bytes get no new client; `None` is no limit.
@@ -51,6 +68,12 @@ impl ProxyConfig {
             hold_timeout: HOLD_TIMEOUT,
             hold_limit: HOLD_LIMIT,
             client_limit: CLIENT_LIMIT,
+            pool_mode: None,
+            pool_size: POOL_SIZE,
+            pool_timeout: POOL_TIMEOUT,
+            session_state: SessionState::Pin,
+            prepared_statements_max: PREPARED_STATEMENTS_MAX,
+            workers: 1,
             connect_timeout: CONNECT_TIMEOUT,
             maximum_lag_bytes: None,
             tcp_user_timeout: None,
@@ -58,9 +81,10 @@ impl ProxyConfig {
     }
 
     pub(crate) fn router(&self) -> RouterConfig {
-        let hold_timeout = u64::try_from(self.hold_timeout.as_millis()).unwrap_or(u64::MAX);
+        let millis = |d: Duration| Millis(u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
         RouterConfig {
-            hold_timeout: Millis(hold_timeout),
+            hold_timeout: millis(self.hold_timeout),
+            pool_timeout: millis(self.pool_timeout),
             hold_limit: self.hold_limit,
             client_limit: self.client_limit,
             lag_bytes_max: self.maximum_lag_bytes,

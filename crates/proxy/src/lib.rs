@@ -1,10 +1,12 @@
-//! The proxy: listeners and sockets around [`route::Router`]. Session mode: every client has a
-//! server connection of its own, and bytes are relayed as they are, so that authentication passes
-//! end to end.
+//! The proxy: listeners and sockets around [`route::Router`].
 //!
-//! Layers: [`Proxy`] binds and runs; one core task owns the router and tells each client's task
-//! what to do through a `watch` channel; a client's task reads the startup packet, connects and
-//! relays.
+//! A client has a server connection of its own, and bytes are relayed as they are, so that
+//! authentication passes end to end; or it is a client of a pool, signs in here, and is lent a
+//! connection for a transaction, a statement or its whole stay.
+//!
+//! Layers: [`Proxy`] binds and runs; the hub holds what all clients share, with the router in it;
+//! workers accept clients, and each client's task moves its own bytes; the core task follows the
+//! cluster, keeps the time and publishes.
 //!
 //! Invariants:
 //! - after the router has cut a session, no byte goes to its server; what the kernel still holds
@@ -19,17 +21,26 @@
 //! Not here: TLS, pooling, and where views of the cluster come from.
 #![forbid(unsafe_code)]
 
+mod bytes;
 mod cancel;
 mod client;
 mod config;
 mod core;
+mod dial;
+mod hub;
 mod lowering;
+mod mailbox;
+mod open;
+mod pooled;
 mod question;
 mod relay;
 mod server;
+mod sign_in;
 mod sockets;
 mod startup;
+mod welcome;
 mod words;
+mod worker;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -42,8 +53,10 @@ use types::ClusterView;
 
 pub use self::config::ProxyConfig;
 pub use self::lowering::LoweredCommit;
+pub use route::link::{PoolMode, SessionState};
 
 use self::core::Core;
+use self::hub::Hub;
 
 /// What the proxy knows about the cluster at one moment. The sender replaces it as a whole.
 pub trait ViewSource: Send + Sync + 'static {
@@ -156,7 +169,8 @@ impl Proxy {
     /// Serves clients until `shutdown` is cancelled; they are told so, and it returns within about
     /// two seconds. When the sender of `views` goes away, open routes stay as they are.
     pub async fn run<V: ViewSource>(self, views: watch::Receiver<V>, shutdown: CancellationToken) {
-        Core::new(self.config, self.status).run(self.listeners, views, shutdown).await;
+        let hub = Arc::new(Hub::new(self.config));
+        Core::new(hub, self.status).run(self.listeners, views, shutdown).await;
     }
 }
 

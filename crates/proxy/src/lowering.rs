@@ -1,21 +1,21 @@
 //! Sessions that set `synchronous_commit` below `on`: their commits are acknowledged before a
 //! standby has them (I1). They are counted, told of once each, and refused where configured.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use pgproto::lowered;
-use pgproto::wire::Startup;
+use pgproto::wire::{Cut, Cutter, FrameError, Startup};
 use route::ClientId;
 use serde::Serialize;
 use tokio::sync::Notify;
 
+use crate::hub::PoolKey;
 use crate::words;
 
 /// A statement up to this length, in bytes with type and length, is read before it goes on; a
 /// longer one is let through unread. The bytes are held back until the message is whole.
 pub(crate) const STATEMENT_BYTES_MAX: usize = 16 * 1024;
-
-const HEADER: usize = 5;
 
 /// Counters since the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
@@ -42,6 +42,11 @@ impl Lowering {
         self.refuse.store(refuse, Ordering::Relaxed);
     }
 
+    /// Whether it is refused now.
+    pub(crate) fn refuses(&self) -> bool {
+        self.refuse.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn counters(&self) -> LoweredCommit {
         LoweredCommit {
             sessions: self.sessions.load(Ordering::Relaxed),
@@ -50,103 +55,114 @@ impl Lowering {
     }
 }
 
-/// The client's way up, as one session sees it.
+/// Looks at the statements of one client.
 #[derive(Debug)]
-pub(crate) struct Statements<'a> {
-    lowering: &'a Lowering,
+pub(crate) struct Judge {
     client: ClientId,
-    user: String,
-    database: String,
+    who: Arc<PoolKey>,
     /// It was counted and told of.
     noted: bool,
-    /// The server was asked what the session has from its role and database.
-    asked: bool,
-    /// What is still to come of a message that goes on unread.
-    passing: usize,
 }
 
-impl<'a> Statements<'a> {
-    pub(crate) fn new(lowering: &'a Lowering, client: ClientId, startup: &Startup) -> Self {
-        let user = startup.parameter("user").unwrap_or_default().to_owned();
-        let database = startup.parameter("database").unwrap_or(&user).to_owned();
-        Statements { lowering, client, user, database, noted: false, asked: false, passing: 0 }
+impl Judge {
+    pub(crate) fn new(client: ClientId, who: Arc<PoolKey>) -> Judge {
+        Judge { client, who, noted: false }
+    }
+
+    /// Whose statements these are.
+    pub(crate) fn who(&self) -> &Arc<PoolKey> {
+        &self.who
     }
 
     /// Whether a session that begins with this packet is refused.
-    pub(crate) fn refuses_startup(&mut self, startup: &Startup) -> bool {
-        lowered::startup_lowers(startup) && self.note()
+    pub(crate) fn refuses_startup(&mut self, lowering: &Lowering, startup: &Startup) -> bool {
+        lowered::startup_lowers(startup) && self.note(lowering)
+    }
+
+    /// What the server gets in place of this Query or Parse, if it is refused.
+    pub(crate) fn replaces(&mut self, lowering: &Lowering, message: &[u8]) -> Option<Vec<u8>> {
+        let refused = lowered::message_lowers(message) && self.note(lowering);
+        refused.then(|| words::lowered_statement(message))
+    }
+
+    /// Counts, and says whether it is refused.
+    fn note(&mut self, lowering: &Lowering) -> bool {
+        let refused = lowering.refuses();
+        if refused {
+            lowering.refused.fetch_add(1, Ordering::Relaxed);
+        }
+        if !self.noted {
+            self.noted = true;
+            lowering.sessions.fetch_add(1, Ordering::Relaxed);
+            let (user, database) = (&self.who.user, &self.who.database);
+            let client = self.client;
+            tracing::warn!(%client, user, database, refused, "a session lowers synchronous_commit");
+        }
+        lowering.counted.notify_one();
+        refused
+    }
+}
+
+/// The client's way up, as a session with a connection of its own sees it.
+#[derive(Debug)]
+pub(crate) struct Statements<'a> {
+    lowering: &'a Lowering,
+    judge: Judge,
+    /// The server was asked what the session has from its role and database.
+    asked: bool,
+    cutter: Cutter,
+    /// The beginning of a statement that is not there as a whole yet.
+    held: Vec<u8>,
+}
+
+impl<'a> Statements<'a> {
+    pub(crate) fn new(lowering: &'a Lowering, judge: Judge) -> Self {
+        let (cutter, held) = (Cutter::default(), Vec::new());
+        Statements { lowering, judge, asked: false, cutter, held }
     }
 
     /// Whether the server must be asked now what the session has from its role and database, at the
     /// first moment at which it owes nothing. True once at most.
     pub(crate) fn must_ask(&mut self) -> bool {
         // Between two messages of the client only.
-        self.passing == 0
+        self.cutter.at_boundary()
+            && self.held.is_empty()
             && !std::mem::replace(&mut self.asked, true)
-            && self.lowering.refuse.load(Ordering::Relaxed)
+            && self.lowering.refuses()
     }
 
     /// Whether a session with this value, as the server told it, is refused.
     pub(crate) fn refuses_session(&mut self, value: &[u8]) -> bool {
-        lowered::is_below_on(value) && self.note()
+        lowered::is_below_on(value) && self.judge.note(self.lowering)
     }
 
-    /// Looks at what stands in `buffer` from `begin` on, where an earlier call left off, and puts a
-    /// refusal in the place of each statement that is refused. Returns up to where it may be sent;
-    /// what follows is the beginning of a statement that is not yet whole.
-    pub(crate) fn look(&mut self, buffer: &mut Vec<u8>, begin: usize) -> usize {
-        let mut at = begin;
-        loop {
-            let passed = self.passing.min(buffer.len() - at);
-            self.passing -= passed;
-            at += passed;
-            let Some(whole_bytes) = message_bytes(&buffer[at..]) else {
-                return at;
+    /// Looks at bytes of the client; what may be sent goes to `out`, with a refusal in the place of
+    /// each statement that is refused. The beginning of a statement waits until it is whole.
+    ///
+    /// # Errors
+    /// [`FrameError`]: the client's stream is broken.
+    pub(crate) fn look(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), FrameError> {
+        let held = std::mem::take(&mut self.held);
+        let all = if held.is_empty() { bytes } else { &[&held, bytes].concat() };
+        let mut rest = all;
+        while let Some(cut) = self.cutter.next(&mut rest, need)? {
+            let (Cut::Begin { bytes, .. } | Cut::More { bytes, .. }) = cut;
+            let instead = match cut {
+                Cut::Begin { tag: b'Q' | b'P', rest: 0, .. } => {
+                    self.judge.replaces(self.lowering, bytes)
+                }
+                Cut::Begin { .. } | Cut::More { .. } => None,
             };
-            let read = matches!(buffer[at], b'Q' | b'P') && whole_bytes <= STATEMENT_BYTES_MAX;
-            if !read {
-                self.passing = whole_bytes;
-                continue;
-            }
-            let Some(message) = buffer.get(at..at + whole_bytes) else {
-                return at;
-            };
-            let refused = lowered::message_lowers(message) && self.note();
-            if refused {
-                let instead = words::lowered_statement(message);
-                let end = at + instead.len();
-                buffer.splice(at..at + whole_bytes, instead);
-                at = end;
-            } else {
-                at += whole_bytes;
-            }
+            out.extend_from_slice(instead.as_deref().unwrap_or(bytes));
         }
-    }
-
-    /// Counts, and says whether it is refused.
-    fn note(&mut self) -> bool {
-        let refused = self.lowering.refuse.load(Ordering::Relaxed);
-        if refused {
-            self.lowering.refused.fetch_add(1, Ordering::Relaxed);
-        }
-        if !self.noted {
-            self.noted = true;
-            self.lowering.sessions.fetch_add(1, Ordering::Relaxed);
-            let (user, database) = (&self.user, &self.database);
-            let client = self.client;
-            tracing::warn!(%client, user, database, refused, "a session lowers synchronous_commit");
-        }
-        self.lowering.counted.notify_one();
-        refused
+        self.held = rest.to_vec();
+        Ok(())
     }
 }
 
-/// The length of the message at the beginning, type included, once its header is there.
-fn message_bytes(bytes: &[u8]) -> Option<usize> {
-    let ([_, length @ ..], _) = bytes.split_first_chunk::<HEADER>()?;
-    let length = usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX);
-    // A length below 4 ends the session elsewhere; here it must only lead on.
-    Some(length.saturating_add(1).max(HEADER))
+/// A longer statement is let through unread.
+fn need(tag: u8, total: usize) -> usize {
+    if matches!(tag, b'Q' | b'P') && total <= STATEMENT_BYTES_MAX { total } else { 0 }
 }
 
 #[cfg(test)]
@@ -159,21 +175,19 @@ mod tests {
     }
 
     fn statements(lowering: &Lowering) -> Statements<'_> {
-        let parameters = vec![("user".to_owned(), "app".to_owned())];
-        Statements::new(lowering, ClientId(1), &Startup { minor: 0, parameters })
+        let who = Arc::new(PoolKey { database: "d".to_owned(), user: "app".to_owned() });
+        Statements::new(lowering, Judge::new(ClientId(1), who))
     }
 
     /// What reaches the server of a stream that arrives in pieces of `piece_bytes`.
     fn passed(lowering: &Lowering, stream: &[u8], piece_bytes: usize) -> Vec<u8> {
         let mut statements = statements(lowering);
-        let (mut sent, mut buffer) = (Vec::new(), Vec::new());
+        let mut sent = Vec::new();
         for piece in stream.chunks(piece_bytes) {
-            buffer.extend_from_slice(piece);
-            let ready = statements.look(&mut buffer, 0);
-            sent.extend(buffer.drain(..ready));
-            assert!(buffer.len() < STATEMENT_BYTES_MAX, "no more is held back");
+            statements.look(piece, &mut sent).unwrap();
+            assert!(statements.held.len() < STATEMENT_BYTES_MAX, "no more is held back");
         }
-        assert!(buffer.is_empty(), "the stream ends with a whole message");
+        assert!(statements.held.is_empty(), "the stream ends with a whole message");
         sent
     }
 
@@ -209,14 +223,5 @@ mod tests {
             assert_eq!(passed(&lowering, &stream, piece_bytes), wanted, "{piece_bytes}");
         }
         assert_eq!(lowering.counters(), LoweredCommit { sessions: 3, refused: 6 });
-    }
-
-    #[test]
-    fn lengths_that_make_no_sense_lead_on() {
-        let lowering = Lowering::default();
-        for length in [0_u32, 3, u32::MAX] {
-            let mut buffer = [&b"Q"[..], &length.to_be_bytes(), b"abc"].concat();
-            assert!(statements(&lowering).look(&mut buffer, 0) >= HEADER);
-        }
     }
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use pgproto::wire::{FrameScanner, Step};
-use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 /// A Query.
@@ -21,22 +21,19 @@ const ROW_HEADER: usize = 6;
 ///
 /// # Errors
 /// The server closed, was silent, or does not make sense.
-pub(crate) async fn synchronous_commit(
-    read: &ReadHalf<'_>,
-    write: &WriteHalf<'_>,
-) -> io::Result<Vec<u8>> {
+pub(crate) async fn synchronous_commit(server: &TcpStream) -> io::Result<Vec<u8>> {
     let answered = timeout(ANSWER_TIMEOUT, async {
-        ask(write).await?;
-        answer(read).await
+        ask(server).await?;
+        answer(server).await
     });
     answered.await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
-async fn ask(write: &WriteHalf<'_>) -> io::Result<()> {
+async fn ask(server: &TcpStream) -> io::Result<()> {
     let mut rest = QUESTION;
     while !rest.is_empty() {
-        write.writable().await?;
-        match write.try_write(rest) {
+        server.writable().await?;
+        match server.try_write(rest) {
             Ok(count) => rest = &rest[count..],
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => return Err(error),
@@ -46,13 +43,13 @@ async fn ask(write: &WriteHalf<'_>) -> io::Result<()> {
 }
 
 /// Reads up to ReadyForQuery. Without a row the value is empty.
-async fn answer(read: &ReadHalf<'_>) -> io::Result<Vec<u8>> {
+async fn answer(server: &TcpStream) -> io::Result<Vec<u8>> {
     let mut scanner = FrameScanner::default();
     let (mut row, mut in_row) = (Vec::new(), false);
     let mut buffer = [0; 512];
     loop {
-        read.readable().await?;
-        let count = match read.try_read(&mut buffer) {
+        server.readable().await?;
+        let count = match server.try_read(&mut buffer) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,

@@ -1,24 +1,21 @@
-//! Bytes of one session, both ways.
+//! Bytes of a session that has a server connection of its own, both ways.
 
-use std::io;
-use std::ops::Range;
+use std::future::poll_fn;
+use std::task::{Context, Poll};
 
 use pgproto::wire::{Exchange, FrameError};
+use route::ClientId;
 use tokio::net::TcpStream;
-use tokio::net::tcp::{ReadHalf, WriteHalf};
-use tokio::sync::watch;
 
+use crate::bytes::{Outbox, READ_BYTES, Scratch};
 use crate::cancel::{CancelKeys, KnownKey};
 use crate::client::Command;
 use crate::lowering::{STATEMENT_BYTES_MAX, Statements};
+use crate::mailbox::Mailbox;
 use crate::question;
 
-/// What one direction holds at most. Nothing is read before it has been written on, so a slow
-/// reader slows its writer.
-const BUFFER_BYTES: usize = 16 * 1024;
-
 // Whatever is held back until it is whole leaves room to read on.
-const _: () = assert!(STATEMENT_BYTES_MAX <= BUFFER_BYTES);
+const _: () = assert!(STATEMENT_BYTES_MAX <= READ_BYTES);
 
 /// How a relay ended.
 #[derive(Debug)]
@@ -28,7 +25,7 @@ pub(crate) enum End {
     /// The server closed or cannot be reached.
     ServerGone,
     /// The core has another command.
-    Commanded,
+    Commanded(Command),
     /// The session has `synchronous_commit` lowered, which is refused.
     Lowered,
     /// The client's bytes make no sense.
@@ -37,152 +34,170 @@ pub(crate) enum End {
     ServerBroken(FrameError),
 }
 
-/// Relays between client and server until either side ends or a command comes. `said` is what the
-/// server said already. In the end `exchange` tells where the session stands.
-pub(crate) async fn relay(
-    (client, server): (&mut TcpStream, &mut TcpStream),
-    said: Vec<u8>,
-    exchange: &mut Exchange,
-    statements: &mut Statements<'_>,
-    commands: &mut watch::Receiver<Command>,
-    cancel_keys: (&CancelKeys, u64),
-) -> End {
-    let server_address = server.peer_addr().ok();
-    let (client_read, client_write) = client.split();
-    let (server_read, server_write) = server.split();
-    let mut up = Pipe { buffer: Vec::new(), written: 0, ready: 0 };
-    let mut down = Pipe { ready: said.len(), buffer: said, written: 0 };
-    let mut server_writable = true;
-    let mut known_key: Option<KnownKey> = None;
-    loop {
-        let turned = tokio::select! {
-            // The command comes first: after a cut no byte goes to the server.
-            biased;
-            _ = commands.changed() => return End::Commanded,
-            turned = async { tokio::select! {
-                turn = up.turn(&client_read, &server_write), if server_writable => (Way::Up, turn),
-                turn = down.turn(&server_read, &client_write) => (Way::Down, turn),
-            }} => turned,
-        };
-        match turned {
-            (Way::Up, Turn::Read(range)) => {
-                if let Err(error) = exchange.client_sent(&up.buffer[range]) {
-                    return End::ClientBroken(error);
-                }
-                up.ready = statements.look(&mut up.buffer, up.ready);
-            }
-            (Way::Down, Turn::Wrote(range)) => {
-                if let Err(error) = exchange.server_sent(&down.buffer[range]) {
-                    return End::ServerBroken(error);
-                }
-                if let (Some(key), Some(address)) = (exchange.take_key(), server_address) {
-                    known_key = Some(cancel_keys.0.remember(key, cancel_keys.1, address));
-                }
-                down.release();
-                // Authentication is over, and the server has nothing else to say.
-                let silent = up.buffer.is_empty() && down.buffer.is_empty();
-                let silent = silent && !exchange.answer_owed();
-                if silent && exchange.status().is_some() && statements.must_ask() {
-                    let answer = question::synchronous_commit(&server_read, &server_write);
-                    let answer = tokio::select! {
-                        biased;
-                        _ = commands.changed() => return End::Commanded,
-                        answer = answer => answer,
-                    };
-                    match answer {
-                        Ok(value) if statements.refuses_session(&value) => return End::Lowered,
-                        Ok(_) => {}
-                        Err(_) => break,
+/// Client and server, and what is on the way between them.
+pub(crate) struct Relay<'a> {
+    pub(crate) client: TcpStream,
+    pub(crate) server: TcpStream,
+    pub(crate) exchange: Exchange,
+    statements: Statements<'a>,
+    mailbox: &'a Mailbox<Command>,
+    cancel_keys: &'a CancelKeys,
+    owner: ClientId,
+    known_key: Option<KnownKey>,
+    up: Outbox,
+    down: Outbox,
+}
+
+/// What one look at the sockets came to.
+enum Turn {
+    Moved,
+    Nothing,
+    /// The server must be asked a question of ours.
+    Ask,
+    End(End),
+}
+
+impl<'a> Relay<'a> {
+    pub(crate) fn new(
+        (client, server): (TcpStream, TcpStream),
+        statements: Statements<'a>,
+        mailbox: &'a Mailbox<Command>,
+        (cancel_keys, owner): (&'a CancelKeys, ClientId),
+    ) -> Relay<'a> {
+        Relay {
+            client,
+            server,
+            exchange: Exchange::default(),
+            statements,
+            mailbox,
+            cancel_keys,
+            owner,
+            known_key: None,
+            up: Outbox::default(),
+            down: Outbox::default(),
+        }
+    }
+
+    /// Relays until either side ends or a command comes. `said` is what the server said already.
+    /// In the end `exchange` tells where the session stands.
+    pub(crate) async fn run(&mut self, said: &[u8]) -> End {
+        let first = poll_fn(|cx| Poll::Ready(self.take_answer(said, cx))).await;
+        if let Some(end) = first {
+            return end;
+        }
+        loop {
+            let turn = poll_fn(|cx| match self.turn(cx) {
+                Turn::Nothing => Poll::Pending,
+                turn => Poll::Ready(turn),
+            });
+            match turn.await {
+                Turn::Moved | Turn::Nothing => {}
+                Turn::Ask => {
+                    if let Some(end) = self.ask().await {
+                        return end;
                     }
                 }
+                Turn::End(end) => return end,
             }
-            (Way::Up, Turn::Wrote(_)) => up.release(),
-            (Way::Down, Turn::Read(range)) => down.ready = range.end,
-            (Way::Up | Way::Down, Turn::Nothing) => {}
-            (Way::Up, Turn::Ended) | (Way::Down, Turn::Refused) => return End::ClientGone,
-            (Way::Down, Turn::Ended) => break,
-            // It has closed, but its last words may still be on their way to the client.
-            (Way::Up, Turn::Refused) => server_writable = false,
-        }
-    }
-    drop(known_key);
-    End::ServerGone
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Way {
-    /// Client to server.
-    Up,
-    /// Server to client.
-    Down,
-}
-
-enum Turn {
-    /// These bytes of the buffer are new.
-    Read(Range<usize>),
-    /// These bytes of the buffer were written.
-    Wrote(Range<usize>),
-    /// The socket was not ready after all.
-    Nothing,
-    /// The reading side has ended.
-    Ended,
-    /// The writing side takes nothing any more.
-    Refused,
-}
-
-/// One direction. The buffer exists only while it holds something: most sessions are idle.
-struct Pipe {
-    buffer: Vec<u8>,
-    written: usize,
-    /// Up to where it may be written; what follows is held back.
-    ready: usize,
-}
-
-impl Pipe {
-    /// One read or one write.
-    ///
-    /// Cancel safety: safe, a read or write that happened is in the pipe's state, and the caller
-    /// gets to know it since there is no `await` after it.
-    async fn turn(&mut self, from: &ReadHalf<'_>, to: &WriteHalf<'_>) -> Turn {
-        if self.written == self.ready {
-            if from.readable().await.is_err() {
-                return Turn::Ended;
-            }
-            let held = self.buffer.len();
-            self.buffer.reserve_exact(BUFFER_BYTES - held);
-            return match from.try_read_buf(&mut self.buffer) {
-                Ok(0) => Turn::Ended,
-                Ok(_) => Turn::Read(held..self.buffer.len()),
-                Err(error) => self.not_ready(&error, Turn::Ended),
-            };
-        }
-        if to.writable().await.is_err() {
-            return Turn::Refused;
-        }
-        match to.try_write(&self.buffer[self.written..self.ready]) {
-            Ok(0) => Turn::Refused,
-            Ok(count) => {
-                let begin = self.written;
-                self.written += count;
-                Turn::Wrote(begin..self.written)
-            }
-            Err(error) => self.not_ready(&error, Turn::Refused),
         }
     }
 
-    fn not_ready(&mut self, error: &io::Error, otherwise: Turn) -> Turn {
-        self.release();
-        match error.kind() {
-            io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Turn::Nothing,
-            _ => otherwise,
+    /// Whether the client has all that was on its way to it.
+    pub(crate) fn client_is_told(&self) -> bool {
+        self.down.is_empty() && self.exchange.client_at_boundary()
+    }
+
+    fn turn(&mut self, cx: &mut Context<'_>) -> Turn {
+        loop {
+            match self.look(cx) {
+                Turn::Moved => {}
+                turn => return turn,
+            }
         }
     }
 
-    /// Gives the memory back once everything is written, but for what is held back.
-    fn release(&mut self) {
-        if self.written == self.ready {
-            self.buffer = self.buffer[self.ready..].to_vec();
-            (self.written, self.ready) = (0, 0);
+    fn look(&mut self, cx: &mut Context<'_>) -> Turn {
+        // The command comes first: after a cut no byte goes to the server.
+        if let Poll::Ready(command) = self.mailbox.poll_take(cx) {
+            return Turn::End(End::Commanded(command));
+        }
+        if let Poll::Ready(Err(_)) = self.down.poll_flush(&mut self.client, cx) {
+            return Turn::End(End::ClientGone);
+        }
+        if let Poll::Ready(Err(_)) = self.up.poll_flush(&mut self.server, cx) {
+            // It has closed, but its last words may still be there to be read.
+            self.up = Outbox::default();
+        }
+        let mut moved = false;
+        let mut scratch = Scratch::take();
+        if self.down.is_empty() {
+            match scratch.poll_read(&mut self.server, cx) {
+                Poll::Pending => {}
+                Poll::Ready(Ok(count)) if count > 0 => {
+                    if let Some(end) = self.take_answer(scratch.bytes(count), cx) {
+                        return Turn::End(end);
+                    }
+                    moved = true;
+                }
+                Poll::Ready(_) => return Turn::End(End::ServerGone),
+            }
+        }
+        if self.must_ask() {
+            return Turn::Ask;
+        }
+        if self.up.is_empty() {
+            match scratch.poll_read(&mut self.client, cx) {
+                Poll::Pending => {}
+                Poll::Ready(Ok(count)) if count > 0 => {
+                    if let Err(error) = self.take_request(scratch.bytes(count), cx) {
+                        return Turn::End(End::ClientBroken(error));
+                    }
+                    moved = true;
+                }
+                Poll::Ready(_) => return Turn::End(End::ClientGone),
+            }
+        }
+        if moved { Turn::Moved } else { Turn::Nothing }
+    }
+
+    fn take_answer(&mut self, bytes: &[u8], cx: &mut Context<'_>) -> Option<End> {
+        if self.down.send(&mut self.client, cx, bytes).is_err() {
+            return Some(End::ClientGone);
+        }
+        if let Err(error) = self.exchange.server_sent(bytes) {
+            return Some(End::ServerBroken(error));
+        }
+        if let (Some(key), Ok(address)) = (self.exchange.take_key(), self.server.peer_addr()) {
+            self.known_key = Some(self.cancel_keys.remember(key, self.owner, address));
+        }
+        None
+    }
+
+    fn take_request(&mut self, bytes: &[u8], cx: &mut Context<'_>) -> Result<(), FrameError> {
+        self.exchange.client_sent(bytes)?;
+        let mut out = Vec::with_capacity(bytes.len());
+        self.statements.look(bytes, &mut out)?;
+        // A server that takes nothing has ended; what it said last is read before it is given up.
+        self.up.send(&mut self.server, cx, &out).unwrap_or_default();
+        Ok(())
+    }
+
+    /// Authentication is over, and the server has nothing else to say.
+    fn must_ask(&mut self) -> bool {
+        let silent = self.up.is_empty() && self.down.is_empty() && !self.exchange.answer_owed();
+        silent && self.exchange.status().is_some() && self.statements.must_ask()
+    }
+
+    async fn ask(&mut self) -> Option<End> {
+        let answer = tokio::select! {
+            biased;
+            command = self.mailbox.next() => return Some(End::Commanded(command)),
+            answer = question::synchronous_commit(&self.server) => answer,
+        };
+        match answer {
+            Ok(value) if self.statements.refuses_session(&value) => Some(End::Lowered),
+            Ok(_) => None,
+            Err(_) => Some(End::ServerGone),
         }
     }
 }

@@ -1,114 +1,130 @@
-//! A new connection to a server, up to its first answer.
+//! A connection to a server, as pools keep them.
 
-use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use pgproto::wire::sqlstate_of;
-use route::Target;
+use pgproto::wire::CancelKey;
+use route::link::{ClientSide, Output, PoolMode, ServerSide, SessionState};
+use route::{Event, ServerId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use crate::bytes::{Outbox, Scratch};
+use crate::cancel;
+use crate::client::Command;
+use crate::hub::Hub;
+use crate::mailbox::Mailbox;
 use crate::sockets;
 
-/// The first answer is read in pieces of at most this many bytes, and an error in it that is longer
-/// is passed on unread.
-const FIRST_ANSWER_BYTES: usize = 8 * 1024;
-const HEADER: usize = 5;
-/// "The database system is starting up", and its like.
-const CANNOT_CONNECT_NOW: &str = "57P03";
+/// A server takes at most so long for DISCARD ALL.
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A connection that the server answered on.
+/// One connection, signed in.
 #[derive(Debug)]
-pub(crate) struct Opened {
-    /// The connection.
-    pub(crate) socket: TcpStream,
-    /// What the server has said so far; not empty.
-    pub(crate) said: Vec<u8>,
+pub(crate) struct ServerConnection {
+    pub(crate) id: ServerId,
+    pub(crate) stream: TcpStream,
+    pub(crate) side: ServerSide,
+    /// The beginning of a message that is not there yet as far as it must be.
+    pub(crate) inbox: Vec<u8>,
+    pub(crate) up: Outbox,
+    pub(crate) key: CancelKey,
+    pub(crate) address: SocketAddr,
+    /// A cancel request that is on its way.
+    cancelling: Option<JoinHandle<()>>,
 }
 
-/// Why an attempt failed. The client has been told nothing, so another one may follow.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum OpenError {
-    /// No TCP connection.
-    #[error("cannot connect")]
-    Connect(#[source] io::Error),
-    /// No TCP connection in time.
-    #[error("no connection within {0:?}")]
-    Timeout(Duration),
-    /// The connection broke.
-    #[error("the server closed before its first answer")]
-    Closed(#[source] io::Error),
-    /// The server answered that it is starting, stopping or recovering.
-    #[error("the server does not take connections now")]
-    NotNow,
-}
-
-/// Connects, sends the startup packet and waits for the first answer. How long that takes is
-/// bounded by the client's hold time, which the router watches.
-///
-/// Cancel safety: dropped half-way it closes the connection; the startup packet may be sent.
-pub(crate) async fn open(
-    target: &Target,
-    startup: &[u8],
-    connect_timeout: Duration,
-    user_timeout: Option<Duration>,
-) -> Result<Opened, OpenError> {
-    let connected =
-        timeout(connect_timeout, TcpStream::connect((target.host.as_str(), target.port)));
-    let mut socket = match connected.await {
-        Ok(Ok(socket)) => socket,
-        Ok(Err(error)) => return Err(OpenError::Connect(error)),
-        Err(_) => return Err(OpenError::Timeout(connect_timeout)),
-    };
-    sockets::prepare(&socket, user_timeout);
-    socket.write_all(startup).await.map_err(OpenError::Closed)?;
-    let said = first_answer(&mut socket).await.map_err(OpenError::Closed)?;
-    if is_not_now(&said) {
-        return Err(OpenError::NotNow);
+impl ServerConnection {
+    pub(crate) fn new(
+        id: ServerId,
+        stream: TcpStream,
+        side: ServerSide,
+        key: CancelKey,
+        address: SocketAddr,
+    ) -> ServerConnection {
+        let (inbox, up) = (Vec::new(), Outbox::default());
+        ServerConnection { id, stream, side, inbox, up, key, address, cancelling: None }
     }
-    Ok(Opened { socket, said })
-}
 
-/// Reads something, and the whole message if it is an error of ordinary size.
-async fn first_answer(socket: &mut TcpStream) -> io::Result<Vec<u8>> {
-    let mut said = Vec::with_capacity(FIRST_ANSWER_BYTES);
-    loop {
-        if socket.read_buf(&mut said).await? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        let is_error = said.first() == Some(&b'E');
-        if !is_error || said.len() >= FIRST_ANSWER_BYTES || error_body(&said).is_some() {
-            return Ok(said);
+    /// Whether an idle connection can still be lent: it has not ended, and has said nothing but
+    /// what servers say unasked.
+    pub(crate) fn is_alive(&mut self) -> bool {
+        let mut scratch = Scratch::take();
+        let mut cx = Context::from_waker(Waker::noop());
+        match scratch.poll_read(&mut self.stream, &mut cx) {
+            Poll::Pending => true,
+            Poll::Ready(Ok(count)) if count > 0 => self.side.said_unasked(scratch.bytes(count)),
+            Poll::Ready(_) => false,
         }
     }
-}
 
-fn is_not_now(said: &[u8]) -> bool {
-    error_body(said).and_then(sqlstate_of) == Some(CANNOT_CONNECT_NOW)
-}
-
-/// The body of the error message at the beginning, if it is there as a whole.
-fn error_body(said: &[u8]) -> Option<&[u8]> {
-    let ([b'E', length @ ..], _) = said.split_first_chunk::<HEADER>()? else {
-        return None;
-    };
-    let length = usize::try_from(u32::from_be_bytes(*length)).ok()?;
-    said.get(HEADER..length.checked_add(1)?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_a_whole_error_is_looked_into() {
-        let error = b"E\0\0\0\x13SFATAL\0C57P03\0\0";
-        for cut in 0..error.len() {
-            assert!(!is_not_now(&error[..cut]), "{cut} bytes");
-        }
-        assert!(is_not_now(error));
-        assert!(!is_not_now(b"R\0\0\0\x08\0\0\0\0"));
-        assert!(!is_not_now(b"E\xff\xff\xff\xff"));
+    /// Closes it so that nothing which the kernel still holds reaches the server.
+    pub(crate) fn reset(self) {
+        sockets::reset(self.stream);
     }
+
+    pub(crate) fn into_parts(self) -> (TcpStream, ServerSide) {
+        (self.stream, self.side)
+    }
+
+    /// Sends a cancel request to the server. Until it was taken, the connection is not lent to
+    /// anybody else, whose statement it would hit.
+    pub(crate) fn cancel(&mut self, owner: Arc<Mailbox<Command>>) {
+        if self.is_being_cancelled() {
+            return;
+        }
+        let (address, key) = (self.address, self.key.clone());
+        self.cancelling = Some(tokio::spawn(async move {
+            cancel::send(address, &key).await;
+            owner.nudge();
+        }));
+    }
+
+    pub(crate) fn is_being_cancelled(&mut self) -> bool {
+        let goes_on = self.cancelling.as_ref().is_some_and(|task| !task.is_finished());
+        if !goes_on {
+            self.cancelling = None;
+        }
+        goes_on
+    }
+}
+
+/// Takes a session back to its beginning and gives the connection back; if that does not succeed,
+/// it is closed.
+pub(crate) async fn discard(hub: Arc<Hub>, mut connection: Box<ServerConnection>) {
+    let server = connection.id;
+    if let Some(task) = connection.cancelling.take() {
+        // It ends by its own limit.
+        task.await.unwrap_or_default();
+    }
+    match timeout(DISCARD_TIMEOUT, discard_all(&mut connection)).await {
+        Ok(Some(())) => hub.give_back(connection),
+        Ok(None) | Err(_) => hub.step(Event::Lost { server }),
+    }
+}
+
+async fn discard_all(connection: &mut ServerConnection) -> Option<()> {
+    let mut nobody = ClientSide::new(
+        PoolMode::Transaction,
+        SessionState::Pin,
+        Arc::default(),
+        connection.side.reported().clone(),
+    );
+    let mut out = Output::default();
+    connection.side.discard(&mut out);
+    connection.stream.write_all(&out.up).await.ok()?;
+    let mut bytes = Vec::new();
+    while !connection.side.is_at_rest() {
+        if connection.stream.read_buf(&mut bytes).await.ok()? == 0 {
+            return None;
+        }
+        let mut rest = bytes.as_slice();
+        connection.side.server_sent(&mut nobody, &mut rest, &mut out).ok()?;
+        bytes = rest.to_vec();
+    }
+    Some(())
 }

@@ -22,14 +22,26 @@ pub(crate) enum Ending {
     Shutdown,
 }
 
-/// The last message of a session; `in_doubt` if a statement's outcome is not known.
-pub(crate) fn ending(ending: Ending, in_doubt: bool) -> Vec<u8> {
-    let why = match ending {
+/// What happened.
+pub(crate) fn why(ending: Ending) -> &'static str {
+    match ending {
         Ending::Cut(CutReason::Planned) => "the primary has stepped down",
         Ending::Cut(CutReason::Unplanned) => "the primary has changed",
         Ending::ServerLost => "the server closed the connection",
         Ending::Shutdown => "the proxy is shutting down",
-    };
+    }
+}
+
+/// The message for a client whose commit did not wait for its standby, since that was cancelled.
+pub(crate) fn standby_not_awaited() -> Vec<u8> {
+    let message = "the wait for the synchronous standby was cancelled; \
+         the transaction is committed on the primary, and may be lost in a failover";
+    fatal(OUTCOME_UNKNOWN, message, "Reconnect and look whether it took effect.")
+}
+
+/// The last message of a session; `in_doubt` if a statement's outcome is not known.
+pub(crate) fn ending(ending: Ending, in_doubt: bool) -> Vec<u8> {
+    let why = why(ending);
     if in_doubt {
         let message = format!("{why}; the outcome of the last statement is unknown");
         return fatal(OUTCOME_UNKNOWN, &message, "Reconnect and look whether it took effect.");
@@ -40,7 +52,7 @@ pub(crate) fn ending(ending: Ending, in_doubt: bool) -> Vec<u8> {
 
 /// The message for a client that is not served.
 pub(crate) fn refusal(refusal: &Refusal) -> Vec<u8> {
-    fatal(refusal.sqlstate, &refusal.message, &refusal.hint)
+    fatal(&refusal.sqlstate, &refusal.message, &refusal.hint)
 }
 
 /// The message for a client whose bytes make no sense.

@@ -152,9 +152,8 @@ async fn real_clients_do_not_notice_the_proxy_until_the_term_changes() {
     views.send_replace((Some(postgres.view(2)), true));
     let (_, text) = sleeping.await.unwrap();
     assert!(text.contains("the outcome of the last statement is unknown"), "{text}");
-    let status = status.borrow().clone();
-    assert_eq!(status.panics, 0);
-    assert_eq!(status.routes.metrics.read_write.cut_unplanned, 1);
+    let cut = watched.wait_for(|s| s.routes.metrics.read_write.cut_unplanned == 1);
+    assert_eq!(cut.await.unwrap().panics, 0);
     shutdown.cancel();
     running.await.unwrap();
 }
@@ -219,8 +218,9 @@ async fn lowered_commits_are_counted_and_refused_where_configured() {
     views.send_replace((Some(postgres.configured_view(3, "{}")), true));
     let permitted = run(port, PASSWORD, &psql("-c 'show synchronous_commit'")).await;
     assert_eq!(permitted, (true, "local\n".to_owned()));
-    assert_eq!(status.borrow().lowered.refused, 10);
-    assert_eq!(status.borrow().panics, 0);
+    let counted = status.wait_for(|s| s.lowered.refused == 10).await.unwrap();
+    assert_eq!(counted.panics, 0);
+    drop(counted);
     shutdown.cancel();
     running.await.unwrap();
 }

@@ -18,8 +18,7 @@ async fn a_session_is_relayed_and_counted() {
     let mut client = Client::open(rig.address(READ_WRITE)).await.unwrap();
     assert_eq!(client.query("one").await.unwrap(), "a:one");
     assert_eq!(client.query("two").await.unwrap(), "a:two");
-    let status = rig.status.borrow().clone();
-    assert_eq!(status.routes.metrics.read_write.connected, 1);
+    rig.until(|status| status.routes.metrics.read_write.connected == 1).await;
     client.goodbye().await;
     rig.until(|status| status.clients == 0).await;
     assert_eq!(rig.status.borrow().routes.metrics.read_write.server_lost, 0);

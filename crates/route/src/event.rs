@@ -26,6 +26,28 @@ pub enum Port {
     ReadOnly,
 }
 
+/// A pool: the connections of one user to one database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct PoolId(pub u32);
+
+impl PoolId {
+    pub(crate) fn index(self) -> usize {
+        usize::try_from(self.0).unwrap_or(usize::MAX)
+    }
+}
+
+/// A server connection of a pool. None is used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct ServerId(pub u64);
+
+impl std::fmt::Display for ServerId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// A server that a client can be connected to.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct Target {
@@ -81,6 +103,54 @@ pub enum Event {
         /// Whose.
         client: ClientId,
     },
+    /// A client of a pool, which has none, wants a connection.
+    Wants {
+        /// Who.
+        client: ClientId,
+        /// Where it came to.
+        port: Port,
+        /// Of which pool.
+        pool: PoolId,
+    },
+    /// A lent connection is at rest, with nothing of its client left in it.
+    Returned {
+        /// Which.
+        server: ServerId,
+    },
+    /// The client of a lent connection goes, and its session is taken back to its beginning;
+    /// `Returned` or `Lost` follows.
+    Cleans {
+        /// Which.
+        server: ServerId,
+    },
+    /// The connection of an [`Action::Open`] is there.
+    Opened {
+        /// Which.
+        server: ServerId,
+    },
+    /// It cannot be opened now.
+    OpenFailed {
+        /// Which.
+        server: ServerId,
+    },
+    /// The server does not let the pool in.
+    OpenRefused {
+        /// Which.
+        server: ServerId,
+        /// What the clients are told that wait for it.
+        refusal: Refusal,
+    },
+    /// A pool's connection is gone, lent or not.
+    Lost {
+        /// Which.
+        server: ServerId,
+    },
+    /// Every connection of the pools is replaced as soon as it is at rest.
+    Reconnect,
+    /// Nobody of the pools is lent a connection until `Resume`.
+    Pause,
+    /// The end of a `Pause`.
+    Resume,
     /// The time of an [`Action::WakeAt`] has come.
     Tick,
 }
@@ -99,7 +169,7 @@ pub enum CutReason {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     /// SQLSTATE.
-    pub sqlstate: &'static str,
+    pub sqlstate: String,
     /// What happened.
     pub message: String,
     /// What is awaited, or what to do.
@@ -136,6 +206,37 @@ pub enum Action {
     Cut {
         /// Whose.
         client: ClientId,
+        /// Why.
+        reason: CutReason,
+    },
+    /// Open a connection for a pool, and answer `Opened`, `OpenFailed` or `OpenRefused`.
+    Open {
+        /// Its number.
+        server: ServerId,
+        /// For which pool.
+        pool: PoolId,
+        /// To what.
+        target: Target,
+    },
+    /// The client has this connection from now on, until `Returned` or `Lost`.
+    Lend {
+        /// Who.
+        client: ClientId,
+        /// Which.
+        server: ServerId,
+    },
+    /// Close a connection that nobody has, or that is being opened. The router has forgotten it.
+    Close {
+        /// Which.
+        server: ServerId,
+    },
+    /// No byte goes to this connection any more. The router has forgotten it; the client has none,
+    /// and may want another.
+    Take {
+        /// Whose.
+        client: ClientId,
+        /// Which.
+        server: ServerId,
         /// Why.
         reason: CutReason,
     },

@@ -11,12 +11,16 @@
 //! - no client waits longer than `hold_timeout`, and no more than `hold_limit` wait at once.
 #![forbid(unsafe_code)]
 
+mod binding;
 mod choice;
 mod event;
+pub mod link;
 mod metrics;
+mod pools;
 mod router;
 
 pub use choice::Awaited;
-pub use event::{Action, ClientId, CutReason, Event, Port, Refusal, Target};
+pub use event::{Action, ClientId, CutReason, Event, PoolId, Port, Refusal, ServerId, Target};
 pub use metrics::{Metrics, PortMetrics, Snapshot};
+pub use pools::PoolUse;
 pub use router::{Router, RouterConfig};

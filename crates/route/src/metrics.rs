@@ -65,6 +65,10 @@ pub struct Snapshot {
     pub connecting: usize,
     /// Connections to each member, open or being made.
     pub connections: BTreeMap<MemberName, usize>,
+    /// Clients of pools that have a connection to the primary.
+    pub busy: usize,
+    /// Whether clients of pools wait for an operator.
+    pub paused: bool,
     /// Counters.
     pub metrics: Metrics,
 }

@@ -2,17 +2,22 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use types::{ClusterView, MemberName, Millis, Term};
+use types::{ClusterView, MemberName, Millis};
 
+use crate::binding::Binding;
 use crate::choice::{self, Awaited};
-use crate::event::{Action, ClientId, CutReason, Event, Port, Refusal, Target};
+use crate::event::{Action, ClientId, CutReason, Event, PoolId, Port, Refusal, Target};
 use crate::metrics::{Metrics, Snapshot};
+use crate::pools::{PoolUse, Pools, Routes};
 
 /// After a failed attempt to the primary, the next one follows this much later. A fresh primary is
 /// reached within it; a dead one costs one attempt at a time, however many clients wait.
 const PRIMARY_RETRY: Millis = Millis(20);
 /// A replica that could not be reached is left out this long.
 const REPLICA_RETRY: Millis = Millis(2000);
+
+/// While clients of pools wait, it is looked so often whose time is up.
+const POOL_LOOK: Millis = Millis(100);
 
 const CANNOT_CONNECT_NOW: &str = "57P03";
 const TOO_MANY_CONNECTIONS: &str = "53300";
@@ -22,20 +27,14 @@ const TOO_MANY_CONNECTIONS: &str = "53300";
 pub struct RouterConfig {
     /// How long a client waits for a route and a connection, at most.
     pub hold_timeout: Millis,
+    /// How long a client waits for a connection of its pool while the route is open, at most.
+    pub pool_timeout: Millis,
     /// How many clients wait at once, at most; the oldest is refused first.
     pub hold_limit: usize,
     /// How many clients there are in all, at most.
     pub client_limit: usize,
     /// Replicas further behind than this many bytes get no new read-only client.
     pub lag_bytes_max: Option<u64>,
-}
-
-/// The term and member that a connection to a primary belongs to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Binding {
-    member: MemberName,
-    /// For a connection to a primary: the newest term seen when it was chosen.
-    primary_since: Option<Term>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +47,7 @@ enum Phase {
 #[derive(Debug, Clone)]
 struct Client {
     port: Port,
+    since: Millis,
     deadline: Millis,
     attempts: u32,
     phase: Phase,
@@ -66,9 +66,9 @@ enum Gate {
 pub struct Router {
     config: RouterConfig,
     fresh: bool,
-    newest_term: Term,
     primary: Result<Target, Awaited>,
-    replicas: Vec<Target>,
+    routes: Routes,
+    pools: Pools,
     clients: BTreeMap<ClientId, Client>,
     /// The clients in phase `Held`, by port.
     held_read_write: BTreeSet<ClientId>,
@@ -94,9 +94,9 @@ impl Router {
         Router {
             config,
             fresh: false,
-            newest_term: Term(0),
             primary: Err(Awaited::View),
-            replicas: Vec::new(),
+            routes: Routes::default(),
+            pools: Pools::default(),
             clients: BTreeMap::new(),
             held_read_write: BTreeSet::new(),
             held_read_only: BTreeSet::new(),
@@ -115,50 +115,103 @@ impl Router {
     pub fn step(&mut self, now: Millis, event: Event) -> Vec<Action> {
         let mut actions = Vec::new();
         match event {
+            // A transaction's two events; nothing else can have come with them.
+            Event::Wants { client, port, pool } => {
+                self.pools.want(now, &self.routes, client, (pool, port), &mut actions);
+                self.limit_waiting(now, port, &mut actions);
+                self.wake_for_pools(now, &mut actions);
+                return actions;
+            }
+            Event::Returned { server } => {
+                self.pools.give_back(now, &self.routes, server, &mut actions);
+                return actions;
+            }
+            Event::Cleans { server } => {
+                self.pools.clean(server);
+                return actions;
+            }
+            Event::Opened { server } => self.pools.opened(now, &self.routes, server, &mut actions),
+            Event::OpenFailed { server } | Event::Lost { server } => {
+                self.pools.lost(now, &self.routes, server, &mut actions);
+            }
+            Event::OpenRefused { server, refusal } => {
+                for client in self.pools.refused(server) {
+                    self.refuse_waiting(client, refusal.clone(), &mut actions);
+                }
+            }
             Event::View(view) => self.see(now, &view, &mut actions),
             Event::DcsLost => self.fresh = false,
             Event::DcsBack => self.fresh = true,
             Event::ClientArrived { client, port } => self.arrive(now, client, port, &mut actions),
-            Event::ClientGone { client } => self.forget(now, client),
+            Event::ClientGone { client } => {
+                self.forget(now, client);
+                self.pools.client_gone(client);
+            }
             Event::ServerConnected { client, attempt } => self.connected(client, attempt),
             Event::ServerFailed { client, attempt } => self.failed(now, client, attempt),
             Event::ServerLost { client } => self.server_lost(now, client),
+            Event::Reconnect => self.pools.reconnect(&mut actions),
+            Event::Pause => self.pools.paused = true,
+            Event::Resume => self.pools.paused = false,
             // The timer is used up, also if it came early.
             Event::Tick => self.wake = None,
         }
         self.expire(now, &mut actions);
         self.serve(now, &mut actions);
+        self.pools.serve_all(now, &self.routes, &mut actions);
         self.count_held_and_limit(now, &mut actions);
         self.wake(now, &mut actions);
         actions
     }
 
+    /// A new pool, with at most `size` connections to each member.
+    pub fn add_pool(&mut self, size: usize) -> PoolId {
+        self.pools.add(size)
+    }
+
+    /// How one pool is used.
+    #[must_use]
+    pub fn pool_use(&self, pool: PoolId) -> PoolUse {
+        self.pools.used(pool)
+    }
+
     /// The present state for operators.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
-        let waiting = self.held_read_write.len() + self.held_read_only.len();
+        let held = self.held_read_write.len() + self.held_read_only.len();
+        let mut connections = self.connections.clone();
+        for (member, count) in self.pools.connections() {
+            *connections.entry(member).or_default() += count;
+        }
         Snapshot {
             read_write: self.primary.as_ref().ok().cloned(),
             awaiting: self.primary.as_ref().err().map(ToString::to_string),
-            read_only: self.replicas.clone(),
-            term: self.newest_term,
+            read_only: self.routes.replicas.clone(),
+            term: self.routes.newest_term,
             fresh: self.fresh,
-            waiting,
-            connecting: self.deadlines.len().saturating_sub(waiting),
-            connections: self.connections.clone(),
+            waiting: held + self.pools.waiting_count(),
+            connecting: self.deadlines.len().saturating_sub(held),
+            connections,
+            busy: self.pools.lent_to_primary(),
+            paused: self.pools.paused,
             metrics: self.metrics,
         }
     }
 
     fn see(&mut self, now: Millis, view: &ClusterView, actions: &mut Vec<Action>) {
-        self.newest_term = self.newest_term.max(choice::newest_term(view));
-        let primary = choice::primary_route(view, self.newest_term);
+        self.routes.newest_term = self.routes.newest_term.max(choice::newest_term(view));
+        let primary = choice::primary_route(view, self.routes.newest_term);
         if primary.is_ok() && primary != self.primary {
             // What failed before says nothing about a new primary.
             self.gates.clear();
+            self.pools.open_gates();
         }
+        if primary.is_err() && self.primary.is_ok() {
+            self.routes.closed_since = now;
+        }
+        self.routes.primary = primary.as_ref().ok().cloned();
         self.primary = primary;
-        self.replicas = choice::replicas(view, self.config.lag_bytes_max);
+        self.routes.replicas = choice::replicas(view, self.config.lag_bytes_max);
         self.chosen.retain(|name, _| view.members.contains_key(name));
         self.bind_promoted();
         let outdated: Vec<(ClientId, CutReason)> = self
@@ -169,10 +222,10 @@ impl Router {
         for (client, reason) in outdated {
             self.give_up(now, client, reason, actions);
         }
+        self.pools.see(now, view, &self.routes, actions);
     }
 
-    /// A session that came to a replica is bound from the moment on that this becomes the primary:
-    /// when it is deposed later, the session must not go on writing there.
+    /// Sessions on a replica that is promoted are bound to its term from now on.
     fn bind_promoted(&mut self) {
         let Ok(primary) = &self.primary else {
             return;
@@ -181,9 +234,7 @@ impl Router {
             match &mut client.phase {
                 Phase::Held => {}
                 Phase::Connecting(binding) | Phase::Open(binding) => {
-                    if binding.member == primary.member && binding.primary_since.is_none() {
-                        binding.primary_since = Some(self.newest_term);
-                    }
+                    binding.bind_promoted(primary, self.routes.newest_term);
                 }
             }
         }
@@ -195,15 +246,7 @@ impl Router {
             Phase::Held => return None,
             Phase::Connecting(binding) | Phase::Open(binding) => binding,
         };
-        let since = binding.primary_since?;
-        // A member key that cannot be read has no role; that says nothing.
-        let key = view.member(&binding.member).filter(|member| !member.role.is_empty());
-        if key.is_some_and(|member| !choice::is_primary(member)) {
-            return Some(CutReason::Planned);
-        }
-        // Without a leader key a session stays: its primary may still hold its lease.
-        let other_leads = view.leader_name().is_some_and(|leader| *leader != binding.member);
-        (other_leads || self.newest_term > since).then_some(CutReason::Unplanned)
+        binding.outdated(view, self.routes.newest_term)
     }
 
     /// Ends an open session, or takes back an attempt: that client has seen nothing yet.
@@ -235,7 +278,7 @@ impl Router {
         if self.clients.len() >= self.config.client_limit {
             self.metrics.of(port).refused += 1;
             let refusal = Refusal {
-                sqlstate: TOO_MANY_CONNECTIONS,
+                sqlstate: TOO_MANY_CONNECTIONS.to_owned(),
                 message: "the proxy has too many clients already".to_owned(),
                 hint: format!("Its limit is {} clients.", self.config.client_limit),
             };
@@ -243,8 +286,14 @@ impl Router {
             return;
         }
         let deadline = now.plus(self.config.hold_timeout);
-        let client =
-            Client { port, deadline, attempts: 0, phase: Phase::Held, counted_as_held: false };
+        let client = Client {
+            port,
+            since: now,
+            deadline,
+            attempts: 0,
+            phase: Phase::Held,
+            counted_as_held: false,
+        };
         let earlier = self.clients.insert(id, client);
         assert!(earlier.is_none(), "client {id} arrived twice");
         self.deadlines.insert((deadline, id));
@@ -299,14 +348,79 @@ impl Router {
     fn expire(&mut self, now: Millis, actions: &mut Vec<Action>) {
         while let Some((deadline, id)) = self.deadlines.first().copied() {
             if deadline > now {
-                return;
+                break;
             }
             let port = self.clients.get(&id).map_or(Port::ReadWrite, |client| client.port);
-            let message = match port {
-                Port::ReadWrite => "no primary could be reached in time",
-                Port::ReadOnly => "no server for reads could be reached in time",
-            };
-            self.refuse(now, id, message, actions);
+            self.refuse(now, id, nobody_reached(port), actions);
+        }
+        let late: Vec<(ClientId, Port, bool)> = self
+            .pools
+            .waiting()
+            .map(|(client, port, since)| (client, port, since, self.is_open(port)))
+            .filter(|(_, _, since, open)| self.waited_too_long(now, *since, *open))
+            .map(|(client, port, _, open)| (client, port, open))
+            .collect();
+        for (client, port, open) in late {
+            let refusal =
+                if open { self.pool_is_full() } else { self.refusal(nobody_reached(port)) };
+            self.metrics.of(port).refused += 1;
+            self.refuse_waiting(client, refusal, actions);
+        }
+    }
+
+    fn is_open(&self, port: Port) -> bool {
+        match port {
+            Port::ReadWrite => self.primary.is_ok(),
+            Port::ReadOnly => self.primary.is_ok() || !self.routes.replicas.is_empty(),
+        }
+    }
+
+    fn waited_too_long(&self, now: Millis, since: Millis, open: bool) -> bool {
+        let end = if open {
+            since.plus(self.config.pool_timeout)
+        } else {
+            since.max(self.routes.closed_since).plus(self.config.hold_timeout)
+        };
+        end <= now
+    }
+
+    fn pool_is_full(&self) -> Refusal {
+        Refusal {
+            sqlstate: TOO_MANY_CONNECTIONS.to_owned(),
+            message: "no server connection of the pool became free in time".to_owned(),
+            hint: format!(
+                "pool_timeout is {}: all of the pool's connections are in use, or the server takes \
+                 none; raise pool_size, or look for long transactions.",
+                self.config.pool_timeout
+            ),
+        }
+    }
+
+    fn refuse_waiting(&mut self, client: ClientId, refusal: Refusal, actions: &mut Vec<Action>) {
+        if self.pools.forget_wish(client) {
+            actions.push(Action::Refuse { client, refusal });
+        }
+    }
+
+    fn refusal(&self, message: &str) -> Refusal {
+        let sqlstate = CANNOT_CONNECT_NOW.to_owned();
+        Refusal { sqlstate, message: message.to_owned(), hint: self.hint() }
+    }
+
+    /// The clients of pools that wait for a route count as held, too.
+    fn limit_waiting(&mut self, now: Millis, port: Port, actions: &mut Vec<Action>) {
+        if !self.is_open(port) {
+            self.limit_held(now, actions);
+        }
+    }
+
+    /// While a client of a pool waits, the time is looked at so often.
+    fn wake_for_pools(&mut self, now: Millis, actions: &mut Vec<Action>) {
+        if self.pools.waiting_count() > 0 && self.wake.is_none_or(|when| when > now.plus(POOL_LOOK))
+        {
+            let when = now.plus(POOL_LOOK);
+            self.wake = Some(when);
+            actions.push(Action::WakeAt(when));
         }
     }
 
@@ -314,11 +428,7 @@ impl Router {
         if let Some(client) = self.clients.get(&id) {
             self.metrics.of(client.port).refused += 1;
         }
-        let refusal = Refusal {
-            sqlstate: CANNOT_CONNECT_NOW,
-            message: message.to_owned(),
-            hint: self.hint(),
-        };
+        let refusal = self.refusal(message);
         self.forget(now, id);
         actions.push(Action::Refuse { client: id, refusal });
     }
@@ -352,7 +462,7 @@ impl Router {
         match port {
             Port::ReadWrite => primary.cloned(),
             Port::ReadOnly => {
-                let usable = self.replicas.iter().filter(|t| self.gate_open(&t.member, now));
+                let usable = self.routes.replicas.iter().filter(|t| self.gate_open(&t.member, now));
                 let order = |target: &&Target| {
                     let load = self.connections.get(&target.member).copied().unwrap_or(0);
                     (load, self.chosen.get(&target.member).copied().unwrap_or(0))
@@ -366,9 +476,7 @@ impl Router {
         let Some(client) = self.clients.get_mut(&id) else {
             return;
         };
-        let newest = self.newest_term;
-        let binding =
-            Binding { member: target.member.clone(), primary_since: target.term.map(|_| newest) };
+        let binding = Binding::new(&target, self.routes.newest_term);
         client.phase = Phase::Connecting(binding);
         client.attempts += 1;
         let attempt = client.attempts;
@@ -452,12 +560,33 @@ impl Router {
                 self.metrics.of(client.port).held += 1;
             }
         }
-        while self.held_read_write.len() + self.held_read_only.len() > self.config.hold_limit {
-            let firsts = [self.held_read_write.first(), self.held_read_only.first()];
-            let Some(oldest) = firsts.into_iter().flatten().min().copied() else {
+        self.limit_held(now, actions);
+    }
+
+    /// The oldest is refused first, whether it waits for a session or for a pool's connection.
+    fn limit_held(&mut self, now: Millis, actions: &mut Vec<Action>) {
+        const TOO_MANY: &str = "too many clients wait for a server";
+        loop {
+            let pooled = if self.is_open(Port::ReadWrite) { 0 } else { self.pools.waiting_count() };
+            let held = self.held_read_write.len() + self.held_read_only.len();
+            if held + pooled <= self.config.hold_limit {
                 return;
-            };
-            self.refuse(now, oldest, "too many clients wait for a server", actions);
+            }
+            let firsts = [self.held_read_write.first(), self.held_read_only.first()];
+            let session = firsts.into_iter().flatten().min().copied();
+            let since = |id: &ClientId| self.clients.get(id).map_or(now, |client| client.since);
+            match (session, self.pools.oldest().filter(|_| pooled > 0)) {
+                (Some(id), Some((_, _, waits))) if since(&id) <= waits => {
+                    self.refuse(now, id, TOO_MANY, actions);
+                }
+                (_, Some((client, port, _))) => {
+                    self.metrics.of(port).refused += 1;
+                    let refusal = self.refusal(TOO_MANY);
+                    self.refuse_waiting(client, refusal, actions);
+                }
+                (Some(id), None) => self.refuse(now, id, TOO_MANY, actions),
+                (None, None) => return,
+            }
         }
     }
 
@@ -468,11 +597,20 @@ impl Router {
             Gate::ClosedUntil(when) => (someone_waits && *when > now).then_some(*when),
             Gate::TriedBy(_) => None,
         });
-        let wake = gates.chain(deadline).min();
+        let pools = (self.pools.waiting_count() > 0).then(|| now.plus(POOL_LOOK));
+        let gates = gates.chain(self.pools.next_gate(now));
+        let wake = gates.chain(deadline).chain(pools).min();
         if let Some(when) = wake.filter(|when| Some(*when) != self.wake) {
             actions.push(Action::WakeAt(when));
         }
         self.wake = wake;
+    }
+}
+
+fn nobody_reached(port: Port) -> &'static str {
+    match port {
+        Port::ReadWrite => "no primary could be reached in time",
+        Port::ReadOnly => "no server for reads could be reached in time",
     }
 }
 

@@ -26,6 +26,10 @@ pub const TERM: &str = "pgherd/term";
 pub const FENCE: &str = "pgherd/fence";
 /// Prefix of the pledges (ours).
 pub const PLEDGES: &str = "pgherd/pledges/";
+/// The leader's request to the proxies to hold their clients, under the leader's lease (ours).
+pub const HOLD: &str = "pgherd/hold";
+/// Prefix of the proxies' keys, each under its proxy's lease (ours).
+pub const PROXIES: &str = "pgherd/proxies/";
 
 /// The key of a member, below the prefix.
 #[must_use]
@@ -37,6 +41,12 @@ pub fn member(name: &MemberName) -> String {
 #[must_use]
 pub fn pledge(name: &MemberName) -> String {
     format!("{PLEDGES}{name}")
+}
+
+/// The key of a proxy, below the prefix.
+#[must_use]
+pub fn proxy(id: &str) -> String {
+    format!("{PROXIES}{id}")
 }
 
 /// `/<namespace>/<scope>/`, runs of `/` squeezed to one.

@@ -30,8 +30,8 @@ pub use position::{
     HistoryLine, Lsn, Position, Rejoin, Timeline, compare_with_leader, parse_history_file,
 };
 pub use records::{
-    FailoverRequest, Fence, HistoryEntry, LeaderKey, Member, Pledge, RestAddress, Revision, Status,
-    SyncState, Term, TermRecord,
+    FailoverRequest, Fence, HistoryEntry, HoldRecord, LeaderKey, Member, Pledge, ProxyRecord,
+    RestAddress, Revision, Status, SyncState, Term, TermRecord,
 };
 pub use requests::{RESTART_ROLES, RestartRequest, version_number, version_problem};
 pub use schedule::{NoInstant, UnixMillis};

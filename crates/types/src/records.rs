@@ -12,6 +12,7 @@ use crate::names::MemberName;
 use crate::position::{Lsn, Position, Timeline};
 use crate::requests::RestartRequest;
 use crate::tags::Tags;
+use crate::time::Millis;
 
 /// An etcd revision (create or modification).
 #[derive(
@@ -445,6 +446,36 @@ pub struct Pledge {
     /// What the pledged copy holds.
     #[serde(flatten)]
     pub position: Position,
+}
+
+/// `pgherd/hold`: the leader asks the proxies to begin no transaction on it any more, because it is
+/// about to give the leadership away. It hangs on the leader's lease, and counts only while its
+/// writer leads: [`crate::ClusterView::active_hold`].
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct HoldRecord {
+    /// Distinguishes the holds of one cluster; a proxy names it in its own key.
+    pub id: u64,
+    /// How long a proxy follows it at most, in milliseconds from when it first sees this id: hosts'
+    /// clocks need not agree.
+    pub until: Millis,
+    /// For logs: what is about to happen.
+    #[serde(default)]
+    pub why: String,
+}
+
+/// `pgherd/proxies/<id>`: a proxy that serves this cluster's clients, under a lease of its own.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+pub struct ProxyRecord {
+    /// `host:port` of its read-write port.
+    pub address: String,
+    /// The hold that it follows: it has begun no transaction on the leader since. Written again
+    /// whenever `busy` changes while it follows one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold: Option<u64>,
+    /// How many of its clients are in a transaction, or await an answer, on the leader. It counts
+    /// only together with `hold`; without one it need not be kept current.
+    #[serde(default)]
+    pub busy: u64,
 }
 
 #[cfg(test)]

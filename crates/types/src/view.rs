@@ -7,8 +7,8 @@ use serde_json::Value;
 use crate::keys;
 use crate::names::MemberName;
 use crate::records::{
-    FailoverRequest, Fence, HistoryEntry, LeaderKey, Member, Pledge, Revision, Status, SyncState,
-    Term, TermRecord,
+    FailoverRequest, Fence, HistoryEntry, HoldRecord, LeaderKey, Member, Pledge, ProxyRecord,
+    Revision, Status, SyncState, Term, TermRecord,
 };
 
 /// One key as the store holds it. `key` is below the cluster's prefix.
@@ -68,6 +68,10 @@ pub struct ClusterView {
     pub fence: Option<Versioned<Fence>>,
     /// `pgherd/pledges/…`.
     pub pledges: BTreeMap<MemberName, Versioned<Pledge>>,
+    /// `pgherd/hold`, whoever wrote it; [`ClusterView::active_hold`] is the one that counts.
+    pub hold: Option<Versioned<HoldRecord>>,
+    /// `pgherd/proxies/…`, by the proxies' ids.
+    pub proxies: BTreeMap<String, Versioned<ProxyRecord>>,
 }
 
 impl ClusterView {
@@ -110,6 +114,7 @@ impl ClusterView {
             }
             keys::TERM => self.term = serde_json::from_str(text).ok().map(|v| versioned(kv, v)),
             keys::FENCE => self.fence = serde_json::from_str(text).ok().map(|v| versioned(kv, v)),
+            keys::HOLD => self.hold = serde_json::from_str(text).ok().map(|v| versioned(kv, v)),
             other => self.insert_named(other, kv, text),
         }
     }
@@ -122,6 +127,10 @@ impl ClusterView {
             && let Ok(pledge) = serde_json::from_str::<Pledge>(text)
         {
             self.pledges.insert(MemberName::from(name), versioned(kv, pledge));
+        } else if let Some(id) = key.strip_prefix(keys::PROXIES)
+            && let Ok(proxy) = serde_json::from_str::<ProxyRecord>(text)
+        {
+            self.proxies.insert(id.to_owned(), versioned(kv, proxy));
         }
     }
 
@@ -138,6 +147,17 @@ impl ClusterView {
         let leader = self.leader.as_ref()?;
         let known = self.term.as_ref().filter(|t| t.mod_revision == leader.mod_revision);
         Some(known.map_or(Term(0), |t| t.value.term))
+    }
+
+    /// The hold that proxies follow: one that the present leader has written since it leads. What
+    /// a former leader left under a lease that still lives is none.
+    #[must_use]
+    pub fn active_hold(&self) -> Option<&Versioned<HoldRecord>> {
+        let leader = self.leader.as_ref()?;
+        let by_leader = |hold: &&Versioned<HoldRecord>| {
+            hold.lease == leader.lease && hold.mod_revision > leader.mod_revision
+        };
+        self.hold.as_ref().filter(by_leader)
     }
 
     /// The synchronous state, if it is active (names a leader).
@@ -217,6 +237,32 @@ mod tests {
         let keys = [kv("leader", "p", 5, 12), kv("pgherd/term", term, 3, 10)];
         let view = ClusterView::from_keys(Revision(12), &keys);
         assert_eq!(view.leader_term(), Some(Term(0)));
+    }
+
+    #[test]
+    fn a_hold_counts_only_from_the_present_leader() {
+        let hold = r#"{"id":9,"until":4000,"why":"switchover"}"#;
+        let active = |leader: &KeyValue, hold: &KeyValue| {
+            let view = ClusterView::from_keys(Revision(20), [leader, hold]);
+            view.active_hold().map(|hold| hold.value.id)
+        };
+        let leader = kv("leader", "a", 5, 10);
+        assert_eq!(active(&leader, &kv("pgherd/hold", hold, 11, 11)), Some(9));
+        assert_eq!(active(&leader, &kv("pgherd/hold", hold, 8, 8)), None, "from before it led");
+        let of_another = KeyValue { lease: 8, ..kv("pgherd/hold", hold, 11, 11) };
+        assert_eq!(active(&leader, &of_another), None, "under another lease");
+    }
+
+    #[test]
+    fn proxies_are_read_and_a_broken_one_is_none() {
+        let keys = [
+            kv("pgherd/proxies/p1", r#"{"address":"h:5000","hold":9,"busy":2}"#, 1, 1),
+            kv("pgherd/proxies/p2", r#"{"address":"h:5001","other":1}"#, 1, 1),
+            kv("pgherd/proxies/p3", "{}", 1, 1),
+        ];
+        let view = ClusterView::from_keys(Revision(1), &keys);
+        let seen = view.proxies.iter().map(|(id, p)| (id.as_str(), p.value.hold, p.value.busy));
+        assert_eq!(seen.collect::<Vec<_>>(), [("p1", Some(9), 2), ("p2", None, 0)]);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use thiserror::Error;
 pub const MESSAGE_BYTES_MAX: u32 = 0x3FFF_FFFF;
 
 const HEADER: usize = 5;
-const LENGTH_WORD: u32 = 4;
+pub(super) const LENGTH_WORD: u32 = 4;
 
 /// A stream that is not one of messages.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]

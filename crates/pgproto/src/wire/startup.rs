@@ -76,6 +76,22 @@ impl CancelKey {
         }
         Some(CancelKey { process: u32::from_be_bytes(*process), secret: secret.to_vec() })
     }
+
+    /// The CancelRequest with this key.
+    #[must_use]
+    pub fn to_request(&self) -> Vec<u8> {
+        // The secret has at most 256 bytes.
+        let length = u32::try_from(3 * WORD + self.secret.len()).unwrap_or(u32::MAX);
+        let words = [length, CANCEL_CODE, self.process].map(u32::to_be_bytes);
+        [words.as_flattened(), &self.secret].concat()
+    }
+
+    /// The BackendKeyData with this key.
+    #[must_use]
+    pub fn to_message(&self) -> Vec<u8> {
+        let length = u32::try_from(2 * WORD + self.secret.len()).unwrap_or(u32::MAX);
+        [b"K", &length.to_be_bytes()[..], &self.process.to_be_bytes(), &self.secret].concat()
+    }
 }
 
 /// Why a first packet cannot be one.
@@ -209,6 +225,14 @@ mod tests {
         assert_eq!(first(CANCEL_CODE, &long), Ok(Some((FirstPacket::Cancel(key), 44))));
         assert!(first(CANCEL_CODE, &[0; 7]).is_err(), "a secret of three bytes");
         assert!(first(CANCEL_CODE, &[0; 261]).is_err(), "a secret of 257 bytes");
+    }
+
+    #[test]
+    fn keys_are_written_as_they_are_read() {
+        let key = CancelKey { process: 7, secret: vec![9; 32] };
+        let request = parse_first_packet(&key.to_request()).expect("valid").expect("whole");
+        assert_eq!(request, (FirstPacket::Cancel(key.clone()), 44));
+        assert_eq!(CancelKey::parse(&key.to_message()[5..]), Some(key));
     }
 
     #[test]

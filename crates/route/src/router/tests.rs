@@ -1,8 +1,9 @@
 use std::sync::Arc;
 
-use types::{ClusterView, KeyValue, Millis, Revision};
+use types::{ClusterView, KeyValue, Millis, Revision, Term};
 
 use super::*;
+use crate::event::ServerId;
 
 const HOLD: Millis = Millis(10_000);
 
@@ -13,7 +14,13 @@ struct Story {
 }
 
 fn config() -> RouterConfig {
-    RouterConfig { hold_timeout: HOLD, hold_limit: 3, client_limit: 100, lag_bytes_max: None }
+    RouterConfig {
+        hold_timeout: HOLD,
+        pool_timeout: Millis(20_000),
+        hold_limit: 3,
+        client_limit: 100,
+        lag_bytes_max: None,
+    }
 }
 
 fn member(name: &str, role: &str, term: Option<u64>, more: &str) -> (String, String) {
@@ -73,6 +80,10 @@ impl Story {
             Action::Cut { client, reason: CutReason::Unplanned } => {
                 Some(format!("cut {client} unplanned"))
             }
+            Action::Open { server, target, .. } => Some(format!("open {server} {}", target.member)),
+            Action::Lend { client, server } => Some(format!("lend {server} to {client}")),
+            Action::Close { server } => Some(format!("close {server}")),
+            Action::Take { client, server, .. } => Some(format!("take {server} from {client}")),
             Action::WakeAt(_) => None,
         });
         told.collect()
@@ -345,6 +356,232 @@ fn a_lost_server_is_counted_once() {
     assert!(snapshot.connections.is_empty());
 }
 
+impl Story {
+    /// A pool of two, and a view with a primary `a`.
+    fn with_pool() -> (Story, PoolId) {
+        let mut story = Story::new(config());
+        let pool = story.router.add_pool(2);
+        story.step(view(Some("a"), 1, &[primary("a", 1)]));
+        (story, pool)
+    }
+
+    fn wants(&mut self, client: u64, pool: PoolId) -> Vec<String> {
+        self.step(Event::Wants { client: ClientId(client), port: ReadWrite, pool })
+    }
+
+    fn returned(&mut self, server: u64) -> Vec<String> {
+        self.step(Event::Returned { server: ServerId(server) })
+    }
+
+    fn opened(&mut self, server: u64) -> Vec<String> {
+        self.step(Event::Opened { server: ServerId(server) })
+    }
+}
+
+#[test]
+fn a_pool_opens_up_to_its_size_and_serves_in_the_order_of_arrival() {
+    let (mut story, pool) = Story::with_pool();
+    assert_eq!(story.wants(1, pool), ["open 1 a"]);
+    assert_eq!(story.wants(2, pool), ["open 2 a"]);
+    assert_eq!(story.wants(3, pool), NOTHING, "the pool has two");
+    assert_eq!(story.opened(2), ["lend 2 to 1"], "whichever comes first");
+    assert_eq!(story.opened(1), ["lend 1 to 2"]);
+    assert_eq!(story.returned(1), ["lend 1 to 3"]);
+    assert_eq!(story.returned(2), NOTHING);
+    assert_eq!(story.wants(2, pool), ["lend 2 to 2"]);
+    let used = story.router.pool_use(pool);
+    assert_eq!((used.lent, used.idle, used.waiting), (2, 0, 0));
+    assert_eq!(story.router.snapshot().connections[&MemberName("a".to_owned())], 2);
+}
+
+#[test]
+fn a_newer_term_takes_every_connection_of_the_old_primary() {
+    let (mut story, pool) = Story::with_pool();
+    story.wants(1, pool);
+    story.opened(1);
+    story.wants(2, pool);
+    story.opened(2);
+    story.returned(2);
+    story.wants(3, pool);
+    story.returned(2);
+    assert_eq!(
+        story.step(view(Some("b"), 2, &[primary("a", 1)])),
+        ["take 1 from 1", "close 2"],
+        "lent and idle"
+    );
+    assert_eq!(story.wants(1, pool), NOTHING, "the new primary is not there yet");
+    let both = [primary("a", 1), primary("b", 2)];
+    assert_eq!(story.step(view(Some("b"), 2, &both)), ["open 3 b"]);
+    assert_eq!(story.returned(1), ["close 1"], "what comes late is not taken back");
+    assert_eq!(story.opened(3), ["lend 3 to 1"]);
+}
+
+#[test]
+fn who_waits_for_a_route_or_a_pool_is_told_which() {
+    let (mut story, pool) = Story::with_pool();
+    for client in 1..=3 {
+        story.wants(client, pool);
+    }
+    story.opened(1);
+    story.opened(2);
+    story.now += 19_999;
+    assert_eq!(story.step(Event::Tick), NOTHING);
+    story.now += 1;
+    assert_eq!(story.step(Event::Tick), ["refuse 3 53300"]);
+    story.step(view(None, 1, &[member("a", "demoted", None, "")]));
+    assert_eq!(story.wants(4, pool), NOTHING);
+    story.now += HOLD.0;
+    assert_eq!(story.step(Event::Tick), ["refuse 4 57P03"]);
+    // The wait for a route counts from its end, not from the beginning of the wait.
+    story.step(view(Some("a"), 2, &[primary("a", 2)]));
+    story.wants(5, pool);
+    story.now += HOLD.0 + 1;
+    let demoted = view(None, 2, &[member("a", "demoted", None, "")]);
+    assert_eq!(story.step(demoted), ["close 3"], "and nobody is refused");
+}
+
+#[test]
+fn clients_of_pools_and_of_sessions_share_the_limit_of_who_is_held() {
+    let mut story = Story::new(config());
+    let pool = story.router.add_pool(2);
+    assert_eq!(story.wants(1, pool), NOTHING);
+    story.now += 1;
+    assert_eq!(story.arrive(2, ReadWrite), NOTHING);
+    story.now += 1;
+    assert_eq!(story.wants(3, pool), NOTHING);
+    story.now += 1;
+    assert_eq!(story.arrive(4, ReadWrite), ["refuse 1 57P03"]);
+    story.now += 1;
+    assert_eq!(story.wants(5, pool), ["refuse 2 57P03"]);
+}
+
+#[test]
+fn a_member_that_refuses_is_tried_by_one_connection_at_a_time() {
+    let (mut story, pool) = Story::with_pool();
+    story.wants(1, pool);
+    story.wants(2, pool);
+    assert_eq!(story.step(Event::OpenFailed { server: ServerId(1) }), NOTHING);
+    assert_eq!(story.step(Event::OpenFailed { server: ServerId(2) }), NOTHING);
+    story.now += 20;
+    assert_eq!(story.step(Event::Tick), ["open 3 a"]);
+    let refusal =
+        Refusal { sqlstate: "28P01".to_owned(), message: "no".to_owned(), hint: String::new() };
+    let refused = Event::OpenRefused { server: ServerId(3), refusal };
+    assert_eq!(story.step(refused), ["refuse 1 28P01", "refuse 2 28P01"]);
+}
+
+#[test]
+fn a_session_that_is_cleaned_is_nobodys_and_comes_back() {
+    let (mut story, pool) = Story::with_pool();
+    story.wants(1, pool);
+    story.opened(1);
+    story.step(Event::Cleans { server: ServerId(1) });
+    assert_eq!(story.step(Event::ClientGone { client: ClientId(1) }), NOTHING);
+    assert_eq!(story.wants(2, pool), ["open 2 a"]);
+    assert_eq!(story.returned(1), ["lend 1 to 2"]);
+    assert_eq!(story.opened(2), NOTHING);
+    assert_eq!(story.step(Event::ClientGone { client: ClientId(2) }), NOTHING);
+    assert_eq!(story.router.pool_use(pool).lent, 0, "it went with its client");
+}
+
+#[test]
+fn operators_pause_and_replace_connections() {
+    let (mut story, pool) = Story::with_pool();
+    story.wants(1, pool);
+    story.opened(1);
+    story.wants(2, pool);
+    story.opened(2);
+    story.returned(2);
+    assert_eq!(story.step(Event::Reconnect), ["close 2"], "at rest");
+    assert_eq!(story.returned(1), ["close 1"]);
+    assert_eq!(story.step(Event::Pause), NOTHING);
+    assert_eq!(story.wants(1, pool), NOTHING);
+    assert!(story.router.snapshot().paused);
+    assert_eq!(story.step(Event::Resume), ["open 3 a"]);
+}
+
+/// Pools under random events: nobody has two connections, no connection two clients, none is of an
+/// old term, and the size holds.
+#[test]
+fn random_stories_keep_the_pools() {
+    for seed in 1..=300 {
+        let mut dice = Dice(seed);
+        let mut story = Story::new(config());
+        let pools = [story.router.add_pool(2), story.router.add_pool(3)];
+        let mut lent: BTreeMap<u64, u64> = BTreeMap::new();
+        let (mut opening, mut wanting) = (BTreeSet::new(), BTreeSet::new());
+        let mut term = 1;
+        for _ in 0..300 {
+            story.now += dice.roll(100);
+            let client = 1 + dice.roll(8);
+            let some_lent = lent.iter().nth(usize::try_from(dice.roll(4)).unwrap());
+            let some_lent = some_lent.map(|(server, client)| (*server, *client));
+            let event = match dice.roll(9) {
+                0 => {
+                    term += dice.roll(2);
+                    random_view(&mut dice, term)
+                }
+                1..=3 if !wanting.contains(&client) && !lent.values().any(|c| *c == client) => {
+                    wanting.insert(client);
+                    let port = if dice.roll(3) == 0 { ReadOnly } else { ReadWrite };
+                    let pool = pools[usize::try_from(dice.roll(2)).unwrap()];
+                    Event::Wants { client: ClientId(client), port, pool }
+                }
+                4 | 5 => match some_lent {
+                    Some((server, _)) => {
+                        lent.remove(&server);
+                        Event::Returned { server: ServerId(server) }
+                    }
+                    None => Event::Tick,
+                },
+                6 => match some_lent {
+                    Some((server, _)) => {
+                        lent.remove(&server);
+                        Event::Lost { server: ServerId(server) }
+                    }
+                    None => Event::Tick,
+                },
+                7 => match opening.pop_first() {
+                    Some(server) if dice.roll(4) == 0 => Event::OpenFailed { server },
+                    Some(server) => Event::Opened { server },
+                    None => Event::Tick,
+                },
+                8 if dice.roll(3) == 0 => {
+                    wanting.remove(&client);
+                    lent.retain(|_, owner| *owner != client);
+                    Event::ClientGone { client: ClientId(client) }
+                }
+                _ => Event::Tick,
+            };
+            for action in story.router.step(Millis(story.now), event) {
+                match action {
+                    Action::Open { server, .. } => assert!(opening.insert(server)),
+                    Action::Lend { client, server } => {
+                        assert!(wanting.remove(&client.0), "seed {seed}: {client} wants none");
+                        assert!(lent.insert(server.0, client.0).is_none(), "seed {seed}: {server}");
+                    }
+                    Action::Take { server, .. } => assert!(lent.remove(&server.0).is_some()),
+                    Action::Close { server } => {
+                        opening.remove(&server);
+                        assert!(!lent.contains_key(&server.0), "seed {seed}: {server}");
+                    }
+                    Action::Refuse { client, .. } => assert!(wanting.remove(&client.0)),
+                    Action::Connect { .. }
+                    | Action::Hold { .. }
+                    | Action::Cut { .. }
+                    | Action::WakeAt(_) => {}
+                }
+            }
+            let owners: BTreeSet<u64> = lent.values().copied().collect();
+            assert_eq!(owners.len(), lent.len(), "seed {seed}: somebody has two");
+            story.router.pools.check(&story.router.routes, seed);
+            let used = pools.map(|pool| story.router.pool_use(pool));
+            assert_eq!(used.iter().map(|used| used.lent).sum::<usize>(), lent.len(), "seed {seed}");
+            assert_eq!(used.iter().map(|used| used.waiting).sum::<usize>(), wanting.len());
+        }
+    }
+}
+
 /// A small generator (xorshift), so that a seed is a story.
 struct Dice(u64);
 
@@ -400,7 +637,10 @@ fn check_terms(router: &Router, seed: u64) {
             Phase::Connecting(binding) | Phase::Open(binding) => {
                 let bound = binding.primary_since;
                 assert!(bound.is_some() || client.port == ReadOnly, "seed {seed}: {id} unbound");
-                assert!(bound.is_none_or(|t| t == router.newest_term), "seed {seed}: {id} is old");
+                assert!(
+                    bound.is_none_or(|t| t == router.routes.newest_term),
+                    "seed {seed}: {id} is old"
+                );
             }
         }
     }

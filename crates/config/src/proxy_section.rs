@@ -1,0 +1,116 @@
+//! `pgherd.proxy`: where the proxy listens, how long clients wait, how connections are shared.
+
+use types::Millis;
+
+use crate::static_file::Reader;
+use crate::text::HostPort;
+use crate::values;
+
+const HOLD_LIMIT_DEFAULT: usize = 1000;
+/// Words of `pool_mode`.
+pub(crate) const POOL_MODES: &[&str] = &["session", "transaction", "statement"];
+/// Words of `session_state`.
+pub(crate) const SESSION_STATES: &[&str] = &["pin", "refuse"];
+
+const POOL_SIZE_DEFAULT: usize = 20;
+const CLIENT_LIMIT_DEFAULT: usize = 10_000;
+const PREPARED_STATEMENTS_MAX_DEFAULT: usize = 200;
+const POOL_TIMEOUT_DEFAULT: Millis = Millis(120_000);
+/// More threads than this serve nobody faster.
+const WORKERS_MAX: usize = 256;
+
+/// For how long a client has a server connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PoolMode {
+    /// As long as it stays.
+    Session,
+    /// For a transaction.
+    Transaction,
+    /// For a statement.
+    Statement,
+}
+
+/// What is done with statements that leave something in a session which others share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SessionState {
+    /// The connection stays with the client.
+    Pin,
+    /// They are refused.
+    Refuse,
+}
+
+/// `pgherd.proxy`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProxySection {
+    /// Its name; `None`: the host's.
+    pub name: Option<String>,
+    /// Where it listens for clients of the primary.
+    pub read_write: Option<HostPort>,
+    /// Where it listens for clients of the replicas.
+    pub read_only: Option<HostPort>,
+    /// How long a client waits for a route at most; `None`: the dynamic configuration's.
+    pub hold_timeout: Option<Millis>,
+    /// How many clients wait at most.
+    pub hold_limit: usize,
+    /// How many clients there are at most.
+    pub client_limit: usize,
+    /// How long clients have a connection.
+    pub pool_mode: PoolMode,
+    /// Connections for each user and database at each member, at most.
+    pub pool_size: usize,
+    /// How long a client waits for one of them at most.
+    pub pool_timeout: Millis,
+    /// What is done with statements that leave something in a session.
+    pub session_state: SessionState,
+    /// Prepared statements on each server connection, at most.
+    pub prepared_statements_max: usize,
+    /// Threads that serve clients; `None`: as many as there are processors.
+    pub workers: Option<usize>,
+}
+
+impl Reader {
+    /// The section, if it is there.
+    pub(crate) fn proxy_section(&mut self) -> Option<ProxySection> {
+        self.tree.at("pgherd.proxy")?;
+        Some(ProxySection {
+            name: self.text("pgherd.proxy.name"),
+            read_write: self.address("pgherd.proxy.read_write"),
+            read_only: self.address("pgherd.proxy.read_only"),
+            hold_timeout: self.proxy_duration("pgherd.proxy.hold_timeout"),
+            hold_limit: self.proxy_count("hold_limit", 0).unwrap_or(HOLD_LIMIT_DEFAULT),
+            client_limit: self.proxy_count("client_limit", 1).unwrap_or(CLIENT_LIMIT_DEFAULT),
+            pool_mode: match self.text("pgherd.proxy.pool_mode").as_deref() {
+                Some("transaction") => PoolMode::Transaction,
+                Some("statement") => PoolMode::Statement,
+                // Any other word was refused with its type.
+                _ => PoolMode::Session,
+            },
+            pool_size: self.proxy_count("pool_size", 1).unwrap_or(POOL_SIZE_DEFAULT),
+            pool_timeout: self
+                .proxy_duration("pgherd.proxy.pool_timeout")
+                .unwrap_or(POOL_TIMEOUT_DEFAULT),
+            session_state: match self.text("pgherd.proxy.session_state").as_deref() {
+                Some("refuse") => SessionState::Refuse,
+                _ => SessionState::Pin,
+            },
+            prepared_statements_max: self
+                .proxy_count("prepared_statements_max", 1)
+                .unwrap_or(PREPARED_STATEMENTS_MAX_DEFAULT),
+            workers: self.proxy_count("workers", 1).map(|workers| workers.min(WORKERS_MAX)),
+        })
+    }
+
+    fn proxy_duration(&mut self, path: &str) -> Option<Millis> {
+        self.tree.at(path).and_then(values::duration)
+    }
+
+    fn proxy_count(&mut self, key: &str, least: usize) -> Option<usize> {
+        let path = format!("pgherd.proxy.{key}");
+        let number = self.tree.at(&path).and_then(values::integer)?;
+        let count = usize::try_from(number).ok().filter(|count| *count >= least);
+        if count.is_none() {
+            self.error(&path, format!("must be at least {least}"));
+        }
+        count
+    }
+}

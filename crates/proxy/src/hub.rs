@@ -1,0 +1,391 @@
+//! What all clients share: the router, the server connections that nobody has, and the way to each
+//! client's task. One mutex guards it; what is done under it is short and never waits.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use route::link::{Prepared, Registry, Reported, Settings};
+use route::{Action, ClientId, Event, PoolId, Router, ServerId, Target};
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+use types::Millis;
+
+use crate::cancel::CancelKeys;
+use crate::client::Command;
+use crate::config::ProxyConfig;
+use crate::lowering::Lowering;
+use crate::mailbox::Mailbox;
+use crate::open;
+use crate::server::ServerConnection;
+use crate::words::Ending;
+
+/// Who a pool is for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct PoolKey {
+    pub(crate) database: String,
+    pub(crate) user: String,
+}
+
+/// A pool as the shell sees it.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    pub(crate) id: PoolId,
+    pub(crate) key: PoolKey,
+    /// What its servers reported last: what a client is told that signs in without one.
+    welcome: Mutex<Option<Arc<Reported>>>,
+    /// What servers reported and what clients want, each once, so that equal ones are found equal
+    /// without a look.
+    reported: Mutex<BTreeSet<Arc<Reported>>>,
+    settings: Mutex<BTreeSet<Arc<Settings>>>,
+}
+
+/// So many different ones are remembered.
+const SHARED_MAX: usize = 256;
+
+fn share<T: Ord>(known: &Mutex<BTreeSet<Arc<T>>>, new: Arc<T>) -> Arc<T> {
+    let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(same) = known.get(&new) {
+        return same.clone();
+    }
+    if known.len() >= SHARED_MAX {
+        known.retain(|shared| Arc::strong_count(shared) > 1);
+    }
+    if known.len() < SHARED_MAX {
+        known.insert(new.clone());
+    }
+    new
+}
+
+impl Pool {
+    /// What a new client is told, if it is known.
+    pub(crate) fn welcome(&self) -> Option<Arc<Reported>> {
+        self.welcome.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A server has signed in, and reports this.
+    pub(crate) fn welcomed(&self, reported: &Arc<Reported>) {
+        *self.welcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(reported.clone());
+    }
+
+    pub(crate) fn share_reported(&self, reported: Arc<Reported>) -> Arc<Reported> {
+        share(&self.reported, reported)
+    }
+
+    pub(crate) fn share_settings(&self, settings: Arc<Settings>) -> Arc<Settings> {
+        share(&self.settings, settings)
+    }
+}
+
+/// State behind the mutex.
+struct Desk {
+    router: Router,
+    mailboxes: HashMap<ClientId, Arc<Mailbox<Command>>>,
+    /// Connections that nobody has.
+    idle: HashMap<ServerId, Box<ServerConnection>>,
+    /// Tasks that open one.
+    opening: HashMap<ServerId, AbortHandle>,
+    pools: BTreeMap<PoolKey, Arc<Pool>>,
+    by_id: HashMap<PoolId, Arc<Pool>>,
+    wake: Option<Instant>,
+}
+
+/// What all clients share.
+pub(crate) struct Hub {
+    pub(crate) config: ProxyConfig,
+    pub(crate) lowering: Lowering,
+    pub(crate) cancel_keys: CancelKeys,
+    pub(crate) clients: AtomicUsize,
+    pub(crate) panics: AtomicU64,
+    /// Something worth publishing has happened since it was looked at.
+    dirty: AtomicBool,
+    pub(crate) changed: Notify,
+    /// The time to wake at has changed.
+    pub(crate) rescheduled: Notify,
+    desk: Mutex<Desk>,
+    statements: Mutex<Registry>,
+    started: Instant,
+    next_client: AtomicU64,
+}
+
+impl Hub {
+    pub(crate) fn new(config: ProxyConfig) -> Hub {
+        Hub {
+            desk: Mutex::new(Desk {
+                router: Router::new(config.router()),
+                mailboxes: HashMap::new(),
+                idle: HashMap::new(),
+                opening: HashMap::new(),
+                pools: BTreeMap::new(),
+                by_id: HashMap::new(),
+                wake: None,
+            }),
+            config,
+            lowering: Lowering::default(),
+            cancel_keys: CancelKeys::default(),
+            clients: AtomicUsize::new(0),
+            panics: AtomicU64::new(0),
+            dirty: AtomicBool::new(false),
+            changed: Notify::new(),
+            rescheduled: Notify::new(),
+            statements: Mutex::default(),
+            started: Instant::now(),
+            next_client: AtomicU64::new(1),
+        }
+    }
+
+    /// A client has connected: its number, and where its commands come.
+    pub(crate) fn enter(self: &Arc<Hub>) -> Entered {
+        let id = ClientId(self.next_client.fetch_add(1, Ordering::Relaxed));
+        let mailbox = Arc::new(Mailbox::default());
+        self.desk().mailboxes.insert(id, mailbox.clone());
+        self.clients.fetch_add(1, Ordering::Relaxed);
+        self.touch();
+        Entered { hub: self.clone(), id, mailbox }
+    }
+
+    /// Tells the router something.
+    pub(crate) fn step(self: &Arc<Hub>, event: Event) {
+        let mut desk = self.desk();
+        let actions = desk.router.step(self.now(), event);
+        for action in actions {
+            self.act(&mut desk, action);
+        }
+        drop(desk);
+        self.touch();
+    }
+
+    /// The client wants a connection; it has it at once, or waits for a command.
+    pub(crate) fn want(
+        self: &Arc<Hub>,
+        client: ClientId,
+        port: route::Port,
+        pool: PoolId,
+    ) -> Option<Box<ServerConnection>> {
+        let mut desk = self.desk();
+        let actions = desk.router.step(self.now(), Event::Wants { client, port, pool });
+        let mut lent = None;
+        let mut waits = true;
+        for action in actions {
+            match action {
+                Action::Lend { client: to, server } if to == client => {
+                    lent = desk.idle.remove(&server);
+                    waits = false;
+                }
+                other => self.act(&mut desk, other),
+            }
+        }
+        drop(desk);
+        if waits {
+            self.touch();
+        }
+        lent
+    }
+
+    /// The connection is at rest; somebody else may have it.
+    pub(crate) fn give_back(self: &Arc<Hub>, connection: Box<ServerConnection>) {
+        let server = connection.id;
+        let mut desk = self.desk();
+        desk.idle.insert(server, connection);
+        let actions = desk.router.step(self.now(), Event::Returned { server });
+        for action in actions {
+            self.act(&mut desk, action);
+        }
+    }
+
+    /// A new connection is there.
+    pub(crate) fn opened(self: &Arc<Hub>, connection: Box<ServerConnection>) {
+        let server = connection.id;
+        let mut desk = self.desk();
+        if desk.opening.remove(&server).is_none() {
+            // Taken back meanwhile.
+            return;
+        }
+        desk.idle.insert(server, connection);
+        drop(desk);
+        self.step(Event::Opened { server });
+    }
+
+    /// A connection could not be opened.
+    pub(crate) fn not_opened(self: &Arc<Hub>, server: ServerId, event: Event) {
+        if self.desk().opening.remove(&server).is_some() {
+            self.step(event);
+        }
+    }
+
+    fn act(self: &Arc<Hub>, desk: &mut Desk, action: Action) {
+        match action {
+            Action::Connect { client, attempt, target } => {
+                post(desk, client, Command::Connect { attempt, target });
+            }
+            Action::Hold { client } => post(desk, client, Command::Wait),
+            Action::Refuse { client, refusal } => post(desk, client, Command::Refuse(refusal)),
+            Action::Cut { client, reason } => {
+                post(desk, client, Command::End(Ending::Cut(reason)));
+            }
+            Action::Open { server, pool, target } => self.open(desk, server, pool, target),
+            Action::Lend { client, server } => {
+                if let Some(connection) = desk.idle.remove(&server) {
+                    post(desk, client, Command::Have(connection));
+                }
+            }
+            Action::Close { server } => {
+                if let Some(connection) = desk.idle.remove(&server) {
+                    connection.reset();
+                }
+                if let Some(task) = desk.opening.remove(&server) {
+                    task.abort();
+                }
+            }
+            Action::Take { client, server, reason } => {
+                let Some(mailbox) = desk.mailboxes.get(&client) else {
+                    return;
+                };
+                let untaken = mailbox.post(Command::Lose { server, reason });
+                if matches!(untaken, Some(Command::Have(_))) {
+                    // It has not heard of it yet, so it has lost nothing.
+                    mailbox.post(Command::Again);
+                }
+            }
+            Action::WakeAt(when) => {
+                // Up to the next whole millisecond, so that the router finds its time come.
+                let when = self.started.checked_add(when.as_duration());
+                desk.wake =
+                    when.and_then(|when| when.checked_add(std::time::Duration::from_micros(1)));
+                self.rescheduled.notify_one();
+            }
+        }
+    }
+
+    fn open(self: &Arc<Hub>, desk: &mut Desk, server: ServerId, pool: PoolId, target: Target) {
+        let Some(pool) = desk.by_id.get(&pool).cloned() else {
+            return;
+        };
+        let hub = self.clone();
+        let task = tokio::spawn(async move { open::run(hub, server, pool, target).await });
+        desk.opening.insert(server, task.abort_handle());
+    }
+
+    /// The pool of this user and database.
+    pub(crate) fn pool(&self, key: PoolKey) -> Arc<Pool> {
+        let mut desk = self.desk();
+        if let Some(pool) = desk.pools.get(&key) {
+            return pool.clone();
+        }
+        let id = desk.router.add_pool(self.config.pool_size);
+        let pool = Arc::new(Pool {
+            id,
+            key: key.clone(),
+            welcome: Mutex::default(),
+            reported: Mutex::default(),
+            settings: Mutex::default(),
+        });
+        desk.pools.insert(key, pool.clone());
+        desk.by_id.insert(id, pool.clone());
+        pool
+    }
+
+    /// The shared statement of a Parse.
+    pub(crate) fn intern(&self, tail: &[u8]) -> Arc<Prepared> {
+        self.statements.lock().unwrap_or_else(PoisonError::into_inner).intern(tail)
+    }
+
+    /// Asks a client's task to cancel what it runs.
+    pub(crate) fn cancel(&self, client: ClientId) {
+        let mailbox = self.desk().mailboxes.get(&client).cloned();
+        if let Some(mailbox) = mailbox {
+            mailbox.post_cancel();
+        }
+    }
+
+    pub(crate) fn snapshot(&self) -> route::Snapshot {
+        self.desk().router.snapshot()
+    }
+
+    /// When the router is to be woken.
+    pub(crate) fn wake(&self) -> Option<Instant> {
+        self.desk().wake
+    }
+
+    /// Its time has come.
+    pub(crate) fn tick(self: &Arc<Hub>) {
+        self.desk().wake = None;
+        self.step(Event::Tick);
+    }
+
+    /// Closes idle connections that are dead, or that the router does not know any more.
+    pub(crate) fn sweep(self: &Arc<Hub>) {
+        let mut lost = Vec::new();
+        let mut desk = self.desk();
+        desk.idle.retain(|id, connection| {
+            let alive = connection.is_alive();
+            if !alive {
+                lost.push(*id);
+            }
+            alive
+        });
+        drop(desk);
+        for server in lost {
+            self.step(Event::Lost { server });
+        }
+    }
+
+    /// Ends every client's session.
+    pub(crate) fn end_all(&self, ending: Ending) {
+        let mut desk = self.desk();
+        let clients: Vec<ClientId> = desk.mailboxes.keys().copied().collect();
+        for client in clients {
+            post(&mut desk, client, Command::End(ending));
+        }
+    }
+
+    /// Has the state published soon. Waking another thread costs more than a transaction, so it is
+    /// done once until that thread has looked.
+    fn touch(&self) {
+        if !self.dirty.swap(true, Ordering::Relaxed) {
+            self.changed.notify_one();
+        }
+    }
+
+    /// What happens from now on is worth another look.
+    pub(crate) fn looked(&self) {
+        self.dirty.store(false, Ordering::Relaxed);
+    }
+
+    fn now(&self) -> Millis {
+        Millis(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+
+    fn desk(&self) -> MutexGuard<'_, Desk> {
+        // A panic under it is a bug of ours; the other clients are better served than ended.
+        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn post(desk: &mut Desk, client: ClientId, command: Command) {
+    if let Some(mailbox) = desk.mailboxes.get(&client) {
+        // A connection that the client did not take yet is closed with its command.
+        drop(mailbox.post(command));
+    }
+}
+
+/// A client's place; leaving it tells the router, also when the client's task panics.
+pub(crate) struct Entered {
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) id: ClientId,
+    pub(crate) mailbox: Arc<Mailbox<Command>>,
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.hub.panics.fetch_add(1, Ordering::Relaxed);
+            let client = self.id;
+            tracing::error!(%client, "a client's task panicked; its connection is closed");
+        }
+        self.hub.desk().mailboxes.remove(&self.id);
+        self.hub.clients.fetch_sub(1, Ordering::Relaxed);
+        self.hub.step(Event::ClientGone { client: self.id });
+    }
+}

@@ -1,0 +1,81 @@
+//! What the hub wants of one client's task.
+
+use std::future::poll_fn;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+/// Room for the newest command, and a request to cancel. One task reads it.
+#[derive(Debug)]
+pub(crate) struct Mailbox<C>(Mutex<Slot<C>>);
+
+#[derive(Debug)]
+struct Slot<C> {
+    command: Option<C>,
+    cancel: bool,
+    waker: Option<Waker>,
+}
+
+impl<C> Default for Mailbox<C> {
+    fn default() -> Mailbox<C> {
+        Mailbox(Mutex::new(Slot { command: None, cancel: false, waker: None }))
+    }
+}
+
+impl<C> Mailbox<C> {
+    /// Puts a command in the place of any earlier one that was not taken yet, which is returned.
+    pub(crate) fn post(&self, command: C) -> Option<C> {
+        self.put(|slot| slot.command.replace(command))
+    }
+
+    /// Asks for the running statement to be cancelled.
+    pub(crate) fn post_cancel(&self) {
+        self.put(|slot| slot.cancel = true);
+    }
+
+    /// Wakes the client's task, which looks what has changed.
+    pub(crate) fn nudge(&self) {
+        self.put(|_| ());
+    }
+
+    fn put<R>(&self, change: impl FnOnce(&mut Slot<C>) -> R) -> R {
+        let mut slot = self.lock();
+        let result = change(&mut slot);
+        let waker = slot.waker.take();
+        drop(slot);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        result
+    }
+
+    /// Takes the command, if there is one.
+    pub(crate) fn poll_take(&self, cx: &Context<'_>) -> Poll<C> {
+        let mut slot = self.lock();
+        match slot.command.take() {
+            Some(command) => Poll::Ready(command),
+            None => {
+                if slot.waker.as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {
+                    slot.waker = Some(cx.waker().clone());
+                }
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Whether a cancel was asked for since the last call.
+    pub(crate) fn take_cancel(&self) -> bool {
+        std::mem::take(&mut self.lock().cancel)
+    }
+
+    /// The next command.
+    ///
+    /// Cancel safety: safe, a command that was not taken stays.
+    pub(crate) async fn next(&self) -> C {
+        poll_fn(|cx| self.poll_take(cx)).await
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Slot<C>> {
+        // Every change is a single assignment, so a panic elsewhere leaves it whole.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

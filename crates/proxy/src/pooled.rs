@@ -1,0 +1,437 @@
+//! A client of a pool: it has a server connection while the router lends it one.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use route::link::{ClientSide, Fate, Help, LinkError, Offer, Output, Prepared};
+use route::{Event, Port};
+use tokio::net::TcpStream;
+
+use crate::bytes::{Outbox, READ_BYTES, Scratch, with_output};
+use crate::client::Command;
+use crate::hub::{Entered, Pool};
+use crate::lowering::Judge;
+use crate::server::{self, ServerConnection};
+use crate::sockets;
+use crate::words::{self, Ending};
+
+/// What a client may send while it waits for a server.
+const AHEAD_BYTES_MAX: usize = 2 * READ_BYTES;
+/// What may be there of a message that is awaited whole.
+const MESSAGE_BYTES_MAX: usize = route::link::STATEMENT_BYTES_MAX + READ_BYTES;
+
+/// How a client's stay ends: what it is told, if anything.
+type Farewell = Option<Vec<u8>>;
+
+/// A client that has signed in.
+pub(crate) struct Pooled<'a> {
+    place: &'a Entered,
+    pool: Arc<Pool>,
+    port: Port,
+    judge: Judge,
+    stream: TcpStream,
+    side: ClientSide,
+    /// What it sent and nobody has taken yet.
+    inbox: Vec<u8>,
+    down: Outbox,
+    link: Option<Box<ServerConnection>>,
+    waits: bool,
+}
+
+struct Helper<'a> {
+    place: &'a Entered,
+    judge: &'a mut Judge,
+}
+
+impl Help for Helper<'_> {
+    fn intern(&mut self, tail: &[u8]) -> Arc<Prepared> {
+        self.place.hub.intern(tail)
+    }
+
+    fn replace(&mut self, message: &[u8]) -> Option<Vec<u8>> {
+        self.judge.replaces(&self.place.hub.lowering, message)
+    }
+}
+
+impl<'a> Pooled<'a> {
+    pub(crate) fn new(
+        place: &'a Entered,
+        (pool, port): (Arc<Pool>, Port),
+        judge: Judge,
+        stream: TcpStream,
+        side: ClientSide,
+    ) -> Pooled<'a> {
+        Pooled {
+            place,
+            pool,
+            port,
+            judge,
+            stream,
+            side,
+            inbox: Vec::new(),
+            down: Outbox::default(),
+            link: None,
+            waits: false,
+        }
+    }
+
+    /// Serves the client to its end.
+    pub(crate) async fn serve(mut self) {
+        let farewell = poll_fn(|cx| self.poll(cx)).await;
+        self.leave();
+        if let Some(word) = farewell.filter(|_| self.down.is_empty()) {
+            Box::pin(sockets::say_goodbye(self.stream, &word)).await;
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Farewell> {
+        loop {
+            match self.turn(cx) {
+                Ok(true) => {}
+                Ok(false) => return Poll::Pending,
+                Err(farewell) => return Poll::Ready(farewell),
+            }
+        }
+    }
+
+    /// Does what can be done now; `false` if there was nothing. An error is the end.
+    fn turn(&mut self, cx: &mut Context<'_>) -> Result<bool, Farewell> {
+        // The command comes first: after a loss no byte goes to the server.
+        while let Poll::Ready(command) = self.place.mailbox.poll_take(cx) {
+            self.command(command, cx)?;
+        }
+        if self.place.mailbox.take_cancel() {
+            self.cancel();
+        }
+        if !self.down.is_empty()
+            && matches!(self.down.poll_flush(&mut self.stream, cx), Poll::Ready(Err(_)))
+        {
+            return Err(None);
+        }
+        let from_server = self.read_server(cx)?;
+        let from_client = self.read_client(cx)?;
+        Ok(from_server || from_client)
+    }
+
+    fn read_server(&mut self, cx: &mut Context<'_>) -> Result<bool, Farewell> {
+        let Some(link) = self.link.as_deref_mut() else {
+            return Ok(false);
+        };
+        let flushed = !link.up.is_empty() && {
+            match link.up.poll_flush(&mut link.stream, cx) {
+                Poll::Pending => false,
+                Poll::Ready(Ok(())) => true,
+                // Its last words may be there to be read.
+                Poll::Ready(Err(_)) => {
+                    link.up = Outbox::default();
+                    true
+                }
+            }
+        };
+        if !self.down.is_empty() {
+            return Ok(false);
+        }
+        let mut scratch = Scratch::take();
+        let count = match scratch.poll_read(&mut link.stream, cx) {
+            Poll::Pending if flushed => {
+                self.process_inbox(cx)?;
+                return Ok(true);
+            }
+            Poll::Pending => return Ok(false),
+            Poll::Ready(Ok(count)) => count,
+            Poll::Ready(Err(_)) => 0,
+        };
+        if count == 0 {
+            self.lost(Ending::ServerLost, cx)?;
+            return Ok(true);
+        }
+        self.take_answer(scratch.bytes(count), cx)?;
+        drop(scratch);
+        self.release_if_at_rest();
+        self.process_inbox(cx)?;
+        Ok(true)
+    }
+
+    fn take_answer(&mut self, bytes: &[u8], cx: &mut Context<'_>) -> Result<(), Farewell> {
+        let Some(link) = self.link.as_deref_mut() else {
+            return Ok(());
+        };
+        let settling = link.side.is_settling();
+        let kept = std::mem::take(&mut link.inbox);
+        let all = if kept.is_empty() { bytes } else { &[&kept, bytes].concat() };
+        let mut rest = all;
+        let taken = with_output(|out| {
+            let taken = link.side.server_sent(&mut self.side, &mut rest, out);
+            let told = self.down.send(&mut self.stream, cx, &out.down);
+            told.map_err(|_| None).map(|()| taken)
+        })?;
+        link.inbox = rest.to_vec();
+        if settling && !link.side.is_settling() {
+            let shared = self.pool.share_reported(link.side.reported().clone());
+            link.side.share_reported(&mut self.side, shared);
+        }
+        match taken {
+            Ok(()) => Ok(()),
+            Err(LinkError::ServerEnds) => self.lost(Ending::ServerLost, cx),
+            Err(error) => Err(self.broken(error)),
+        }
+    }
+
+    fn read_client(&mut self, cx: &mut Context<'_>) -> Result<bool, Farewell> {
+        let blocked = self.waits
+            || self.link.as_ref().is_some_and(|l| l.side.is_settling() || !l.up.is_empty());
+        let room = if blocked { AHEAD_BYTES_MAX } else { MESSAGE_BYTES_MAX };
+        if !self.down.is_empty() || self.inbox.len() >= room {
+            return Ok(false);
+        }
+        let mut scratch = Scratch::take();
+        let count = match scratch.poll_read(&mut self.stream, cx) {
+            Poll::Pending => return Ok(false),
+            Poll::Ready(Ok(count)) if count > 0 => count,
+            Poll::Ready(_) => return Err(None),
+        };
+        let bytes = scratch.bytes(count);
+        if self.inbox.is_empty() && !blocked {
+            let used = self.process(bytes, cx)?;
+            self.inbox = bytes[used..].to_vec();
+        } else {
+            self.inbox.extend_from_slice(bytes);
+            if !blocked {
+                self.process_inbox(cx)?;
+            }
+        }
+        Ok(true)
+    }
+
+    fn process_inbox(&mut self, cx: &mut Context<'_>) -> Result<(), Farewell> {
+        if self.inbox.is_empty() || self.waits {
+            return Ok(());
+        }
+        let mut inbox = std::mem::take(&mut self.inbox);
+        let used = self.process(&inbox, cx)?;
+        if used < inbox.len() {
+            inbox.drain(..used);
+            self.inbox = inbox;
+        }
+        Ok(())
+    }
+
+    /// Takes what can be taken of the client's bytes; how many that were.
+    fn process(&mut self, bytes: &[u8], cx: &mut Context<'_>) -> Result<usize, Farewell> {
+        let mut rest = bytes;
+        while !rest.is_empty() && self.down.is_empty() {
+            if self.side.is_aborted() {
+                let mut out = Output::default();
+                let taken = self.side.sent_aborted(&mut rest, &mut out);
+                self.tell(&out.down, cx)?;
+                taken.map_err(|error| self.broken(error))?;
+                if self.side.said_goodbye() {
+                    return Err(None);
+                }
+                if self.side.is_aborted() {
+                    break;
+                }
+                continue;
+            }
+            if self.link.is_none() {
+                match self.side.offer(rest).map_err(|error| self.broken(error))? {
+                    Offer::More => break,
+                    Offer::Goodbye => return Err(None),
+                    Offer::Server => {
+                        if !self.want(cx)? {
+                            break;
+                        }
+                    }
+                }
+            }
+            if !self.pass_on(&mut rest, cx)? {
+                break;
+            }
+        }
+        Ok(bytes.len() - rest.len())
+    }
+
+    /// Gives the server what it may have; `true` if the rest may be looked at, too.
+    fn pass_on(&mut self, rest: &mut &[u8], cx: &mut Context<'_>) -> Result<bool, Farewell> {
+        let Some(link) = self.link.as_deref_mut() else {
+            return Ok(false);
+        };
+        if link.side.is_settling() || !link.up.is_empty() {
+            return Ok(false);
+        }
+        let mut helper = Helper { place: self.place, judge: &mut self.judge };
+        let taken = with_output(|out| {
+            let taken = link.side.client_sent(&mut self.side, rest, out, &mut helper);
+            // A server that takes nothing has ended; what it said last is read before it is given
+            // up.
+            link.up.send(&mut link.stream, cx, &out.up).unwrap_or_default();
+            let told = self.down.send(&mut self.stream, cx, &out.down);
+            told.map_err(|_| None).map(|()| taken)
+        })?;
+        taken.map_err(|error| self.broken(error))?;
+        if self.side.said_goodbye() {
+            return Err(None);
+        }
+        Ok(self.release_if_at_rest())
+    }
+
+    fn tell(&mut self, bytes: &[u8], cx: &mut Context<'_>) -> Result<(), Farewell> {
+        self.down.send(&mut self.stream, cx, bytes).map_err(|_| None)
+    }
+
+    /// Asks for a server; `true` if there is one now.
+    fn want(&mut self, cx: &mut Context<'_>) -> Result<bool, Farewell> {
+        let hub = &self.place.hub;
+        // Each round takes a dead connection off the pool, so there is an end.
+        while let Some(connection) = hub.want(self.place.id, self.port, self.pool.id) {
+            if self.begin(connection, cx)? {
+                return Ok(true);
+            }
+        }
+        self.waits = true;
+        Ok(false)
+    }
+
+    /// Begins a loan; `false` if the connection turns out to be dead.
+    fn begin(
+        &mut self,
+        mut connection: Box<ServerConnection>,
+        cx: &mut Context<'_>,
+    ) -> Result<bool, Farewell> {
+        if !connection.is_alive() {
+            self.place.hub.step(Event::Lost { server: connection.id });
+            return Ok(false);
+        }
+        self.waits = false;
+        let mut out = Output::default();
+        connection.side.lend_to(&mut self.side, &mut out);
+        connection.up.send(&mut connection.stream, cx, &out.up).unwrap_or_default();
+        self.link = Some(connection);
+        self.tell(&out.down, cx)?;
+        Ok(true)
+    }
+
+    /// Gives the connection back if nothing of this client is left in it.
+    fn release_if_at_rest(&mut self) -> bool {
+        let may = |link: &mut Box<ServerConnection>| {
+            link.side.is_at_rest() && link.up.is_empty() && !link.is_being_cancelled()
+        };
+        if self.side.pinned().is_some() {
+            return false;
+        }
+        match self.link.take_if(may) {
+            Some(link) => {
+                self.place.hub.give_back(link);
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn command(&mut self, command: Command, cx: &mut Context<'_>) -> Result<(), Farewell> {
+        match command {
+            Command::Have(connection) => {
+                self.waits = false;
+                if self.begin(connection, cx)? || self.want(cx)? {
+                    self.process_inbox(cx)?;
+                }
+                Ok(())
+            }
+            Command::Again => {
+                self.waits = false;
+                self.process_inbox(cx)
+            }
+            Command::Lose { server, reason } => {
+                if self.link.as_ref().is_some_and(|link| link.id == server) {
+                    self.lost(Ending::Cut(reason), cx)?;
+                    self.process_inbox(cx)?;
+                }
+                Ok(())
+            }
+            Command::Refuse(refusal) => Err(Some(words::refusal(&refusal))),
+            Command::End(ending) => Err(self.last_word(ending)),
+            // These are for clients with a connection of their own.
+            Command::Wait | Command::Connect { .. } => Ok(()),
+        }
+    }
+
+    fn last_word(&self, ending: Ending) -> Farewell {
+        let Some(link) = &self.link else {
+            return Some(words::ending(ending, false));
+        };
+        let at_boundary = link.side.client_at_boundary();
+        at_boundary.then(|| words::ending(ending, link.side.fate() == Fate::Unknown))
+    }
+
+    /// The server is lost. The client goes on if it can be told what happened to its transaction.
+    fn lost(&mut self, ending: Ending, cx: &mut Context<'_>) -> Result<(), Farewell> {
+        let last_word = self.last_word(ending);
+        let Some(link) = self.link.take() else {
+            return Ok(());
+        };
+        let server = link.id;
+        let (stream, side) = link.into_parts();
+        sockets::reset(stream);
+        if ending == Ending::ServerLost {
+            self.place.hub.step(Event::Lost { server });
+        }
+        let fate = side.fate();
+        let goes_on = self.side.pinned().is_none() && side.client_at_boundary();
+        match fate {
+            _ if !goes_on => Err(last_word),
+            Fate::Unknown => Err(last_word),
+            Fate::Nothing => Ok(()),
+            Fate::NotCommitted => {
+                let mut out = Output::default();
+                side.abort(&mut self.side, words::why(ending), &mut out);
+                self.tell(&out.down, cx)
+            }
+        }
+    }
+
+    /// The conversation cannot go on; what the client is told.
+    fn broken(&mut self, error: LinkError) -> Farewell {
+        let in_doubt = self.link.as_ref().is_some_and(|link| link.side.fate() == Fate::Unknown);
+        let at_boundary = self.link.as_ref().is_none_or(|link| link.side.client_at_boundary());
+        let client = self.place.id;
+        tracing::debug!(%client, %error, "a client's conversation is broken off");
+        let word = match error {
+            LinkError::Settings(error) => Some(error),
+            LinkError::StandbyNotAwaited => Some(words::standby_not_awaited()),
+            LinkError::Server | LinkError::ServerEnds => {
+                Some(words::ending(Ending::ServerLost, in_doubt))
+            }
+            LinkError::Client(_) | LinkError::Message { .. } | LinkError::Block => {
+                Some(words::violation(&error))
+            }
+        };
+        word.filter(|_| at_boundary)
+    }
+
+    /// Forwards a cancel request, unless what runs is a commit that waits for its standby: it
+    /// would be acknowledged without it.
+    fn cancel(&mut self) {
+        let Some(link) = self.link.as_deref_mut() else {
+            return;
+        };
+        if link.side.is_busy() && !link.side.may_wait_for_standby() {
+            link.cancel(self.place.mailbox.clone());
+        }
+    }
+
+    /// What becomes of the connection when the client goes.
+    fn leave(&mut self) {
+        let Some(link) = self.link.take() else {
+            return;
+        };
+        let hub = self.place.hub.clone();
+        if link.side.is_at_rest() && link.up.is_empty() {
+            hub.step(Event::Cleans { server: link.id });
+            tokio::spawn(server::discard(hub, link));
+        } else {
+            // The server ends what it runs by itself, as it does for a client that goes.
+            hub.step(Event::Lost { server: link.id });
+        }
+    }
+}

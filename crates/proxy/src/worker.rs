@@ -1,0 +1,76 @@
+//! Threads that serve clients. Each has a runtime of its own, and a client stays with the one that
+//! accepted it, so that nothing of a transaction crosses threads unless a server connection does.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use route::Port;
+use tokio::net::TcpListener;
+use tokio::runtime::Builder;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use crate::client;
+use crate::hub::Hub;
+
+/// Connections beyond the limit of clients: cancel requests, and clients to be told of the limit.
+const CONNECTIONS_BEYOND_LIMIT: usize = 64;
+/// After a failed accept (no file descriptors left, mostly), and while there are too many.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// Starts a worker, which accepts from these sockets until `stop`.
+pub(crate) fn start(
+    number: usize,
+    hub: Arc<Hub>,
+    listeners: Vec<(Port, std::net::TcpListener)>,
+    stop: CancellationToken,
+) -> io::Result<JoinHandle<()>> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    thread::Builder::new().name(format!("proxy-{number}")).spawn(move || {
+        runtime.block_on(run(hub, listeners, stop));
+        // What still runs had its time; sockets close with it.
+        runtime.shutdown_background();
+    })
+}
+
+async fn run(
+    hub: Arc<Hub>,
+    listeners: Vec<(Port, std::net::TcpListener)>,
+    stop: CancellationToken,
+) {
+    // Dropping the set at the end ends the accept loops.
+    let mut accepting = JoinSet::new();
+    for (port, listener) in listeners {
+        match TcpListener::from_std(listener) {
+            Ok(listener) => {
+                accepting.spawn(accept(hub.clone(), port, listener));
+            }
+            Err(error) => tracing::error!(%error, "a worker cannot listen"),
+        }
+    }
+    stop.cancelled().await;
+}
+
+async fn accept(hub: Arc<Hub>, port: Port, listener: TcpListener) {
+    let most = hub.config.client_limit.saturating_add(CONNECTIONS_BEYOND_LIMIT);
+    loop {
+        if hub.clients.load(Ordering::Relaxed) >= most {
+            sleep(ACCEPT_RETRY).await;
+            continue;
+        }
+        match listener.accept().await {
+            Ok((socket, _)) => {
+                let place = hub.enter();
+                tokio::spawn(client::serve(place, port, socket));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a client");
+                sleep(ACCEPT_RETRY).await;
+            }
+        }
+    }
+}

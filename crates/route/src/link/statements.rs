@@ -1,0 +1,111 @@
+//! Prepared statements of the protocol, which clients name for themselves and servers share.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::effect::{Effect, effect_of};
+
+/// Statements that nobody has any more are forgotten when there are this many more than before.
+const FORGET_EVERY: usize = 1024;
+
+/// A statement as clients prepared it: text and parameter types. All that prepared the same share
+/// one, and servers know it by one name.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Prepared {
+    /// Its number, never used twice.
+    pub(crate) id: u64,
+    /// The body of its Parse behind the name: text, zero byte, parameter types.
+    pub(crate) tail: Vec<u8>,
+    /// What its execution does to a session.
+    pub(crate) effect: Effect,
+}
+
+impl Prepared {
+    /// Its name on servers.
+    pub(crate) fn server_name(&self) -> String {
+        format!("pgherd_{}", self.id)
+    }
+}
+
+/// All statements that some client has.
+#[derive(Debug, Default)]
+pub struct Registry {
+    statements: BTreeMap<Vec<u8>, Arc<Prepared>>,
+    next: u64,
+    forget_at: usize,
+}
+
+impl Registry {
+    /// The statement of this Parse, known or new.
+    pub fn intern(&mut self, tail: &[u8]) -> Arc<Prepared> {
+        if let Some(known) = self.statements.get(tail) {
+            return known.clone();
+        }
+        if self.statements.len() >= self.forget_at {
+            self.statements.retain(|_, statement| Arc::strong_count(statement) > 1);
+            self.forget_at = self.statements.len() + FORGET_EVERY;
+        }
+        self.next += 1;
+        let statement = Arc::new(prepared(self.next, tail));
+        self.statements.insert(tail.to_vec(), statement.clone());
+        statement
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.statements.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.statements.is_empty()
+    }
+}
+
+/// A statement from the tail of its Parse.
+pub(crate) fn prepared(id: u64, tail: &[u8]) -> Prepared {
+    let text = tail.iter().position(|byte| *byte == 0).map_or(tail, |end| &tail[..end]);
+    Prepared { id, tail: tail.to_vec(), effect: effect_of(text) }
+}
+
+/// The statements that one server connection has, by their number, and when each was used last.
+#[derive(Debug, Default)]
+pub(crate) struct Kept {
+    used: BTreeMap<u64, u64>,
+    uses: u64,
+}
+
+impl Kept {
+    /// Whether it is there; notes the use.
+    pub(crate) fn has(&mut self, id: u64) -> bool {
+        self.uses += 1;
+        match self.used.get_mut(&id) {
+            Some(used) => {
+                *used = self.uses;
+                true
+            }
+            None => false,
+        }
+    }
+
+    pub(crate) fn add(&mut self, id: u64) {
+        self.uses += 1;
+        self.used.insert(id, self.uses);
+    }
+
+    pub(crate) fn remove(&mut self, id: u64) {
+        self.used.remove(&id);
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.used.clear();
+    }
+
+    /// The one that was not used for longest, if there are `most` already.
+    pub(crate) fn one_too_many(&self, most: usize) -> Option<u64> {
+        let oldest = || self.used.iter().min_by_key(|(_, used)| **used).map(|(id, _)| *id);
+        (self.used.len() >= most).then(oldest)?
+    }
+}

@@ -1,0 +1,555 @@
+//! Server connections that clients share: which are open, whom each is lent to, who waits.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use types::{ClusterView, MemberName, Millis, Term};
+
+use crate::binding::Binding;
+use crate::event::{Action, ClientId, PoolId, Port, ServerId, Target};
+
+/// After a failed attempt to a member, the next one follows this much later.
+const OPEN_RETRY: Millis = Millis(20);
+
+/// Where clients are led at present.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Routes {
+    pub(crate) primary: Option<Target>,
+    pub(crate) replicas: Vec<Target>,
+    pub(crate) newest_term: Term,
+    /// When the read-write route was closed; a wait for it counts from then on.
+    pub(crate) closed_since: Millis,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Opening,
+    Idle,
+    Lent(ClientId),
+    /// Its client has gone, and its session is taken back to its beginning.
+    Cleaning,
+}
+
+#[derive(Debug, Clone)]
+struct Server {
+    shelf: usize,
+    binding: Binding,
+    phase: Phase,
+    /// It is closed instead of being lent again.
+    retired: bool,
+}
+
+/// The connections of one pool to one member.
+#[derive(Debug, Clone)]
+struct Shelf {
+    pool: PoolId,
+    member: MemberName,
+    /// The one used last is lent first, so that few stay warm.
+    idle: Vec<ServerId>,
+    opening: usize,
+    lent: usize,
+}
+
+impl Shelf {
+    fn count(&self) -> usize {
+        self.idle.len() + self.opening + self.lent
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Wish {
+    pool: PoolId,
+    port: Port,
+    since: Millis,
+    /// The order of arrival.
+    number: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Gate {
+    ClosedUntil(Millis),
+    TriedBy(ServerId),
+}
+
+/// How many connections a pool may have to one member, and how many it has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PoolUse {
+    /// Lent to clients.
+    pub lent: usize,
+    /// Idle.
+    pub idle: usize,
+    /// Being opened.
+    pub opening: usize,
+    /// Clients that wait.
+    pub waiting: usize,
+    /// When the oldest of them began.
+    pub waiting_since: Option<Millis>,
+}
+
+/// All pools.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Pools {
+    sizes: Vec<usize>,
+    shelves: Vec<Shelf>,
+    /// The shelves of each pool, by its number.
+    by_pool: Vec<Vec<usize>>,
+    servers: BTreeMap<ServerId, Server>,
+    next_server: u64,
+    wishes: BTreeMap<ClientId, Wish>,
+    /// Who waits, in the order of arrival.
+    queues: BTreeMap<(PoolId, Port), BTreeSet<(u64, ClientId)>>,
+    next_wish: u64,
+    lent_to: BTreeMap<ClientId, ServerId>,
+    gates: BTreeMap<MemberName, Gate>,
+    pub(crate) paused: bool,
+}
+
+impl Pools {
+    /// A new pool with at most `size` connections to one member.
+    pub(crate) fn add(&mut self, size: usize) -> PoolId {
+        self.sizes.push(size.max(1));
+        self.by_pool.push(Vec::new());
+        PoolId(u32::try_from(self.sizes.len() - 1).unwrap_or(u32::MAX))
+    }
+
+    /// A client wants a connection.
+    pub(crate) fn want(
+        &mut self,
+        now: Millis,
+        routes: &Routes,
+        client: ClientId,
+        (pool, port): (PoolId, Port),
+        actions: &mut Vec<Action>,
+    ) {
+        assert!(!self.lent_to.contains_key(&client), "client {client} has a server");
+        let nobody_waits = self.queues.get(&(pool, port)).is_none_or(BTreeSet::is_empty);
+        if nobody_waits && !self.paused {
+            // The ordinary case: nothing is written down before it is known to wait.
+            if let Some(shelf) = self.shelf_with_idle(routes, pool, port)
+                && let Some(server) = self.shelves[shelf].idle.pop()
+            {
+                self.lend(client, server, actions);
+                return;
+            }
+        }
+        let wish = Wish { pool, port, since: now, number: self.next_wish };
+        self.next_wish += 1;
+        self.wishes.insert(client, wish);
+        self.queues.entry((pool, port)).or_default().insert((wish.number, client));
+        self.serve(now, routes, pool, port, actions);
+    }
+
+    /// A lent connection is at rest again.
+    pub(crate) fn give_back(
+        &mut self,
+        now: Millis,
+        routes: &Routes,
+        id: ServerId,
+        actions: &mut Vec<Action>,
+    ) {
+        let lent = self.servers.get_mut(&id).filter(|server| match server.phase {
+            Phase::Lent(_) | Phase::Cleaning => true,
+            Phase::Opening | Phase::Idle => false,
+        });
+        let Some(server) = lent else {
+            // It was taken from its client at the same moment.
+            actions.push(Action::Close { server: id });
+            return;
+        };
+        let retired = server.retired;
+        let shelf = server.shelf;
+        if let Phase::Lent(client) = std::mem::replace(&mut server.phase, Phase::Idle) {
+            self.lent_to.remove(&client);
+        }
+        self.shelves[shelf].lent -= 1;
+        self.shelves[shelf].idle.push(id);
+        if retired {
+            self.close(id, actions);
+        }
+        let pool = self.shelves[shelf].pool;
+        self.serve_pool(now, routes, pool, actions);
+    }
+
+    /// The client of a lent connection goes; it is given back, or lost, when its session is clean.
+    pub(crate) fn clean(&mut self, id: ServerId) {
+        if let Some(server) = self.servers.get_mut(&id)
+            && let Phase::Lent(client) = server.phase
+        {
+            server.phase = Phase::Cleaning;
+            self.lent_to.remove(&client);
+        }
+    }
+
+    /// The connection that was to be opened is there.
+    pub(crate) fn opened(
+        &mut self,
+        now: Millis,
+        routes: &Routes,
+        id: ServerId,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(server) = self.servers.get_mut(&id).filter(|s| s.phase == Phase::Opening) else {
+            return;
+        };
+        server.phase = Phase::Idle;
+        self.gates.remove(&server.binding.member);
+        let shelf = &mut self.shelves[server.shelf];
+        shelf.opening -= 1;
+        shelf.idle.push(id);
+        // A member that answers may be tried by all.
+        self.serve_all(now, routes, actions);
+    }
+
+    /// A connection is gone, or could not be opened.
+    pub(crate) fn lost(
+        &mut self,
+        now: Millis,
+        routes: &Routes,
+        id: ServerId,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(server) = self.remove(id) else {
+            return;
+        };
+        if server.phase == Phase::Opening {
+            let closed = Gate::ClosedUntil(now.plus(OPEN_RETRY));
+            let gate = self.gates.entry(server.binding.member.clone()).or_insert(closed);
+            if *gate == Gate::TriedBy(id) {
+                *gate = closed;
+            }
+        }
+        let pool = self.shelves[server.shelf].pool;
+        self.serve_pool(now, routes, pool, actions);
+    }
+
+    /// A server does not let this pool in, for a reason that another attempt does not change: who
+    /// waits in it, at any port.
+    pub(crate) fn refused(&mut self, id: ServerId) -> Vec<ClientId> {
+        let Some(server) = self.remove(id) else {
+            return Vec::new();
+        };
+        self.gates.remove(&server.binding.member);
+        let pool = self.shelves[server.shelf].pool;
+        let waiting = self.wishes.iter().filter(|(_, wish)| wish.pool == pool);
+        waiting.map(|(client, _)| *client).collect()
+    }
+
+    /// The client that has waited for longest.
+    pub(crate) fn oldest(&self) -> Option<(ClientId, Port, Millis)> {
+        let firsts = self.queues.values().filter_map(BTreeSet::first);
+        let (_, client) = firsts.min()?;
+        self.wishes.get(client).map(|wish| (*client, wish.port, wish.since))
+    }
+
+    /// A client is gone. A connection that it had is the shell's to end or to give back before.
+    pub(crate) fn client_gone(&mut self, client: ClientId) {
+        self.forget_wish(client);
+        if let Some(server) = self.lent_to.get(&client).copied() {
+            self.remove(server);
+        }
+    }
+
+    /// Gives up a wish; `true` if there was one.
+    pub(crate) fn forget_wish(&mut self, client: ClientId) -> bool {
+        let Some(wish) = self.wishes.remove(&client) else {
+            return false;
+        };
+        if let Some(queue) = self.queues.get_mut(&(wish.pool, wish.port)) {
+            queue.remove(&(wish.number, client));
+        }
+        true
+    }
+
+    /// Ends the connections that the view makes outdated; `bound` was told of promotions before.
+    pub(crate) fn see(
+        &mut self,
+        now: Millis,
+        view: &ClusterView,
+        routes: &Routes,
+        actions: &mut Vec<Action>,
+    ) {
+        let mut outdated = Vec::new();
+        for (id, server) in &mut self.servers {
+            if let Some(primary) = &routes.primary {
+                server.binding.bind_promoted(primary, routes.newest_term);
+            }
+            if let Some(reason) = server.binding.outdated(view, routes.newest_term) {
+                outdated.push((*id, reason));
+            }
+        }
+        for (id, reason) in outdated {
+            match self.servers.get(&id).map(|server| server.phase) {
+                Some(Phase::Lent(client)) => {
+                    self.remove(id);
+                    actions.push(Action::Take { client, server: id, reason });
+                }
+                Some(Phase::Opening | Phase::Idle | Phase::Cleaning) => self.close(id, actions),
+                None => {}
+            }
+        }
+        self.serve_all(now, routes, actions);
+    }
+
+    /// What failed before says nothing about a new primary.
+    pub(crate) fn open_gates(&mut self) {
+        self.gates.clear();
+    }
+
+    /// Connections are closed when they are at rest; new ones take their place.
+    pub(crate) fn reconnect(&mut self, actions: &mut Vec<Action>) {
+        let idle =
+            |(id, server): (&ServerId, &Server)| (server.phase == Phase::Idle).then_some(*id);
+        let idle: Vec<ServerId> = self.servers.iter().filter_map(idle).collect();
+        idle.into_iter().for_each(|id| self.close(id, actions));
+        self.servers.values_mut().for_each(|server| server.retired = true);
+    }
+
+    /// Serves everybody for whom there is a connection.
+    pub(crate) fn serve_all(&mut self, now: Millis, routes: &Routes, actions: &mut Vec<Action>) {
+        let keys: Vec<(PoolId, Port)> = self
+            .queues
+            .iter()
+            .filter(|(_, queue)| !queue.is_empty())
+            .map(|(key, _)| *key)
+            .collect();
+        for (pool, port) in keys {
+            self.serve(now, routes, pool, port, actions);
+        }
+    }
+
+    /// The clients that wait: since when, at which port.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = (ClientId, Port, Millis)> + '_ {
+        self.wishes.iter().map(|(client, wish)| (*client, wish.port, wish.since))
+    }
+
+    /// How many wait.
+    pub(crate) fn waiting_count(&self) -> usize {
+        self.wishes.len()
+    }
+
+    /// Clients of the read-write port that have a connection to the primary.
+    pub(crate) fn lent_to_primary(&self) -> usize {
+        let lent = |server: &&Server| matches!(server.phase, Phase::Lent(_));
+        let bound = |server: &&Server| server.binding.primary_since.is_some();
+        self.servers.values().filter(lent).filter(bound).count()
+    }
+
+    /// When a gate opens for somebody who waits.
+    pub(crate) fn next_gate(&self, now: Millis) -> Option<Millis> {
+        if self.wishes.is_empty() {
+            return None;
+        }
+        let opening = self.gates.values().filter_map(|gate| match gate {
+            Gate::ClosedUntil(when) => (*when > now).then_some(*when),
+            Gate::TriedBy(_) => None,
+        });
+        opening.min()
+    }
+
+    /// How one pool is used.
+    pub(crate) fn used(&self, pool: PoolId) -> PoolUse {
+        let mut used = PoolUse::default();
+        for shelf in self.of_pool(pool).iter().map(|shelf| &self.shelves[*shelf]) {
+            used.lent += shelf.lent;
+            used.idle += shelf.idle.len();
+            used.opening += shelf.opening;
+        }
+        let waiting = self.wishes.values().filter(|wish| wish.pool == pool);
+        used.waiting_since = waiting.clone().map(|wish| wish.since).min();
+        used.waiting = waiting.count();
+        used
+    }
+
+    /// Connections to each member.
+    pub(crate) fn connections(&self) -> BTreeMap<MemberName, usize> {
+        let mut counts = BTreeMap::new();
+        for shelf in self.shelves.iter().filter(|shelf| shelf.count() > 0) {
+            *counts.entry(shelf.member.clone()).or_default() += shelf.count();
+        }
+        counts
+    }
+
+    fn serve_pool(&mut self, now: Millis, routes: &Routes, pool: PoolId, to: &mut Vec<Action>) {
+        if self.wishes.is_empty() {
+            return;
+        }
+        for port in [Port::ReadWrite, Port::ReadOnly] {
+            self.serve(now, routes, pool, port, to);
+        }
+    }
+
+    fn serve(
+        &mut self,
+        now: Millis,
+        routes: &Routes,
+        pool: PoolId,
+        port: Port,
+        actions: &mut Vec<Action>,
+    ) {
+        if self.paused {
+            return;
+        }
+        while let Some((_, client)) = self.queues.get(&(pool, port)).and_then(|q| q.first()) {
+            let client = *client;
+            let idle = self.shelf_with_idle(routes, pool, port);
+            let Some(server) = idle.and_then(|shelf| self.shelves[shelf].idle.pop()) else {
+                break;
+            };
+            self.forget_wish(client);
+            self.lend(client, server, actions);
+        }
+        self.open_more(now, routes, pool, port, actions);
+    }
+
+    /// As many connections are opened as there are clients waiting, up to the pool's size.
+    fn open_more(
+        &mut self,
+        now: Millis,
+        routes: &Routes,
+        pool: PoolId,
+        port: Port,
+        actions: &mut Vec<Action>,
+    ) {
+        let waiting = self.queues.get(&(pool, port)).map_or(0, BTreeSet::len);
+        let shelves = self.of_pool(pool).iter();
+        let mut opening: usize = shelves.map(|shelf| self.shelves[*shelf].opening).sum();
+        while opening < waiting {
+            let Some(target) = self.target_to_open(now, routes, pool, port) else {
+                return;
+            };
+            let shelf = self.shelf(pool, &target.member);
+            self.shelves[shelf].opening += 1;
+            self.next_server += 1;
+            let id = ServerId(self.next_server);
+            if let Some(gate) = self.gates.get_mut(&target.member) {
+                *gate = Gate::TriedBy(id);
+            }
+            let binding = Binding::new(&target, routes.newest_term);
+            let server = Server { shelf, binding, phase: Phase::Opening, retired: false };
+            self.servers.insert(id, server);
+            actions.push(Action::Open { server: id, pool, target });
+            opening += 1;
+        }
+    }
+
+    /// The members that serve this port, the least used first.
+    fn targets<'a>(&self, routes: &'a Routes, pool: PoolId, port: Port) -> Vec<&'a Target> {
+        let primary = routes.primary.iter();
+        match port {
+            Port::ReadWrite => primary.collect(),
+            Port::ReadOnly => {
+                let lent = |target: &&Target| {
+                    let shelf = self.find_shelf(pool, &target.member);
+                    shelf.map_or(0, |shelf| self.shelves[shelf].lent)
+                };
+                let mut replicas: Vec<&Target> = routes.replicas.iter().collect();
+                replicas.sort_by_key(lent);
+                if replicas.is_empty() { primary.collect() } else { replicas }
+            }
+        }
+    }
+
+    fn shelf_with_idle(&self, routes: &Routes, pool: PoolId, port: Port) -> Option<usize> {
+        let has_idle = |target: &Target| {
+            let shelf = self.find_shelf(pool, &target.member)?;
+            (!self.shelves[shelf].idle.is_empty()).then_some(shelf)
+        };
+        if port == Port::ReadWrite {
+            return routes.primary.as_ref().and_then(has_idle);
+        }
+        self.targets(routes, pool, port).into_iter().find_map(has_idle)
+    }
+
+    fn target_to_open(
+        &self,
+        now: Millis,
+        routes: &Routes,
+        pool: PoolId,
+        port: Port,
+    ) -> Option<Target> {
+        let size = self.sizes.get(pool.index()).copied()?;
+        let has_room = |target: &&Target| {
+            let shelf = self.find_shelf(pool, &target.member);
+            shelf.is_none_or(|shelf| self.shelves[shelf].count() < size)
+        };
+        let is_open = |target: &&Target| match self.gates.get(&target.member) {
+            None => true,
+            Some(Gate::ClosedUntil(when)) => now >= *when,
+            Some(Gate::TriedBy(_)) => false,
+        };
+        let targets = self.targets(routes, pool, port).into_iter();
+        targets.filter(has_room).find(is_open).cloned()
+    }
+
+    fn of_pool(&self, pool: PoolId) -> &[usize] {
+        self.by_pool.get(pool.index()).map_or(&[], Vec::as_slice)
+    }
+
+    fn find_shelf(&self, pool: PoolId, member: &MemberName) -> Option<usize> {
+        let of_pool = self.of_pool(pool).iter().copied();
+        of_pool.into_iter().find(|shelf| self.shelves[*shelf].member == *member)
+    }
+
+    fn shelf(&mut self, pool: PoolId, member: &MemberName) -> usize {
+        self.find_shelf(pool, member).unwrap_or_else(|| {
+            let member = member.clone();
+            self.shelves.push(Shelf { pool, member, idle: Vec::new(), opening: 0, lent: 0 });
+            let shelf = self.shelves.len() - 1;
+            self.by_pool[pool.index()].push(shelf);
+            shelf
+        })
+    }
+
+    fn lend(&mut self, client: ClientId, id: ServerId, actions: &mut Vec<Action>) {
+        let Some(server) = self.servers.get_mut(&id) else {
+            return;
+        };
+        debug_assert_eq!(server.phase, Phase::Idle);
+        server.phase = Phase::Lent(client);
+        self.shelves[server.shelf].lent += 1;
+        self.lent_to.insert(client, id);
+        actions.push(Action::Lend { client, server: id });
+    }
+
+    fn close(&mut self, id: ServerId, actions: &mut Vec<Action>) {
+        self.remove(id);
+        actions.push(Action::Close { server: id });
+    }
+
+    fn remove(&mut self, id: ServerId) -> Option<Server> {
+        let server = self.servers.remove(&id)?;
+        let shelf = &mut self.shelves[server.shelf];
+        match server.phase {
+            Phase::Opening => shelf.opening -= 1,
+            Phase::Idle => shelf.idle.retain(|idle| *idle != id),
+            Phase::Cleaning => shelf.lent -= 1,
+            Phase::Lent(client) => {
+                shelf.lent -= 1;
+                self.lent_to.remove(&client);
+            }
+        }
+        Some(server)
+    }
+}
+
+#[cfg(test)]
+impl Pools {
+    /// What is kept in several places agrees, sizes hold, and nothing is of an old term.
+    pub(crate) fn check(&self, routes: &Routes, seed: u64) {
+        for (number, shelf) in self.shelves.iter().enumerate() {
+            let of = |phase: fn(&Phase) -> bool| {
+                self.servers.values().filter(|s| s.shelf == number && phase(&s.phase)).count()
+            };
+            assert_eq!(shelf.idle.len(), of(|p| *p == Phase::Idle), "seed {seed}");
+            assert_eq!(shelf.opening, of(|p| *p == Phase::Opening), "seed {seed}");
+            let lent = of(|p| matches!(p, Phase::Lent(_) | Phase::Cleaning));
+            assert_eq!(shelf.lent, lent, "seed {seed}");
+            assert!(shelf.count() <= self.sizes[shelf.pool.index()], "seed {seed}");
+        }
+        for server in self.servers.values() {
+            let bound = server.binding.primary_since;
+            assert!(bound.is_none_or(|term| term == routes.newest_term), "seed {seed}");
+        }
+        let queued: usize = self.queues.values().map(BTreeSet::len).sum();
+        assert_eq!(queued, self.wishes.len(), "seed {seed}");
+    }
+}
