@@ -152,8 +152,7 @@ pub(super) async fn for_idle_clients(
 
 fn transaction_mode() -> Value {
     json!({
-        "pool_mode": "transaction", "pool_size": POOL_SIZE, "auth": "trust",
-        "client_limit": CLIENTS_MAX,
+        "pool_mode": "transaction", "pool_size": POOL_SIZE, "client_limit": CLIENTS_MAX,
     })
 }
 
