@@ -12,7 +12,7 @@ FUZZ_SECONDS := $(SECONDS)
 endif
 FUZZ_SECONDS ?= 60
 
-.PHONY: help tools demo test check prove fuzz scenarios bench-failover
+.PHONY: help tools demo test check prove fuzz scenarios bench-failover bench-proxy
 
 help:
 	@echo 'make demo        a highly available PostgreSQL cluster on this machine (ARGS="--drill" breaks it)'
@@ -21,6 +21,7 @@ help:
 	@echo 'make prove       the long twins of the tests: many simulator seeds (SEEDS=$(SEEDS))'
 	@echo 'make fuzz        made-up bytes for what reads the network (SECONDS=$(FUZZ_SECONDS) each; cargo-fuzz, nightly)'
 	@echo 'make bench-failover  how long each hand-over takes, beside bare PostgreSQL (ARGS="--quick")'
+	@echo 'make bench-proxy  the proxy beside HAProxy and PgBouncer (ARGS="--quick", "--only session")'
 	@echo 'make scenarios   record the scripts of crates/decide/testdata anew; review the diff'
 	@echo 'make tools       install what is missing: PostgreSQL server, etcd'
 
@@ -49,6 +50,12 @@ fuzz:
 bench-failover: tools
 	@cargo build --release --locked --package cli --package bench
 	@. tools/env.sh && exec target/release/pgherd-bench failover $(ARGS)
+
+# The same; it also replaces the tables of docs/benchmarks.md that it measured.
+bench-proxy: tools
+	@tools/install-bench.sh
+	@cargo build --release --locked --package cli --package bench
+	@. tools/env.sh && exec target/release/pgherd-bench proxy --write docs/benchmarks.md $(ARGS)
 
 scenarios:
 	@cargo xtask scenarios --bless

@@ -9,6 +9,9 @@
 # Patroni comes under target/tools/patroni, in a virtual environment: a cluster of its nodes and ours
 # is a test. Of the distribution's package prometheus only promtool is taken, to target/tools/prometheus.
 #
+# The clients of the test of real clients come there too: Python's drivers to clients-python, in a
+# virtual environment, Node's to clients-node; the JDBC driver is the distribution's.
+#
 # Says nothing when they are there. Where PostgreSQL 18 cannot be had, this says why and the tests go
 # on without it (they name each version they run with, and that this one is missing). Without one of
 # the programs the step of `make test` that needs it fails, and says so.
@@ -22,7 +25,14 @@ readonly PATRONI='patroni[etcd3]==4.1.4 psycopg2-binary==2.9.13'
 readonly PATRONI_PLACE="$PWD/target/tools/patroni"
 readonly PROMTOOL_PLACE="$PWD/target/tools/prometheus"
 
+readonly PYTHON_CLIENTS='psycopg[binary]==3.3.9 asyncpg==0.32.0'
+readonly NODE_CLIENTS='pg@8.23.1 pg-copy-streams@7.0.0'
+readonly PYTHON_PLACE="$PWD/target/tools/clients-python"
+readonly NODE_PLACE="$PWD/target/tools/clients-node"
+
 say() { printf 'install-test: %s\n' "$*" >&2; }
+# shellcheck source=tools/packages.sh
+. tools/packages.sh
 without() {
   say "$*"
   say 'the tests on real PostgreSQL will NOT run with PostgreSQL 18'
@@ -51,48 +61,10 @@ install() {
   mv "$new" "$PLACE"
 }
 
-# program:package. haproxy brings a service, which is not started.
-readonly PROGRAMS=(etcdctl:etcd-client ip:iproute2 haproxy:haproxy)
-
-# Debian asks this program before a package starts a service. One that is there is left alone: it
-# has its own answer.
-readonly SERVICES=/usr/sbin/policy-rc.d
-without_services() {
-  [ -e "$SERVICES" ] && {
-    "$@"
-    return
-  }
-  printf '#!/bin/sh\nexit 101\n' >"$SERVICES"
-  chmod 755 "$SERVICES"
-  local status=0
-  "$@" || status=$?
-  rm -f "$SERVICES"
-  return "$status"
-}
-
-install_programs() {
-  local entry packages=()
-  for entry in "${PROGRAMS[@]}"; do
-    PATH="$PATH:/usr/sbin:/sbin" command -v "${entry%%:*}" >/dev/null || packages+=("${entry##*:}")
-  done
-  [ "${#packages[@]}" -eq 0 ] && return
-  if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
-    say "tests that need these packages will fail: ${packages[*]} (install them as root)"
-    return
-  fi
-  say "installing ${packages[*]} with apt-get"
-  export DEBIAN_FRONTEND=noninteractive
-  local get=(apt-get install -q -y -o DPkg::Lock::Timeout=60 --no-install-recommends)
-  without_services "${get[@]}" "${packages[@]}" >&2 || {
-    apt-get -q update >&2 || true
-    without_services "${get[@]}" "${packages[@]}" >&2 ||
-      say "apt-get failed: tests that need ${packages[*]} will fail"
-  }
-  # Nor at the next boot.
-  if [[ " ${packages[*]} " == *' haproxy '* ]] && command -v systemctl >/dev/null; then
-    systemctl --quiet disable haproxy >&2 || true
-  fi
-}
+# What:package. haproxy brings a service, which is not started.
+readonly JDBC=/usr/share/java/postgresql.jar
+readonly PROGRAMS=(etcdctl:etcd-client ip:iproute2 haproxy:haproxy node:nodejs npm:npm
+  javac:default-jdk-headless "$JDBC:libpostgresql-jdbc-java")
 
 take_promtool() (
   cd "$1" &&
@@ -129,30 +101,50 @@ python_for_all() {
   return 1
 }
 
-install_patroni() {
-  [ "$(cat "$PATRONI_PLACE/installed" 2>/dev/null)" = "$PATRONI" ] && return
-  local python packages
+# Packages of Python into a virtual environment: its place, what fails without it, the packages.
+install_environment() {
+  local place=$1 without=$2 packages=$3
+  [ "$(cat "$place/installed" 2>/dev/null)" = "$packages" ] && return
+  local python list
   python=$(python_for_all) || {
-    say 'the tests with Patroni will fail: python3 has no venv (Debian: the package python3-venv)'
+    say "$without will fail: python3 has no venv (Debian: the package python3-venv)"
     return
   }
-  say "installing Patroni under target/tools ($PATRONI)"
-  rm -rf "$PATRONI_PLACE"
-  read -r -a packages <<<"$PATRONI"
-  if ! "$python" -m venv "$PATRONI_PLACE" || ! "$PATRONI_PLACE/bin/python" -m pip --quiet \
-    --no-input --disable-pip-version-check --timeout 30 --retries 3 install "${packages[@]}"; then
-    rm -rf "$PATRONI_PLACE"
-    say 'the tests with Patroni will fail: it could not be installed (messages above)'
+  say "installing $packages under target/tools"
+  rm -rf "$place"
+  read -r -a list <<<"$packages"
+  if ! "$python" -m venv "$place" || ! "$place/bin/python" -m pip --quiet \
+    --no-input --disable-pip-version-check --timeout 30 --retries 3 install "${list[@]}"; then
+    rm -rf "$place"
+    say "$without will fail: $packages could not be installed (messages above)"
     return
   fi
-  chmod -R a+rX "$PATRONI_PLACE"
-  printf '%s\n' "$PATRONI" >"$PATRONI_PLACE/installed"
+  chmod -R a+rX "$place"
+  printf '%s\n' "$packages" >"$place/installed"
+}
+
+install_node_clients() {
+  [ "$(cat "$NODE_PLACE/installed" 2>/dev/null)" = "$NODE_CLIENTS" ] && return
+  say "installing $NODE_CLIENTS under target/tools"
+  rm -rf "$NODE_PLACE"
+  mkdir -p "$NODE_PLACE"
+  local packages
+  read -r -a packages <<<"$NODE_CLIENTS"
+  if ! npm --prefix "$NODE_PLACE" --silent --no-audit --no-fund --ignore-scripts install \
+    "${packages[@]}" >&2; then
+    rm -rf "$NODE_PLACE"
+    say "the test of real clients will fail: $NODE_CLIENTS could not be installed"
+    return
+  fi
+  printf '%s\n' "$NODE_CLIENTS" >"$NODE_PLACE/installed"
 }
 
 main() {
-  install_programs
+  install_programs "${PROGRAMS[@]}" || say 'the tests that need them will fail'
   install_promtool
-  install_patroni
+  install_environment "$PATRONI_PLACE" 'the tests with Patroni' "$PATRONI"
+  install_environment "$PYTHON_PLACE" 'the test of real clients' "$PYTHON_CLIENTS"
+  install_node_clients
   if [ "$(cat "$PLACE/installed" 2>/dev/null)" != "$PACKAGE" ]; then
     command -v python3 >/dev/null && pip --version >/dev/null 2>&1 ||
       without 'pip is missing (Debian and Ubuntu: the package python3-pip)'

@@ -1,12 +1,12 @@
 //! Measures real clusters: how long a hand-over takes, beside what PostgreSQL alone needs on the
-//! same machine, and whether a loaded machine stays without one.
+//! same machine, whether a loaded machine stays without one, and what the proxy costs ([`proxy`]).
 //!
 //! [`demo`] runs `pgherd demo` and hears its events; [`journal`] reads the agents' journals for the
 //! phases; [`floor`] does the same hand-overs on [`bare`] PostgreSQL instances, by the shortest
 //! script there is; [`figures`] puts it together. The last line of the output is one JSON object.
 #![allow(clippy::print_stdout, reason = "a command whose output is its result")]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -19,6 +19,7 @@ mod figures;
 mod floor;
 mod hosts;
 mod journal;
+mod proxy;
 mod rounds;
 mod soak;
 mod stage;
@@ -29,6 +30,8 @@ mod stage;
 enum Command {
     /// How long each hand-over takes
     Failover(failover::Options),
+    /// What the proxy costs, beside HAProxy and PgBouncer
+    Proxy(proxy::Options),
     /// That nothing is lost under random faults, on hosts with a network of their own
     Rounds(rounds::Options),
     /// That a loaded machine stays without one
@@ -57,6 +60,7 @@ fn run(command: Command) -> anyhow::Result<bool> {
         let work = async {
             match command {
                 Command::Failover(options) => Box::pin(failover::run(&options)).await,
+                Command::Proxy(options) => Box::pin(proxy::run(&options)).await,
                 Command::Rounds(options) => Box::pin(rounds::run(&options)).await,
                 Command::Soak(options) => Box::pin(soak::run(&options)).await,
             }
@@ -93,17 +97,21 @@ struct Scratch(PathBuf);
 
 impl Scratch {
     fn new(name: &str) -> anyhow::Result<Scratch> {
-        Scratch::sweep();
+        Scratch::new_in(&std::env::temp_dir(), name)
+    }
+
+    fn new_in(parent: &Path, name: &str) -> anyhow::Result<Scratch> {
+        Scratch::sweep(parent);
         let name = format!("{SCRATCH}{name}-{}", std::process::id());
-        let path = std::env::temp_dir().join(name);
+        let path = parent.join(name);
         std::fs::create_dir(&path).with_context(|| format!("cannot make {}", path.display()))?;
         Ok(Scratch(path))
     }
 
-    /// Removes what processes left behind that were killed.
-    fn sweep() {
+    /// Removes what processes left behind there that were killed.
+    fn sweep(parent: &Path) {
         lab::cluster::sweep();
-        let entries = std::fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten();
+        let entries = std::fs::read_dir(parent).into_iter().flatten().flatten();
         for entry in entries {
             let name = entry.file_name().into_string().unwrap_or_default();
             let pid = name.strip_prefix(SCRATCH).and_then(|rest| rest.rsplit('-').next());

@@ -54,7 +54,8 @@ impl CancelKeys {
     /// Makes a key of our own for a client, from random bytes.
     pub(crate) fn create(&self, owner: ClientId, random: [u8; 8]) -> KnownKey {
         let [p0, p1, p2, p3, secret @ ..] = random;
-        let process = u32::from_be_bytes([p0, p1, p2, p3]);
+        // Clients show it as a signed number, and take it for a process of the server's.
+        let process = u32::from_be_bytes([p0, p1, p2, p3]) & 0x7FFF_FFFF | 1;
         let key = CancelKey { process, secret: secret.to_vec() };
         self.lock().insert(key.clone(), (owner, Whose::Ours));
         KnownKey { keys: self.clone(), key, owner }

@@ -28,7 +28,7 @@ pub enum Effect {
         /// The parameter, in lower case.
         name: String,
     },
-    /// All parameters go back.
+    /// All parameters go back; there may be other statements with it.
     ResetAll,
     /// The whole session goes back to its beginning.
     DiscardAll,
@@ -49,14 +49,13 @@ impl Effect {
     /// Whether a commit may happen in it though the session is surely in a transaction block.
     pub(crate) fn may_end_block(&self) -> bool {
         match self {
-            Effect::Commit | Effect::Several | Effect::Leaves(_) => true,
+            Effect::Commit | Effect::Several | Effect::ResetAll | Effect::Leaves(_) => true,
             Effect::None
             | Effect::ReadOnly
             | Effect::Begin
             | Effect::Rollback
             | Effect::Set { .. }
             | Effect::Reset { .. }
-            | Effect::ResetAll
             | Effect::DiscardAll
             | Effect::Deallocate { .. }
             | Effect::DeallocateAll => false,
@@ -89,11 +88,12 @@ pub fn effect_of(sql: &[u8]) -> Effect {
             Effect::Set { name: text(name).to_ascii_lowercase(), value: text(value) }
         }
         Kind::Reset(name) => Effect::Reset { name: text(name).to_ascii_lowercase() },
-        Kind::ResetAll if seen.single => Effect::ResetAll,
+        // Among several statements: it counts if all of them go well.
+        Kind::ResetAll => Effect::ResetAll,
         Kind::DiscardAll => Effect::DiscardAll,
         Kind::Deallocate(name) => Effect::Deallocate { name: folded(name) },
         Kind::DeallocateAll => Effect::DeallocateAll,
-        Kind::Several | Kind::ResetAll => Effect::Several,
+        Kind::Several => Effect::Several,
         Kind::SetLocal | Kind::Discard | Kind::RollbackTo | Kind::Other => Effect::None,
     }
 }

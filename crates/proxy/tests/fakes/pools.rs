@@ -1,13 +1,10 @@
 //! Clients of pools over real sockets, against a small server: what each gets when its primary goes,
 //! and who has which connection.
-#![allow(clippy::unwrap_used, missing_docs)]
-
-mod fake;
 
 use std::time::Duration;
 
+use crate::fake::{Client, FakeServer, Rig, cluster};
 use config::{ProxyAuth, ProxySecurity};
-use fake::{Client, FakeServer, Rig, cluster};
 use proxy::{PoolMode, ProxyConfig};
 use route::Port;
 
@@ -109,7 +106,8 @@ async fn a_commit_or_a_write_of_its_own_without_an_answer_is_in_doubt() {
     fail_over(&rig, &a, &b);
     assert_eq!(commit.last_word().await, "08007");
     // The other one's connection could not be opened, so nothing of it was sent.
-    rig.until(|status| status.routes.read_write.as_ref().is_some_and(|to| to.member.0 == "b")).await;
+    rig.until(|status| status.routes.read_write.as_ref().is_some_and(|to| to.member.0 == "b"))
+        .await;
     drop(write);
     let mut write = Client::open(rig.address(READ_WRITE)).await.unwrap();
     write.send_query("hang update t").await;

@@ -1,11 +1,8 @@
 //! Sessions over real sockets, against a small server that speaks just enough of the protocol.
-#![allow(clippy::unwrap_used, missing_docs)]
-
-mod fake;
 
 use std::time::Duration;
 
-use fake::{Client, FakeServer, Rig, cluster};
+use crate::fake::{Client, FakeServer, Rig, cluster};
 use route::Port;
 use tokio::time::timeout;
 

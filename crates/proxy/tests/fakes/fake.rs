@@ -1,8 +1,8 @@
 //! A fake PostgreSQL server, a client, and a proxy between them.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use pgproto::wire::{ErrorResponse, Severity, sqlstate_of};

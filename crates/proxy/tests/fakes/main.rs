@@ -1,0 +1,6 @@
+//! The proxy over real sockets, against a small server that speaks just enough of the protocol.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod fake;
+mod pools;
+mod sessions;

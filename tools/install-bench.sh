@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Installs the peers that `make bench-proxy` measures, and etcd's client: the distribution's
+# packages, as root. Says nothing when they are there, and fails when one is missing in the end.
+set -euo pipefail
+
+cd "$(dirname "$0")/.."
+say() { printf 'install-bench: %s\n' "$*" >&2; }
+# shellcheck source=tools/packages.sh
+. tools/packages.sh
+
+install_programs haproxy:haproxy pgbouncer:pgbouncer etcdctl:etcd-client taskset:util-linux
