@@ -54,7 +54,6 @@ pub(crate) enum Command {
 
 /// Serves a client until its end. The hub learns of that from the end of its place.
 pub(crate) async fn serve(place: Entered, port: Port, socket: TcpStream) {
-    sockets::prepare(&socket, place.hub.config.tcp_user_timeout);
     // What is needed once is not kept for as long as the client stays.
     let Some((welcomed, address)) = Box::pin(at_the_door(&place, socket)).await else {
         return;

@@ -156,6 +156,7 @@ impl Proxy {
             let listener = TcpListener::bind(address)
                 .await
                 .map_err(|source| ProxyError::Listen { address, source })?;
+            sockets::prepare(&listener, config.tcp_user_timeout);
             listeners.push((port, listener));
         }
         if listeners.is_empty() {

@@ -440,7 +440,7 @@ impl<'a> Pooled<'a> {
         let Some(link) = self.link.as_deref_mut() else {
             return;
         };
-        if link.side.is_busy() && !link.side.may_wait_for_standby() {
+        if link.side.owes_answer() && !link.side.may_wait_for_standby() {
             link.cancel(self.place.mailbox.clone());
         }
     }

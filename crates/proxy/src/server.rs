@@ -1,6 +1,8 @@
 //! A connection to a server, as pools keep them.
 
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -8,11 +10,11 @@ use std::time::Duration;
 use pgproto::wire::CancelKey;
 use route::link::{ClientSide, Output, PoolMode, ServerSide, SessionState};
 use route::{Event, ServerId};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::bytes::{Outbox, Scratch};
+use crate::bytes::Outbox;
 use crate::cancel;
 use crate::client::Command;
 use crate::hub::Hub;
@@ -22,6 +24,9 @@ use crate::sockets;
 
 /// A server takes at most so long for DISCARD ALL.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A server that says more than this unasked is not lent any more.
+const UNASKED_BYTES_MAX: usize = 1024;
 
 /// One connection, signed in.
 #[derive(Debug)]
@@ -53,11 +58,14 @@ impl ServerConnection {
     /// Whether an idle connection can still be lent: it has not ended, and has said nothing but
     /// what servers say unasked.
     pub(crate) fn is_alive(&mut self) -> bool {
-        let mut scratch = Scratch::take();
+        let mut bytes = [MaybeUninit::uninit(); UNASKED_BYTES_MAX];
+        let mut buffer = ReadBuf::uninit(&mut bytes);
         let mut cx = Context::from_waker(Waker::noop());
-        match scratch.poll_read(&mut self.stream, &mut cx) {
+        match Pin::new(&mut self.stream).poll_read(&mut cx, &mut buffer) {
             Poll::Pending => true,
-            Poll::Ready(Ok(count)) if count > 0 => self.side.said_unasked(scratch.bytes(count)),
+            Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
+                self.side.said_unasked(buffer.filled())
+            }
             Poll::Ready(_) => false,
         }
     }

@@ -1,6 +1,7 @@
 //! Options of TCP sockets, and how one is closed.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use rustix::net::sockopt;
@@ -22,14 +23,15 @@ const LAST_WORD_TIMEOUT: Duration = Duration::from_secs(1);
 const GOODBYE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Sets what every connection of the proxy has. A socket that refuses an option still works.
-pub(crate) fn prepare(socket: &TcpStream, user_timeout: Option<Duration>) {
+/// On Linux a socket has what the one has that accepted it, so listeners are prepared, and no client.
+pub(crate) fn prepare(socket: &impl AsFd, user_timeout: Option<Duration>) {
     if let Err(error) = set_options(socket, user_timeout) {
         tracing::debug!(%error, "cannot set an option of a TCP socket");
     }
 }
 
-fn set_options(socket: &TcpStream, user_timeout: Option<Duration>) -> io::Result<()> {
-    socket.set_nodelay(true)?;
+fn set_options(socket: &impl AsFd, user_timeout: Option<Duration>) -> io::Result<()> {
+    sockopt::set_tcp_nodelay(socket, true)?;
     sockopt::set_socket_keepalive(socket, true)?;
     sockopt::set_tcp_keepidle(socket, KEEPALIVE_IDLE)?;
     sockopt::set_tcp_keepintvl(socket, KEEPALIVE_INTERVAL)?;

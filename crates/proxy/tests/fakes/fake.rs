@@ -224,7 +224,7 @@ async fn serve(
         }
         match text.as_str() {
             hangs if hangs.starts_with("hang") || hangs == "commit" && state.silent() => {}
-            "half" => socket.write_all(&answer[..answer.len() / 2]).await?,
+            "half" => socket.write_all(&message(b'D', &[0; 100])[..50]).await?,
             "fatal" => return socket.write_all(&fatal("XX000")).await,
             _ => socket.write_all(&[answer, message(b'Z', &[status])].concat()).await?,
         }

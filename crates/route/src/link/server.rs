@@ -119,6 +119,12 @@ impl ServerSide {
         !self.pipeline.is_empty() || self.status != TransactionStatus::Idle || self.unsynced
     }
 
+    /// Whether something runs.
+    #[must_use]
+    pub fn owes_answer(&self) -> bool {
+        !self.pipeline.is_empty()
+    }
+
     /// Whether the client stands between two of the server's messages.
     #[must_use]
     pub fn client_at_boundary(&self) -> bool {
