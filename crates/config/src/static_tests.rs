@@ -235,7 +235,7 @@ fn a_proxy_file() {
     assert_eq!(warnings, []);
     assert_eq!(file.proxy.read_write.as_ref().map(|a| a.port), Some(5000));
     assert_eq!(file.proxy.hold_timeout, Some(Millis(15_000)));
-    assert_eq!(file.proxy.security, ProxySecurity::default());
+    assert_eq!(file.proxy.security, crate::ProxySecurity::default());
     let security = "auth: md5\n    users_file: /u\n    auth_user: a\n    auth_database: d\n    \
                     auth_query: select $1, 'x'\n    auth_password_file: /p\n    \
                     tls: {mode: allow, cert: /c, key: /k, key_password: 0123, ca: /a}\n    \

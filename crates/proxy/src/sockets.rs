@@ -23,7 +23,7 @@ const LAST_WORD_TIMEOUT: Duration = Duration::from_secs(1);
 const GOODBYE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Sets what every connection of the proxy has. A socket that refuses an option still works.
-/// On Linux a socket has what the one has that accepted it, so listeners are prepared, and no client.
+/// On Linux a socket has what the one has that accepted it: listeners are prepared, not clients.
 pub(crate) fn prepare(socket: &impl AsFd, user_timeout: Option<Duration>) {
     if let Err(error) = set_options(socket, user_timeout) {
         tracing::debug!(%error, "cannot set an option of a TCP socket");

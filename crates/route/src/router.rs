@@ -11,6 +11,10 @@ use crate::event::{Action, ClientId, CutReason, Event, PoolId, Port, Refusal, Ta
 use crate::metrics::{Metrics, Snapshot};
 use crate::pools::{PoolUse, Pools, Routes};
 
+mod hold;
+
+use self::hold::Hold;
+
 /// After a failed attempt to the primary, the next one follows this much later. A fresh primary is
 /// reached within it; a dead one costs one attempt at a time, however many clients wait.
 const PRIMARY_RETRY: Millis = Millis(20);
@@ -91,13 +95,6 @@ pub struct Router {
     /// The hold that was not taken away in its time.
     outlasted: Option<u64>,
     metrics: Metrics,
-}
-
-/// The leader asks for no new transaction.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Hold {
-    id: u64,
-    ends: Millis,
 }
 
 impl Router {
@@ -259,63 +256,6 @@ impl Router {
         if begins {
             self.drain(actions);
         }
-    }
-
-    /// Follows the leader's hold, which lasts no longer than it says; `true` if one begins.
-    fn follow_hold(&mut self, now: Millis, view: &ClusterView) -> bool {
-        let Some(active) = view.active_hold() else {
-            self.hold = None;
-            self.outlasted = None;
-            return false;
-        };
-        let id = active.value.id;
-        if self.hold.is_some_and(|hold| hold.id == id) || self.outlasted == Some(id) {
-            return false;
-        }
-        self.hold = Some(Hold { id, ends: now.plus(active.value.until) });
-        true
-    }
-
-    /// A hold that nobody took away in its time is over.
-    fn end_hold(&mut self, now: Millis, actions: &mut Vec<Action>) {
-        if let Some(hold) = self.hold.take_if(|hold| hold.ends <= now) {
-            self.outlasted = Some(hold.id);
-            if let Some(view) = self.view.clone() {
-                self.see(now, &view, actions);
-            }
-        }
-    }
-
-    /// Sessions with the primary end as soon as they are in no transaction; attempts are taken
-    /// back.
-    fn drain(&mut self, actions: &mut Vec<Action>) {
-        let bound = |phase: &Phase| match phase {
-            Phase::Held => false,
-            Phase::Connecting(binding) | Phase::Open(binding) => binding.primary_since.is_some(),
-        };
-        let clients = self.clients.iter().filter(|(_, client)| bound(&client.phase));
-        let clients: Vec<(ClientId, bool)> =
-            clients.map(|(id, client)| (*id, matches!(client.phase, Phase::Open(_)))).collect();
-        for (client, is_open) in clients {
-            if is_open {
-                actions.push(Action::Drain { client });
-            } else {
-                self.hold(client);
-                actions.push(Action::Hold { client });
-            }
-        }
-        let pooled = self.pools.with_primary();
-        actions.extend(pooled.into_iter().map(|client| Action::Drain { client }));
-    }
-
-    /// Clients that have a connection to the primary; while a hold is followed, each of them is in
-    /// a transaction, or about to be ended.
-    fn busy(&self) -> usize {
-        let open = self.clients.values().filter(|client| match &client.phase {
-            Phase::Held | Phase::Connecting(_) => false,
-            Phase::Open(binding) => binding.primary_since.is_some(),
-        });
-        open.count() + self.pools.with_primary().len()
     }
 
     /// Sessions on a replica that is promoted are bound to its term from now on.

@@ -1,5 +1,4 @@
-//! Clients of pools over real sockets, against a small server: what each gets when its primary goes,
-//! and who has which connection.
+//! Clients of pools: what each gets when its primary goes, and who has which connection.
 
 use std::time::Duration;
 
