@@ -58,8 +58,6 @@ pub(crate) struct ProxyArgs {
 
 /// A call to the DCS by the proxy is given up after this and made again; routes stay meanwhile.
 const PROXY_RETRY_TIMEOUT: Millis = Millis(3_000);
-/// How long clients wait where neither file nor cluster says it.
-const HOLD_TIMEOUT: Millis = Millis(10_000);
 /// One attempt to reach a server.
 const CONNECT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(1);
 
@@ -159,6 +157,8 @@ async fn run_proxy(file: ProxyFile) -> anyhow::Result<()> {
     let section = &file.proxy;
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let config = proxy_config(section, &host)?;
+    let id = config.id.clone();
+    let listen = section.read_write.as_ref().or(section.read_only.as_ref());
     let proxy = proxy::Proxy::bind(config).await?;
     // A proxy without the DCS holds its clients; so the DCS need not answer for it to start.
     let _follower = store.follow();
@@ -180,9 +180,8 @@ async fn run_proxy(file: ProxyFile) -> anyhow::Result<()> {
             reload.notify_one();
         }
     });
-    let registered = proxy.addresses().first().map(|(_, address)| {
-        let id = format!("{}:{}", section.name.as_deref().unwrap_or(&host), address.port());
-        let at = format!("{host}:{}", address.port());
+    let registered = listen.map(|listen| {
+        let at = HostPort { host: reachable(listen, &host), port: listen.port }.to_string();
         let ended = shutdown.clone();
         tokio::spawn(proxy::register(store.clone(), id, at, proxy.status(), ended))
     });
@@ -194,13 +193,21 @@ async fn run_proxy(file: ProxyFile) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Where others reach what listens there.
+fn reachable(listen: &HostPort, host: &str) -> String {
+    if listen.is_wildcard() { host.to_owned() } else { listen.host.clone() }
+}
+
 fn proxy_config(section: &config::ProxySection, host: &str) -> anyhow::Result<proxy::ProxyConfig> {
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let name = section.name.clone().unwrap_or_else(|| host.to_owned());
     let (read_write, read_only) =
         (addresses(section.read_write.as_ref())?, addresses(section.read_only.as_ref())?);
+    let listen = section.read_write.as_ref().or(section.read_only.as_ref());
     Ok(proxy::ProxyConfig {
-        hold_timeout: section.hold_timeout.unwrap_or(HOLD_TIMEOUT).as_duration(),
+        // Two proxies of one host have two ports.
+        id: format!("{name}:{}", listen.map_or(0, |listen| listen.port)),
+        hold_timeout: section.hold_timeout.map(Millis::as_duration),
         hold_limit: section.hold_limit,
         client_limit: section.client_limit,
         pool_mode: match section.pool_mode {

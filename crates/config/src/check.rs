@@ -15,8 +15,6 @@ pub(crate) struct Findings {
     pub(crate) unknown: Vec<Problem>,
     /// Keys that we refuse.
     pub(crate) refused: Vec<Problem>,
-    /// Keys without effect.
-    pub(crate) without_effect: Vec<Problem>,
 }
 
 /// Checks every key of `tree`. `also_known` are dotted keys that the document itself declares.
@@ -67,10 +65,6 @@ fn leaf(entry: &Entry, key: &Key, found: &mut Findings) {
     if let Support::Refused(why) = key.support {
         found.refused.push(Problem::new(entry.at, key.path, why));
         return;
-    }
-    if key.support == Support::NotYet {
-        let text = "known, but has no effect yet";
-        found.without_effect.push(Problem::new(entry.at, key.path, text));
     }
     if key.holds == Type::Scalars {
         scalars(entry, key.path, found);

@@ -284,7 +284,7 @@ fn inconsistent(tree: &Node, ours: &DynamicPgherd) -> Vec<Problem> {
 
 /// Sorts findings into errors and warnings.
 fn sort(found: Findings) -> (Vec<Problem>, Vec<Warning>) {
-    let (mut errors, mut warnings) = (found.refused, found.without_effect);
+    let (mut errors, mut warnings) = (found.refused, Vec::new());
     for problem in found.ill_typed {
         let strict = ["", "pgherd", "ttl", "loop_wait", "retry_timeout"];
         if strict.contains(&problem.key.as_str()) || is_ours(&problem.key) {

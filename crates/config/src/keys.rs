@@ -46,8 +46,6 @@ pub(crate) enum Support {
     Used,
     /// Accepted without a word: it tunes something that does not exist here.
     Quiet,
-    /// A warning says that it has no effect yet.
-    NotYet,
     /// An error, with what to do instead.
     Refused(&'static str),
 }
@@ -70,11 +68,6 @@ const fn used(path: &'static str, holds: Type, default: &'static str, about: &'s
 const fn quiet(path: &'static str, holds: Type) -> Key {
     let about = "Accepted, without effect: there is nothing here that it would tune.";
     Key { path, holds, support: Support::Quiet, default: "", about }
-}
-
-const fn not_yet(path: &'static str, holds: Type) -> Key {
-    let about = "Has no effect yet.";
-    Key { path, holds, support: Support::NotYet, default: "", about }
 }
 
 const fn refused(path: &'static str, why: &'static str) -> Key {
@@ -520,7 +513,12 @@ pub(crate) const DYNAMIC: &[Key] = &[
         "A leadership younger than this is not given up for what may be cured in place.",
     ),
     used("pgherd.hold_timeout", Duration, "10", "How long a proxy lets clients wait."),
-    not_yet("pgherd.maximum_lag", Integer),
+    used(
+        "pgherd.maximum_lag",
+        Integer,
+        "",
+        "Replicas behind by more bytes get no new client of the proxies' read-only port.",
+    ),
     used(
         "pgherd.switchover_grace",
         Duration,
@@ -557,7 +555,7 @@ pub fn reference() -> String {
 
 fn support_name(support: Support) -> &'static str {
     match support {
-        Support::Used | Support::Quiet | Support::NotYet => "",
+        Support::Used | Support::Quiet => "",
         Support::Refused(_) => "Refused: ",
     }
 }

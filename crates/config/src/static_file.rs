@@ -122,7 +122,7 @@ impl Reader {
     ) -> Result<(T, Vec<Warning>), ConfigError> {
         let (tree, names) = sources.read()?;
         let found = check(&tree, STATIC, &hooks::declared_methods(&tree));
-        let mut reader = Reader { tree, errors: found.refused, warnings: found.without_effect };
+        let mut reader = Reader { tree, errors: found.refused, warnings: Vec::new() };
         reader.errors.extend(found.ill_typed);
         for problem in found.unknown {
             let list =

@@ -23,7 +23,7 @@ pub use auth::{
     SaslInitial, parameter_status, password, password_message, sasl_response, without_plus,
 };
 pub use cut::{Cut, Cutter};
-pub use error_response::{ErrorResponse, Severity, field_of, sqlstate_of};
+pub use error_response::{ErrorResponse, Severity, field_of, is_standby_not_awaited, sqlstate_of};
 pub use exchange::{Exchange, TransactionStatus};
 pub use frame::{FrameError, FrameScanner, MESSAGE_BYTES_MAX, Step};
 pub use startup::{

@@ -16,26 +16,20 @@ use crate::hub::Hub;
 /// From connecting until the server has closed, which says that the signal was sent.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The sessions that can be cancelled, by cancel key. It holds one key for each session at most, so
-/// the limit of clients bounds it.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct CancelKeys(Arc<Mutex<HashMap<CancelKey, (ClientId, Whose)>>>);
-
-/// Who takes a cancel request with a key.
-#[derive(Debug, Clone, Copy)]
-enum Whose {
-    /// The server that gave the key.
-    Server(SocketAddr),
-    /// The client's task, which knows the server; we gave the key.
-    Ours,
+/// The sessions that can be cancelled, by the keys that the proxy gave them. One for each session at
+/// most, so the limit of clients bounds it.
+#[derive(Debug)]
+pub(crate) struct CancelKeys {
+    keys: Mutex<HashMap<CancelKey, ClientId>>,
+    /// What our keys have in common, so that another proxy knows whose they are.
+    mark: u16,
 }
 
 /// Keeps a key known; dropping it forgets the key, also when the client's task panics.
 #[derive(Debug)]
 pub(crate) struct KnownKey {
-    keys: CancelKeys,
+    keys: Arc<CancelKeys>,
     key: CancelKey,
-    owner: ClientId,
 }
 
 impl KnownKey {
@@ -44,46 +38,65 @@ impl KnownKey {
     }
 }
 
+/// The mark of a proxy's keys: a hash of its id in the DCS (FNV-1a, which is the same everywhere).
+fn mark_of(id: &str) -> u16 {
+    let hash = id
+        .bytes()
+        .fold(0x811C_9DC5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    u16::try_from(hash >> 17).unwrap_or_default()
+}
+
 impl CancelKeys {
-    /// Makes a server's key known. `owner` tells apart sessions of two servers that drew the same.
-    pub(crate) fn remember(&self, key: CancelKey, owner: ClientId, server: SocketAddr) -> KnownKey {
-        self.lock().insert(key.clone(), (owner, Whose::Server(server)));
-        KnownKey { keys: self.clone(), key, owner }
+    /// Those of the proxy with this id.
+    pub(crate) fn new(id: &str) -> CancelKeys {
+        CancelKeys { keys: Mutex::default(), mark: mark_of(id) }
     }
 
-    /// Makes a key of our own for a client, from random bytes.
-    pub(crate) fn create(&self, owner: ClientId, random: [u8; 8]) -> KnownKey {
-        let [p0, p1, p2, p3, secret @ ..] = random;
-        // Clients show it as a signed number, and take it for a process of the server's.
-        let process = u32::from_be_bytes([p0, p1, p2, p3]) & 0x7FFF_FFFF | 1;
-        let key = CancelKey { process, secret: secret.to_vec() };
-        self.lock().insert(key.clone(), (owner, Whose::Ours));
-        KnownKey { keys: self.clone(), key, owner }
+    /// A key of our own for a client; `None` if the system has no random bytes.
+    pub(crate) fn create(self: &Arc<CancelKeys>, owner: ClientId) -> Option<KnownKey> {
+        let mut random = [0; 6];
+        if let Err(error) = getrandom::fill(&mut random) {
+            tracing::error!(%error, "no random bytes for a cancel key");
+            return None;
+        }
+        let [low @ .., s0, s1, s2, s3] = random;
+        // The mark has 15 bits: clients show the number as a signed one.
+        let process = u32::from(self.mark) << 16 | u32::from(u16::from_be_bytes(low)) | 1;
+        let key = CancelKey { process, secret: vec![s0, s1, s2, s3] };
+        self.lock().insert(key.clone(), owner);
+        Some(KnownKey { keys: self.clone(), key })
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<CancelKey, (ClientId, Whose)>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<CancelKey, ClientId>> {
         // Every change is one call on the map, so a panic elsewhere leaves it whole.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends the request to where it belongs and waits until it was taken. An unknown key is
-    /// dropped without a word, as a server does.
+    /// Sends the request to where it belongs: to our client's task, or to the proxy that gave the
+    /// key. One that nobody knows is dropped without a word, as a server does.
     pub(crate) async fn forward(&self, hub: &Hub, key: &CancelKey, packet: &[u8]) {
         let known = self.lock().get(key).copied();
-        match known {
-            Some((_, Whose::Server(server))) => deliver(server, packet).await,
-            Some((client, Whose::Ours)) => hub.cancel(client),
-            None => tracing::debug!("a cancel request for a session that is not known"),
+        if let Some(client) = known {
+            hub.cancel(client);
+            return;
+        }
+        // A request with our mark is not handed on, so none goes round in circles.
+        let mark = u16::try_from(key.process >> 16).unwrap_or_default();
+        let others = hub.proxies();
+        let theirs = others.iter().filter(|(id, _)| mark != self.mark && mark_of(id) == mark);
+        for (id, address) in theirs {
+            tracing::debug!(id, address, "a cancel request goes to the proxy that gave the key");
+            deliver(address, packet).await;
         }
     }
 }
 
 /// Asks a server to cancel what the session of this key runs, and waits until it has taken it.
 pub(crate) async fn send(server: SocketAddr, key: &CancelKey) {
-    deliver(server, &key.to_request()).await;
+    deliver(&server.to_string(), &key.to_request()).await;
 }
 
-async fn deliver(server: SocketAddr, packet: &[u8]) {
+async fn deliver(server: &str, packet: &[u8]) {
     let sent = timeout(CANCEL_TIMEOUT, async {
         let mut socket = TcpStream::connect(server).await?;
         socket.write_all(packet).await?;
@@ -98,9 +111,23 @@ async fn deliver(server: SocketAddr, packet: &[u8]) {
 
 impl Drop for KnownKey {
     fn drop(&mut self) {
-        let mut keys = self.keys.lock();
-        if keys.get(&self.key).is_some_and(|(owner, _)| *owner == self.owner) {
-            keys.remove(&self.key);
-        }
+        self.keys.lock().remove(&self.key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_names_its_proxy_and_is_forgotten_with_its_client() {
+        let keys = Arc::new(CancelKeys::new("host:5000"));
+        assert_ne!(keys.mark, mark_of("host:5001"));
+        let key = keys.create(ClientId(1)).unwrap();
+        assert_eq!(key.key().process >> 16, u32::from(keys.mark));
+        assert!(i32::try_from(key.key().process).is_ok_and(|process| process > 0));
+        assert_eq!(keys.lock().len(), 1);
+        drop(key);
+        assert!(keys.lock().is_empty());
     }
 }

@@ -199,8 +199,11 @@ impl Session<'_> {
         let Opened { stream: server, said } = opened;
         let hub = &self.place.hub;
         let statements = Statements::new(&hub.lowering, judge);
-        let keys = (&**hub, self.place.id);
-        let mut relay = Relay::new((socket, server), statements, &self.place.mailbox, keys);
+        let Some(key) = hub.cancel_keys.create(self.place.id) else {
+            return;
+        };
+        let sockets = (socket, server);
+        let mut relay = Relay::new(sockets, statements, &self.place.mailbox, (hub, key));
         let end = relay.run(&said).await;
         let told = relay.client_is_told();
         let Relay { client: socket, server, exchange, .. } = relay;
@@ -223,6 +226,10 @@ impl Session<'_> {
             End::Lowered => {
                 sockets::reset(server);
                 Some(words::lowered_session())
+            }
+            End::StandbyNotAwaited => {
+                sockets::reset(server);
+                Some(words::standby_not_awaited())
             }
             End::ClientBroken(error) => {
                 sockets::reset(server);

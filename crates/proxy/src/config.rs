@@ -8,7 +8,8 @@ use route::RouterConfig;
 use route::link::{PoolMode, SessionState};
 use types::Millis;
 
-const HOLD_TIMEOUT: Duration = Duration::from_secs(30);
+/// Until the cluster's configuration is seen.
+const HOLD_TIMEOUT: Duration = Duration::from_secs(10);
 const HOLD_LIMIT: usize = 1_000;
 const CLIENT_LIMIT: usize = 10_000;
 const POOL_SIZE: usize = 20;
@@ -21,12 +22,15 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct ProxyConfig {
     /// Its name, for status and logs.
     pub name: String,
+    /// What it is called in the DCS, where no two proxies may have the same id.
+    pub id: String,
     /// Where clients of the primary connect.
     pub read_write: Vec<SocketAddr>,
     /// Where clients of the replicas connect.
     pub read_only: Vec<SocketAddr>,
-    /// How long a client waits for a route and a connection, at most.
-    pub hold_timeout: Duration,
+    /// How long a client waits for a route and a connection, at most; `None` is what the cluster's
+    /// configuration says.
+    pub hold_timeout: Option<Duration>,
     /// How many clients wait at once, at most; beyond it the oldest is refused.
     pub hold_limit: usize,
     /// How many clients there are, at most, waiting or served.
@@ -48,7 +52,8 @@ pub struct ProxyConfig {
     pub workers: usize,
     /// How long one attempt to reach a server's TCP port takes, at most.
     pub connect_timeout: Duration,
-    /// Replicas further behind than this many bytes get no new client; `None` is no limit.
+    /// Replicas further behind than this many bytes get no new client; `None` is what the cluster's
+    /// configuration says.
     pub maximum_lag_bytes: Option<u64>,
     /// TCP_USER_TIMEOUT of both connections of a session. `None` leaves the system's (about 15
     /// minutes): Linux also counts the time in which a living peer does not read, so a low value
@@ -57,18 +62,20 @@ pub struct ProxyConfig {
 }
 
 impl ProxyConfig {
-    /// The defaults: 30 s and 1000 clients on hold, 10000 clients, 1 s to connect.
+    /// The defaults: 1000 clients on hold, 10000 clients, 1 s to connect.
     #[must_use]
     pub fn new(
         name: impl Into<String>,
         read_write: Vec<SocketAddr>,
         read_only: Vec<SocketAddr>,
     ) -> ProxyConfig {
+        let name = name.into();
         ProxyConfig {
-            name: name.into(),
+            id: name.clone(),
+            name,
             read_write,
             read_only,
-            hold_timeout: HOLD_TIMEOUT,
+            hold_timeout: None,
             hold_limit: HOLD_LIMIT,
             client_limit: CLIENT_LIMIT,
             security: ProxySecurity::default(),
@@ -87,7 +94,7 @@ impl ProxyConfig {
     pub(crate) fn router(&self) -> RouterConfig {
         let millis = |d: Duration| Millis(u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
         RouterConfig {
-            hold_timeout: millis(self.hold_timeout),
+            hold_timeout: millis(self.hold_timeout.unwrap_or(HOLD_TIMEOUT)),
             pool_timeout: millis(self.pool_timeout),
             hold_limit: self.hold_limit,
             client_limit: self.client_limit,

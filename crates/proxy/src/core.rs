@@ -9,7 +9,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
-use types::{ClusterView, Revision};
+use types::{ClusterView, Millis, Revision};
 
 use crate::hub::Hub;
 use crate::words::Ending;
@@ -135,7 +135,14 @@ impl Core {
         self.configured = Some(config.mod_revision);
         match ::config::Dynamic::from_json(&config.value) {
             Ok((dynamic, _)) => {
-                self.hub.lowering.set_refuse(dynamic.pgherd.refuse_lowered_commit);
+                let ours = dynamic.pgherd;
+                self.hub.lowering.set_refuse(ours.refuse_lowered_commit);
+                let of_file = self.hub.config.hold_timeout;
+                let millis = |d: Duration| Millis(u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
+                self.hub.step(Event::Configured {
+                    hold_timeout: of_file.map_or(ours.hold_timeout, millis),
+                    lag_bytes_max: self.hub.config.maximum_lag_bytes.or(ours.maximum_lag),
+                });
             }
             Err(problems) => tracing::warn!(?problems, "the dynamic configuration is not valid"),
         }

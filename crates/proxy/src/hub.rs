@@ -97,7 +97,7 @@ pub(crate) struct Hub {
     pub(crate) config: ProxyConfig,
     pub(crate) door: Door,
     pub(crate) lowering: Lowering,
-    pub(crate) cancel_keys: CancelKeys,
+    pub(crate) cancel_keys: Arc<CancelKeys>,
     pub(crate) clients: AtomicUsize,
     pub(crate) panics: AtomicU64,
     /// Something worth publishing has happened since it was looked at.
@@ -125,10 +125,10 @@ impl Hub {
                 by_id: HashMap::new(),
                 wake: None,
             }),
+            cancel_keys: Arc::new(CancelKeys::new(&config.id)),
             config,
             door,
             lowering: Lowering::default(),
-            cancel_keys: CancelKeys::default(),
             clients: AtomicUsize::new(0),
             panics: AtomicU64::new(0),
             dirty: AtomicBool::new(false),
@@ -323,6 +323,11 @@ impl Hub {
         if let Some(mailbox) = mailbox {
             mailbox.post_cancel();
         }
+    }
+
+    /// Ids and addresses of the cluster's proxies, as they are registered.
+    pub(crate) fn proxies(&self) -> Vec<(String, String)> {
+        self.desk().router.proxies()
     }
 
     pub(crate) fn snapshot(&self) -> route::Snapshot {

@@ -21,6 +21,7 @@
 //! Not here: TLS, pooling, and where views of the cluster come from.
 #![forbid(unsafe_code)]
 
+mod answers;
 mod bytes;
 mod cancel;
 mod client;

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use pgproto::lowered;
 use pgproto::wire::{Cut, Cutter, FrameError, Startup};
+use pgproto::{lowered, sql};
 use route::ClientId;
 use serde::Serialize;
 use tokio::sync::Notify;
@@ -16,6 +16,8 @@ use crate::words;
 /// A statement up to this length, in bytes with type and length, is read before it goes on; a
 /// longer one is let through unread. The bytes are held back until the message is whole.
 pub(crate) const STATEMENT_BYTES_MAX: usize = 16 * 1024;
+
+const HEADER: usize = 5;
 
 /// Counters since the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
@@ -113,12 +115,14 @@ pub(crate) struct Statements<'a> {
     cutter: Cutter,
     /// The beginning of a statement that is not there as a whole yet.
     held: Vec<u8>,
+    /// The last query commits.
+    commits: bool,
 }
 
 impl<'a> Statements<'a> {
     pub(crate) fn new(lowering: &'a Lowering, judge: Judge) -> Self {
         let (cutter, held) = (Cutter::default(), Vec::new());
-        Statements { lowering, judge, asked: false, cutter, held }
+        Statements { lowering, judge, asked: false, cutter, held, commits: false }
     }
 
     /// Whether the server must be asked now what the session has from its role and database, at the
@@ -136,6 +140,12 @@ impl<'a> Statements<'a> {
         lowered::is_below_on(value) && self.judge.note(self.lowering)
     }
 
+    /// Whether the last query of the simple protocol was a commit: while it runs, it may wait for a
+    /// synchronous standby.
+    pub(crate) fn commits(&self) -> bool {
+        self.commits
+    }
+
     /// Looks at bytes of the client; what may be sent goes to `out`, with a refusal in the place of
     /// each statement that is refused. The beginning of a statement waits until it is whole.
     ///
@@ -147,6 +157,9 @@ impl<'a> Statements<'a> {
         let mut rest = all;
         while let Some(cut) = self.cutter.next(&mut rest, need)? {
             let (Cut::Begin { bytes, .. } | Cut::More { bytes, .. }) = cut;
+            if let Cut::Begin { tag: b'Q', bytes, .. } = cut {
+                self.commits = sql::is_commit(bytes.get(HEADER..).unwrap_or_default());
+            }
             let instead = match cut {
                 Cut::Begin { tag: b'Q' | b'P', rest: 0, .. } => {
                     self.judge.replaces(self.lowering, bytes)

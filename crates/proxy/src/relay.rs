@@ -4,10 +4,11 @@ use std::future::poll_fn;
 use std::task::{Context, Poll};
 
 use pgproto::wire::{Exchange, FrameError, TransactionStatus};
-use route::{ClientId, CutReason};
+use route::CutReason;
 
-use crate::bytes::{Outbox, READ_BYTES, Scratch};
-use crate::cancel::KnownKey;
+use crate::answers::{Answers, Stop};
+use crate::bytes::{Outbox, READ_BYTES, Scratch, with_output};
+use crate::cancel::{self, KnownKey};
 use crate::client::Command;
 use crate::hub::Hub;
 use crate::lowering::{STATEMENT_BYTES_MAX, Statements};
@@ -34,6 +35,8 @@ pub(crate) enum End {
     ClientBroken(FrameError),
     /// The server's bytes make no sense.
     ServerBroken(FrameError),
+    /// The wait for a synchronous standby was cancelled.
+    StandbyNotAwaited,
 }
 
 /// Client and server, and what is on the way between them.
@@ -44,8 +47,9 @@ pub(crate) struct Relay<'a> {
     statements: Statements<'a>,
     mailbox: &'a Mailbox<Command>,
     hub: &'a Hub,
-    owner: ClientId,
-    known_key: Option<KnownKey>,
+    answers: Answers,
+    /// What the client cancels with.
+    key: KnownKey,
     up: Outbox,
     down: Outbox,
 }
@@ -64,7 +68,7 @@ impl<'a> Relay<'a> {
         (client, server): (Stream, Stream),
         statements: Statements<'a>,
         mailbox: &'a Mailbox<Command>,
-        (hub, owner): (&'a Hub, ClientId),
+        (hub, key): (&'a Hub, KnownKey),
     ) -> Relay<'a> {
         Relay {
             client,
@@ -73,8 +77,8 @@ impl<'a> Relay<'a> {
             statements,
             mailbox,
             hub,
-            owner,
-            known_key: None,
+            answers: Answers::default(),
+            key,
             up: Outbox::default(),
             down: Outbox::default(),
         }
@@ -123,6 +127,9 @@ impl<'a> Relay<'a> {
         if let Poll::Ready(command) = self.mailbox.poll_take(cx) {
             return Turn::End(End::Commanded(command));
         }
+        if self.mailbox.take_cancel() {
+            self.cancel();
+        }
         if let Poll::Ready(Err(_)) = self.down.poll_flush(&mut self.client, cx) {
             return Turn::End(End::ClientGone);
         }
@@ -167,27 +174,44 @@ impl<'a> Relay<'a> {
     }
 
     fn take_answer(&mut self, bytes: &[u8], cx: &mut Context<'_>) -> Option<End> {
-        if self.down.send(&mut self.client, cx, bytes).is_err() {
-            return Some(End::ClientGone);
+        with_output(|out| {
+            let taken = self.answers.take(bytes, self.key.key(), &mut out.down);
+            if self.down.send(&mut self.client, cx, &out.down).is_err() {
+                return Some(End::ClientGone);
+            }
+            if let Err(error) = self.exchange.server_sent(&out.down) {
+                return Some(End::ServerBroken(error));
+            }
+            match taken {
+                Ok(()) => None,
+                Err(Stop::Broken(error)) => Some(End::ServerBroken(error)),
+                Err(Stop::StandbyNotAwaited) => Some(End::StandbyNotAwaited),
+            }
+        })
+    }
+
+    /// Forwards a cancel request, unless what runs is a commit that waits for its standby.
+    fn cancel(&mut self) {
+        let waits = self.exchange.ends_transaction() || self.statements.commits();
+        if let (true, false, Some(key), Ok(address)) = (
+            self.exchange.answer_owed(),
+            waits,
+            self.answers.key.clone(),
+            self.server.socket().peer_addr(),
+        ) {
+            tokio::spawn(async move { cancel::send(address, &key).await });
         }
-        if let Err(error) = self.exchange.server_sent(bytes) {
-            return Some(End::ServerBroken(error));
-        }
-        if let (Some(key), Ok(address)) =
-            (self.exchange.take_key(), self.server.socket().peer_addr())
-        {
-            self.known_key = Some(self.hub.cancel_keys.remember(key, self.owner, address));
-        }
-        None
     }
 
     fn take_request(&mut self, bytes: &[u8], cx: &mut Context<'_>) -> Result<(), FrameError> {
         self.exchange.client_sent(bytes)?;
-        let mut out = Vec::with_capacity(bytes.len());
-        self.statements.look(bytes, &mut out)?;
-        // A server that takes nothing has ended; what it said last is read before it is given up.
-        self.up.send(&mut self.server, cx, &out).unwrap_or_default();
-        Ok(())
+        with_output(|out| {
+            self.statements.look(bytes, &mut out.up)?;
+            // A server that takes nothing has ended; what it said last is read before it is given
+            // up.
+            self.up.send(&mut self.server, cx, &out.up).unwrap_or_default();
+            Ok(())
+        })
     }
 
     /// The primary is about to step down, and the session is in no transaction.

@@ -84,12 +84,7 @@ async fn sign_in(client: &mut Arrived<'_>, pool: &Arc<Pool>) -> Result<SignedIn,
         }
     };
     let told = pool.share_reported(reported.with(&settings));
-    let mut random = [0; 8];
-    getrandom::fill(&mut random).map_err(|error| {
-        tracing::error!(%error, "no random bytes for a cancel key");
-        None
-    })?;
-    let key = hub.cancel_keys.create(place.id, random);
+    let key = hub.cancel_keys.create(place.id).ok_or(None)?;
     let mut hello = Vec::new();
     for (name, value) in &told.0 {
         parameter_status(&mut hello, name, value);

@@ -145,6 +145,13 @@ pub enum Event {
         /// Which.
         server: ServerId,
     },
+    /// The cluster's configuration says this to proxies from now on.
+    Configured {
+        /// How long clients wait for a route, at most.
+        hold_timeout: Millis,
+        /// Replicas further behind than this many bytes get no new read-only client.
+        lag_bytes_max: Option<u64>,
+    },
     /// Every connection of the pools is replaced as soon as it is at rest.
     Reconnect,
     /// Nobody of the pools is lent a connection until `Resume`.

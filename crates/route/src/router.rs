@@ -166,6 +166,10 @@ impl Router {
             Event::ServerConnected { client, attempt } => self.connected(client, attempt),
             Event::ServerFailed { client, attempt } => self.failed(now, client, attempt),
             Event::ServerLost { client } => self.server_lost(now, client),
+            Event::Configured { hold_timeout, lag_bytes_max } => {
+                self.config.hold_timeout = hold_timeout;
+                self.config.lag_bytes_max = lag_bytes_max;
+            }
             Event::Reconnect => self.pools.reconnect(&mut actions),
             Event::Pause => self.pools.paused = true,
             Event::Resume => self.pools.paused = false,
@@ -198,6 +202,13 @@ impl Router {
     #[must_use]
     pub fn holds(&self) -> bool {
         self.hold.is_some()
+    }
+
+    /// Ids and addresses of the cluster's proxies, as the last view shows them.
+    #[must_use]
+    pub fn proxies(&self) -> Vec<(String, String)> {
+        let proxies = self.view.iter().flat_map(|view| &view.proxies);
+        proxies.map(|(id, proxy)| (id.clone(), proxy.value.address.clone())).collect()
     }
 
     /// The present state for operators.

@@ -67,6 +67,17 @@ pub fn field_of(body: &[u8], field_type: u8) -> Option<&[u8]> {
     fields.find(|field| field[0] == field_type).map(|field| &field[1..])
 }
 
+/// What the function is called that waits for a standby (PostgreSQL, syncrep.c): errors and notices
+/// name the function that raised them, in every language.
+const STANDBY_WAIT: &[u8] = b"RSyncRepWaitForLSN";
+
+/// Whether the body of a NoticeResponse says that a commit is there, and that its wait for a
+/// synchronous standby was cancelled: it may be lost in a failover.
+#[must_use]
+pub fn is_standby_not_awaited(body: &[u8]) -> bool {
+    body.split(|byte| *byte == 0).any(|field| field == STANDBY_WAIT)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -88,5 +99,7 @@ mod tests {
         assert_eq!(field_of(&bytes[5..], b'D'), None);
         assert_eq!(sqlstate_of(b"Sx\0\0C1\0"), None, "after the end of the fields");
         assert_eq!(sqlstate_of(b""), None);
+        assert!(is_standby_not_awaited(b"SWARNUNG\0C01000\0RSyncRepWaitForLSN\0\0"));
+        assert!(!is_standby_not_awaited(b"SNOTICE\0MSyncRepWaitForLSN\0\0"));
     }
 }

@@ -5,10 +5,6 @@
 //! not read here) it errs to `true`.
 
 use super::frame::{FrameError, FrameScanner, Step};
-use super::startup::{CANCEL_KEY_BYTES_MAX, CancelKey};
-
-/// The body of BackendKeyData: process id and secret.
-const KEY_BODY_MAX: usize = 4 + CANCEL_KEY_BYTES_MAX;
 
 /// What ReadyForQuery says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -38,11 +34,10 @@ impl TransactionStatus {
 pub struct Exchange {
     client: FrameScanner,
     server: FrameScanner,
-    /// Body of the server message that is read here (key, status); empty for all others.
-    kept: Vec<u8>,
+    /// What ReadyForQuery says, of the server message that is read here.
+    status_byte: Option<u8>,
     keeps: bool,
     status: Option<TransactionStatus>,
-    key: Option<CancelKey>,
     last_server_tag: Option<u8>,
     /// ReadyForQuery messages that the client's Query, Sync and FunctionCall messages will bring.
     owed: u64,
@@ -79,11 +74,10 @@ impl Exchange {
         loop {
             match self.server.advance(&mut bytes)? {
                 Step::Begun { tag, body_bytes } => {
-                    let fits = usize::try_from(body_bytes).is_ok_and(|n| n <= KEY_BODY_MAX);
-                    self.keeps = fits && matches!(tag, b'K' | b'Z');
-                    self.kept.clear();
+                    self.keeps = tag == b'Z' && body_bytes == 1;
+                    self.status_byte = None;
                 }
-                Step::Body(piece) if self.keeps => self.kept.extend_from_slice(piece),
+                Step::Body(piece) if self.keeps => self.status_byte = piece.first().copied(),
                 Step::Body(_) => {}
                 Step::Ended { tag } => self.server_ended(tag),
                 Step::NeedMore => return Ok(()),
@@ -105,6 +99,13 @@ impl Exchange {
         self.server.at_boundary()
     }
 
+    /// Whether everything that was sent by the extended protocol is executed, and its transaction
+    /// ends: a commit may be waiting for a synchronous standby.
+    #[must_use]
+    pub fn ends_transaction(&self) -> bool {
+        self.owed > 0 && !self.simple && self.last_server_tag == Some(b'C')
+    }
+
     /// Whether the client said goodbye.
     #[must_use]
     pub fn terminated(&self) -> bool {
@@ -122,11 +123,6 @@ impl Exchange {
     #[must_use]
     pub fn status(&self) -> Option<TransactionStatus> {
         self.status
-    }
-
-    /// The session's cancel key, once, after the server named it.
-    pub fn take_key(&mut self) -> Option<CancelKey> {
-        self.key.take()
     }
 
     fn client_began(&mut self, tag: u8) {
@@ -165,14 +161,13 @@ impl Exchange {
     fn server_ended(&mut self, tag: u8) {
         self.last_server_tag = Some(tag);
         match tag {
-            b'K' => self.key = CancelKey::parse(&self.kept),
             b'G' => self.copying_in = true,
             b'Z' => {
                 // The first one ends authentication and answers nothing.
                 if self.status.is_some() {
                     self.owed = self.owed.saturating_sub(1);
                 }
-                let status = self.kept.first().copied().and_then(TransactionStatus::parse);
+                let status = self.status_byte.and_then(TransactionStatus::parse);
                 // A status that nobody knows counts as the one with the most at stake.
                 self.status = Some(status.unwrap_or(TransactionStatus::InTransaction));
                 self.copying_in = false;
@@ -215,11 +210,8 @@ mod tests {
     }
 
     #[test]
-    fn authentication_gives_the_key_and_owes_nothing() {
-        let mut exchange = open();
-        let key = exchange.take_key().expect("a key");
-        assert_eq!((key.process, key.secret), (7, vec![1, 2, 3, 4]));
-        assert_eq!(exchange.take_key(), None, "once");
+    fn authentication_owes_nothing() {
+        let exchange = open();
         assert_eq!(exchange.status(), Some(TransactionStatus::Idle));
         assert!(!exchange.answer_owed() && exchange.client_at_boundary());
     }
@@ -244,8 +236,12 @@ mod tests {
     fn pipelines_owe_one_ready_for_each_sync() {
         let mut exchange = open();
         tags(&mut exchange, true, b"PBDESBES");
-        tags(&mut exchange, false, b"12TCZ");
-        assert!(exchange.answer_owed());
+        tags(&mut exchange, false, b"12T");
+        assert!(!exchange.ends_transaction());
+        tags(&mut exchange, false, b"C");
+        assert!(exchange.ends_transaction());
+        tags(&mut exchange, false, b"Z");
+        assert!(exchange.answer_owed() && !exchange.ends_transaction());
         tags(&mut exchange, false, b"2CZ");
         assert!(!exchange.answer_owed());
         tags(&mut exchange, true, b"PBE");

@@ -73,6 +73,16 @@ pub(crate) fn cluster(
     term: i64,
     members: &[(&FakeServer, &str, u64)],
 ) -> Arc<ClusterView> {
+    cluster_of(leader, term, members, &[])
+}
+
+/// The same, with proxies by their ids.
+pub(crate) fn cluster_of(
+    leader: Option<&str>,
+    term: i64,
+    members: &[(&FakeServer, &str, u64)],
+    proxies: &[(&str, SocketAddr)],
+) -> Arc<ClusterView> {
     let kv = |key: String, value: String, revision: i64| KeyValue {
         key,
         value: value.into_bytes(),
@@ -83,6 +93,10 @@ pub(crate) fn cluster(
     let record = format!(r#"{{"term":{term},"leader":"x","timeline":1}}"#);
     let mut keys = vec![kv("pgherd/term".to_owned(), record, 100 + term)];
     keys.extend(leader.map(|name| kv("leader".to_owned(), name.to_owned(), 100 + term)));
+    for (id, address) in proxies {
+        let value = format!(r#"{{"address":"{address}"}}"#);
+        keys.push(kv(format!("pgherd/proxies/{id}"), value, 1));
+    }
     for (server, role, term) in members {
         let value = format!(
             r#"{{"conn_url":"postgres://{}/postgres","role":"{role}","state":"running",

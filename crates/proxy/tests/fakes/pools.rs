@@ -128,7 +128,7 @@ async fn who_waits_in_vain_is_told_why() {
     let view = cluster(Some("a"), 1, &[(&a, "primary", 1)]);
     let rig = Rig::start(view, |config| {
         transaction(config);
-        config.hold_timeout = Duration::from_millis(50);
+        config.hold_timeout = Some(Duration::from_millis(50));
         config.pool_timeout = Duration::from_millis(50);
     })
     .await;

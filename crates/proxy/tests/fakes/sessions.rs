@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::fake::{Client, FakeServer, Rig, cluster};
+use crate::fake::{Client, FakeServer, Rig, cluster, cluster_of};
 use route::Port;
 use tokio::time::timeout;
 
@@ -64,7 +64,7 @@ async fn a_failover_ends_old_sessions_and_leads_new_ones_to_the_new_primary() {
 #[tokio::test]
 async fn who_waits_in_vain_is_told_why() {
     let rig = Rig::start(cluster(None, 0, &[]), |config| {
-        config.hold_timeout = Duration::from_millis(50);
+        config.hold_timeout = Some(Duration::from_millis(50));
     })
     .await;
     let mut client = Client::connect(rig.address(READ_WRITE)).await;
@@ -107,19 +107,40 @@ async fn a_cancel_request_reaches_the_server_of_its_session() {
     let rig = Rig::start(cluster(Some("a"), 1, &members), |_| {}).await;
     let mut writer = Client::open(rig.address(READ_WRITE)).await.unwrap();
     let mut reader = Client::open(rig.address(Port::ReadOnly)).await.unwrap();
-    assert_eq!(writer.query("x").await.unwrap(), "a:x");
-    assert_eq!(reader.query("x").await.unwrap(), "b:x");
-    // Through either port; the key alone says where.
+    // What runs is cancelled, through either port; the key alone says where.
+    reader.send_query("hang").await;
+    b.until_queries(1).await;
     Client::cancel(rig.address(READ_WRITE), &reader.key).await;
-    assert_eq!((a.cancelled(), b.cancelled()), (vec![], vec![reader.key.clone()]));
+    b.until_cancelled(1).await;
+    assert_eq!(b.cancelled()[0][..8], [&1_u32.to_be_bytes()[..], b"bbbb"].concat(), "its own key");
+    // Nothing runs, or it is a commit, which would go on without its standby.
     Client::cancel(rig.address(READ_WRITE), &writer.key).await;
-    assert_eq!(a.cancelled(), [writer.key.clone()]);
+    a.be_silent();
+    writer.send_query("commit").await;
+    a.until_queries(1).await;
+    Client::cancel(rig.address(READ_WRITE), &writer.key).await;
     // A key of a session that has ended goes nowhere.
     let key = reader.key.clone();
     reader.goodbye().await;
     rig.until(|status| status.clients == 1).await;
     Client::cancel(rig.address(READ_WRITE), &key).await;
-    assert_eq!(b.cancelled().len(), 1);
+    assert_eq!((a.cancelled().len(), b.cancelled().len()), (0, 1));
+}
+
+#[tokio::test]
+async fn a_cancel_request_at_another_proxy_goes_to_the_one_that_gave_the_key() {
+    let a = FakeServer::start("a").await;
+    let members = [(&a, "primary", 1)];
+    let first = Rig::start(cluster(Some("a"), 1, &members), |c| c.id = "one:1".to_owned()).await;
+    let proxies =
+        [("one:1", first.address(READ_WRITE)), ("gone:1", "127.0.0.1:1".parse().unwrap())];
+    let view = cluster_of(Some("a"), 1, &members, &proxies);
+    let second = Rig::start(view, |config| config.id = "two:1".to_owned()).await;
+    let mut client = Client::open(first.address(READ_WRITE)).await.unwrap();
+    client.send_query("hang").await;
+    a.until_queries(1).await;
+    Client::cancel(second.address(READ_WRITE), &client.key).await;
+    a.until_cancelled(1).await;
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use pgproto::wire::{Cut, TransactionStatus, sqlstate_of};
+use pgproto::wire::{Cut, TransactionStatus, is_standby_not_awaited, sqlstate_of};
 
 use super::client::{ClientSide, PoolMode};
 use super::effect::Effect;
@@ -12,9 +12,6 @@ use super::server::{ServerSide, Transaction};
 use super::settings::{Reported, Settings};
 use super::{LinkError, Output, SMALL_BYTES_MAX};
 
-/// What the function is called that waits for a standby (PostgreSQL, syncrep.c): errors and notices
-/// name the function that raised them, in every language.
-const STANDBY_WAIT: &[u8] = b"SyncRepWaitForLSN";
 fn need(tag: u8, _total: usize) -> usize {
     match tag {
         b'Z' | b'C' | b'S' | b'E' | b'N' => SMALL_BYTES_MAX,
@@ -105,7 +102,7 @@ impl ServerSide {
             b'S' => return Ok(self.reports(client, body(bytes), ours)),
             b'N' => {
                 // Whoever cancelled it: the commit is there, and may be lost in a failover.
-                if body(bytes).split(|byte| *byte == 0).any(is_standby_wait) {
+                if is_standby_not_awaited(body(bytes)) {
                     return Err(LinkError::StandbyNotAwaited);
                 }
             }
@@ -390,8 +387,4 @@ fn ends_session(body: &[u8]) -> bool {
     let is_fatal = |field: &[u8]| matches!(field, b"VFATAL" | b"VPANIC");
     body.split(|byte| *byte == 0).any(is_fatal)
         && matches!(sqlstate_of(body), Some("57P01" | "57P02" | "57P03"))
-}
-
-fn is_standby_wait(field: &[u8]) -> bool {
-    field.strip_prefix(b"R").is_some_and(|routine| routine == STANDBY_WAIT)
 }
