@@ -16,8 +16,8 @@ use crate::hub::Hub;
 /// From connecting until the server has closed, which says that the signal was sent.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The sessions that can be cancelled, by the keys that the proxy gave them. One for each session at
-/// most, so the limit of clients bounds it.
+/// The sessions that can be cancelled, by the keys that the proxy gave them. One for each session
+/// at most, so the limit of clients bounds it.
 #[derive(Debug)]
 pub(crate) struct CancelKeys {
     keys: Mutex<HashMap<CancelKey, ClientId>>,

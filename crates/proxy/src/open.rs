@@ -5,14 +5,17 @@ use std::time::Duration;
 
 use route::link::{Reported, ServerSide};
 use route::{Event, Refusal, ServerId, Target};
+use tokio::time::timeout;
 
 use crate::hub::{Hub, Pool};
-use crate::login::{SignInError, Verdict, sign_in};
-use crate::secure::{DialError, DialLimits};
+use crate::login::{SignInError, SignedIn, Verdict, auth_query, sign_in};
+use crate::secure::{DialError, DialLimits, Stream};
 use crate::server::ServerConnection;
 
 /// A server lets the proxy in within this time.
 const SIGN_IN_LIMIT: Duration = Duration::from_secs(10);
+/// Whoever cancels waits so long for what a server says of the session.
+const ASK_LIMIT: Duration = Duration::from_secs(2);
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 
 /// Why there is no connection.
@@ -58,19 +61,47 @@ async fn open(
     pool: &Pool,
     target: &Target,
 ) -> Result<Box<ServerConnection>, OpenError> {
-    let dialled = hub.door.servers.dial(&target.host, target.port, &[], limits(hub));
-    let (mut stream, channel) = dialled.await?;
+    let (stream, signed_in) = signed_in(hub, pool, target).await?;
     let address = stream.socket().peer_addr().map_err(|_| OpenError::Odd)?;
-    let credentials = hub.door.credentials(&pool.key.user);
-    let parameters = [("database", pool.key.database.as_str())];
-    let signed_in =
-        sign_in(&mut stream, &parameters, &credentials, &channel, SIGN_IN_LIMIT).await?;
     let reported = pool.share_reported(Arc::new(Reported(signed_in.parameters)));
     pool.welcomed(&reported);
     let mut side = ServerSide::new(reported, hub.config.prepared_statements_max);
     let key = signed_in.key.filter(|_| side.said_unasked(&signed_in.unread));
     let key = key.ok_or(OpenError::Odd)?;
-    Ok(Box::new(ServerConnection::new(server, stream, side, key, address)))
+    let place = (address, target.clone());
+    Ok(Box::new(ServerConnection::new(server, stream, side, key, place)))
+}
+
+/// A session of the pool's user.
+async fn signed_in(
+    hub: &Hub,
+    pool: &Pool,
+    target: &Target,
+) -> Result<(Stream, SignedIn), OpenError> {
+    let dialled = hub.door.servers.dial(&target.host, target.port, &[], limits(hub));
+    let (mut stream, channel) = dialled.await?;
+    let credentials = hub.door.credentials(&pool.key.user);
+    let parameters = [("database", pool.key.database.as_str())];
+    let signed_in =
+        sign_in(&mut stream, &parameters, &credentials, &channel, SIGN_IN_LIMIT).await?;
+    Ok((stream, signed_in))
+}
+
+/// Whether the session with this process number, of the pool's user, waits for a synchronous
+/// standby. What cannot be learnt counts as no: the server's warning of a cancelled wait is not
+/// passed over in any case.
+pub(crate) async fn waits_for_standby(
+    hub: &Hub,
+    pool: &Pool,
+    target: &Target,
+    process: u32,
+) -> bool {
+    let asked = async {
+        let (mut stream, SignedIn { mut unread, .. }) = signed_in(hub, pool, target).await.ok()?;
+        let asked = auth_query::waits_for_standby(&mut stream, &mut unread, process, ASK_LIMIT);
+        asked.await.ok()
+    };
+    timeout(ASK_LIMIT, asked).await.ok().flatten().unwrap_or(false)
 }
 
 /// What the pool's clients are told, if another attempt is of no use to them.

@@ -441,7 +441,9 @@ impl<'a> Pooled<'a> {
             return;
         };
         if link.side.owes_answer() && !link.side.may_wait_for_standby() {
-            link.cancel(self.place.mailbox.clone());
+            let asks = link.side.may_commit();
+            let asks = asks.then(|| (self.place.hub.clone(), self.pool.clone()));
+            link.cancel(self.place.mailbox.clone(), asks);
         }
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use pgproto::wire::CancelKey;
 use route::link::{ClientSide, Output, PoolMode, ServerSide, SessionState};
-use route::{Event, ServerId};
+use route::{Event, ServerId, Target};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -17,8 +17,9 @@ use tokio::time::timeout;
 use crate::bytes::Outbox;
 use crate::cancel;
 use crate::client::Command;
-use crate::hub::Hub;
+use crate::hub::{Hub, Pool};
 use crate::mailbox::Mailbox;
+use crate::open;
 use crate::secure::Stream;
 use crate::sockets;
 
@@ -39,6 +40,7 @@ pub(crate) struct ServerConnection {
     pub(crate) up: Outbox,
     pub(crate) key: CancelKey,
     pub(crate) address: SocketAddr,
+    target: Target,
     /// A cancel request that is on its way.
     cancelling: Option<JoinHandle<()>>,
 }
@@ -49,10 +51,10 @@ impl ServerConnection {
         stream: Stream,
         side: ServerSide,
         key: CancelKey,
-        address: SocketAddr,
+        (address, target): (SocketAddr, Target),
     ) -> ServerConnection {
         let (inbox, up) = (Vec::new(), Outbox::default());
-        ServerConnection { id, stream, side, inbox, up, key, address, cancelling: None }
+        ServerConnection { id, stream, side, inbox, up, key, address, target, cancelling: None }
     }
 
     /// Whether an idle connection can still be lent: it has not ended, and has said nothing but
@@ -81,13 +83,29 @@ impl ServerConnection {
 
     /// Sends a cancel request to the server. Until it was taken, the connection is not lent to
     /// anybody else, whose statement it would hit.
-    pub(crate) fn cancel(&mut self, owner: Arc<Mailbox<Command>>) {
+    ///
+    /// `asks` is given where what runs may be a commit that waits for its standby: the server is
+    /// asked first, and if it is so nothing is sent, since the commit would be acknowledged without
+    /// its standby.
+    pub(crate) fn cancel(
+        &mut self,
+        owner: Arc<Mailbox<Command>>,
+        asks: Option<(Arc<Hub>, Arc<Pool>)>,
+    ) {
         if self.is_being_cancelled() {
             return;
         }
-        let (address, key) = (self.address, self.key.clone());
+        let (address, key, target) = (self.address, self.key.clone(), self.target.clone());
         self.cancelling = Some(tokio::spawn(async move {
-            cancel::send(address, &key).await;
+            let waits = match &asks {
+                Some((hub, pool)) => open::waits_for_standby(hub, pool, &target, key.process).await,
+                None => false,
+            };
+            if waits {
+                tracing::info!(member = %target.member, "not cancelled: a commit awaits its standby");
+            } else {
+                cancel::send(address, &key).await;
+            }
             owner.nudge();
         }));
     }

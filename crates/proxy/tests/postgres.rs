@@ -2,11 +2,13 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 
-use proxy::{Proxy, ProxyConfig};
+use config::{ProxyAuth, ProxySecurity};
+use proxy::{PoolMode, Proxy, ProxyConfig};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use types::{ClusterView, KeyValue, Revision};
@@ -223,4 +225,52 @@ async fn lowered_commits_are_counted_and_refused_where_configured() {
     drop(counted);
     shutdown.cancel();
     running.await.unwrap();
+}
+
+/// From the clients' share.
+#[tokio::test]
+async fn a_commit_that_waits_for_its_standby_is_not_cancelled_and_never_called_done() {
+    let postgres = Postgres::start();
+    let psql = |sql: &str| format!("psql -XAtq -v ON_ERROR_STOP=1 {sql}");
+    let setup = "-c 'create table t (x int)' \
+                 -c \"alter system set synchronous_standby_names = 'nobody'\" \
+                 -c 'select pg_reload_conf()'";
+    assert!(run(postgres.port, PASSWORD, &psql(setup)).await.0);
+    let users = postgres.directory.path().join("users");
+    std::fs::write(&users, format!("\"postgres\" \"{PASSWORD}\"\n")).unwrap();
+    std::fs::set_permissions(&users, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let security = ProxySecurity {
+        auth: ProxyAuth::Scram,
+        users_file: Some(users),
+        ..ProxySecurity::default()
+    };
+    for (security, is_asked) in [(security, true), (ProxySecurity::default(), false)] {
+        let mut config = ProxyConfig::new("test", vec!["127.0.0.1:0".parse().unwrap()], vec![]);
+        (config.security, config.pool_mode) = (security, PoolMode::Transaction);
+        let proxy = Proxy::bind(config).await.unwrap();
+        let port = proxy.addresses()[0].1.port();
+        let views = watch::Sender::new((Some(postgres.view(1)), true));
+        let shutdown = CancellationToken::new();
+        let running = tokio::spawn(proxy.run(views.subscribe(), shutdown.clone()));
+        // The client cancels after half a second, and leaves only when it is answered.
+        let insert = format!("timeout -s INT 0.5 {}", psql("-c 'insert into t values (1)'"));
+        let inserting = tokio::spawn(async move { run(port, PASSWORD, &insert).await });
+        let waits = "select count(*) from pg_stat_activity where wait_event = 'SyncRep'";
+        let waiting = psql(&format!("-c \"{waits}\""));
+        while run(postgres.port, PASSWORD, &waiting).await.1 != "1\n" {}
+        if is_asked {
+            // Longer than the client's patience: it still waits. Then somebody else cancels.
+            let cancel = "select pg_sleep(1.5), pg_cancel_backend(pid) from pg_stat_activity \
+                          where wait_event = 'SyncRep'";
+            let cancelled = run(postgres.port, PASSWORD, &psql(&format!("-c \"{cancel}\""))).await;
+            assert_eq!(cancelled, (true, "|t\n".to_owned()));
+        }
+        let (served, text) = inserting.await.unwrap();
+        assert!(!served && text.contains("may be lost in a failover"), "{is_asked}: {text}");
+        assert!(!text.contains("INSERT"), "{text}");
+        shutdown.cancel();
+        running.await.unwrap();
+    }
+    let count = run(postgres.port, PASSWORD, &psql("-c 'select count(*) from t'")).await;
+    assert_eq!(count, (true, "2\n".to_owned()), "committed, and nobody was told so");
 }

@@ -20,6 +20,8 @@ const NAME_BYTES_MAX: usize = 63;
 
 /// The roles that a user is a member of, directly or not, itself among them. Superusers are members
 /// of no others, as in `pg_hba.conf` (`is_member` in `hba.c`), so `pg_has_role` does not serve.
+const STANDBY_QUERY: &str =
+    "SELECT pid FROM pg_catalog.pg_stat_activity WHERE pid = $1 AND wait_event = 'SyncRep'";
 const ROLES_QUERY: &str = "WITH RECURSIVE member (oid) AS (\
      SELECT oid FROM pg_catalog.pg_roles WHERE rolname = $1 \
      UNION SELECT a.roleid FROM pg_catalog.pg_auth_members a JOIN member ON a.member = member.oid) \
@@ -102,6 +104,21 @@ pub async fn roles<S: AsyncRead + AsyncWrite + Unpin>(
     let rows = ask(stream, unread, ROLES_QUERY, user, ROLES_MAX, limit).await?;
     let first = |row: Row| row.into_iter().next().flatten();
     Ok(rows.into_iter().filter_map(first).map(|name| name.to_string()).collect())
+}
+
+/// Whether the backend with this process number waits for a synchronous standby: the session that
+/// asks must be of the same user, or may see everybody's.
+///
+/// # Errors
+/// [`AskError`].
+pub async fn waits_for_standby<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    unread: &mut Vec<u8>,
+    process: u32,
+    limit: Duration,
+) -> Result<bool, AskError> {
+    let rows = ask(stream, unread, STANDBY_QUERY, &process.to_string(), 1, limit).await?;
+    Ok(!rows.is_empty())
 }
 
 type Row = Vec<Option<Zeroizing<String>>>;

@@ -146,6 +146,12 @@ impl ServerSide {
         }
     }
 
+    /// Whether a commit may happen in what runs.
+    #[must_use]
+    pub fn may_commit(&self) -> bool {
+        self.pipeline.may_commit()
+    }
+
     /// Takes what the server says to nobody: new values of parameters, and notices. `false` if it
     /// is anything else, or not whole: it is not to be lent any more.
     pub fn said_unasked(&mut self, bytes: &[u8]) -> bool {
