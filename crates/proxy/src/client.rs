@@ -58,7 +58,7 @@ pub(crate) async fn serve(place: Entered, port: Port, socket: TcpStream) {
     let Some((welcomed, address)) = Box::pin(at_the_door(&place, socket)).await else {
         return;
     };
-    let Welcomed { stream, channel, wish } = welcomed;
+    let Welcomed { stream, channel, wish, unread } = welcomed;
     let (startup, packet) = match wish {
         Wish::Session(startup, packet) => (startup, packet),
         Wish::Cancel(key, packet) => {
@@ -76,11 +76,12 @@ pub(crate) async fn serve(place: Entered, port: Port, socket: TcpStream) {
     if place.hub.door.authenticates() && !replicates {
         let mode = place.hub.config.pool_mode;
         let place = &place;
-        let arrived = welcome::Arrived { place, port, address, stream, channel, startup, judge };
+        let arrived =
+            welcome::Arrived { place, port, address, stream, channel, startup, judge, unread };
         return welcome::run(arrived, mode).await;
     }
     place.hub.step(Event::ClientArrived { client: place.id, port });
-    Box::pin(Session { place: &place, address }.run(stream, &packet, judge)).await;
+    Box::pin(Session { place: &place, address, unread }.run(stream, &packet, judge)).await;
 }
 
 /// What the client wants, and where it comes from.
@@ -121,6 +122,8 @@ fn who(startup: &Startup) -> PoolKey {
 struct Session<'a> {
     place: &'a Entered,
     address: SocketAddr,
+    /// What the client sent behind its startup packet.
+    unread: Vec<u8>,
 }
 
 impl Session<'_> {
@@ -204,7 +207,7 @@ impl Session<'_> {
         };
         let sockets = (socket, server);
         let mut relay = Relay::new(sockets, statements, &self.place.mailbox, (hub, key));
-        let end = relay.run(&said).await;
+        let end = relay.run(&said, &self.unread).await;
         let told = relay.client_is_told();
         let Relay { client: socket, server, exchange, .. } = relay;
         let last_word = match end {

@@ -136,7 +136,12 @@ impl Core {
         match ::config::Dynamic::from_json(&config.value) {
             Ok((dynamic, _)) => {
                 let ours = dynamic.pgherd;
+                let refused = self.hub.lowering.refuses();
                 self.hub.lowering.set_refuse(ours.refuse_lowered_commit);
+                if ours.refuse_lowered_commit && !refused {
+                    // The sessions that are there were not looked at.
+                    self.hub.step(Event::Reconnect);
+                }
                 let of_file = self.hub.config.hold_timeout;
                 let millis = |d: Duration| Millis(u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
                 self.hub.step(Event::Configured {

@@ -49,6 +49,18 @@ impl Lowering {
         self.refuse.load(Ordering::Relaxed)
     }
 
+    /// Whether sessions with this value, as the server told it, are refused to a pool.
+    pub(crate) fn refuses_pool(&self, who: &PoolKey, value: &[u8]) -> bool {
+        let refused = lowered::is_below_on(value) && self.refuses();
+        if refused {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+            self.counted.notify_one();
+            let (user, database) = (&who.user, &who.database);
+            tracing::warn!(user, database, "synchronous_commit is lowered for a role or database");
+        }
+        refused
+    }
+
     pub(crate) fn counters(&self) -> LoweredCommit {
         LoweredCommit {
             sessions: self.sessions.load(Ordering::Relaxed),

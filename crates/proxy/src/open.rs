@@ -9,8 +9,10 @@ use tokio::time::timeout;
 
 use crate::hub::{Hub, Pool};
 use crate::login::{SignInError, SignedIn, Verdict, auth_query, sign_in};
+use crate::question;
 use crate::secure::{DialError, DialLimits, Stream};
 use crate::server::ServerConnection;
+use crate::words;
 
 /// A server lets the proxy in within this time.
 const SIGN_IN_LIMIT: Duration = Duration::from_secs(10);
@@ -25,6 +27,8 @@ enum OpenError {
     Dial(#[from] DialError),
     #[error("cannot sign in")]
     SignIn(#[from] SignInError),
+    #[error("synchronous_commit is below on for this role or database")]
+    Lowered,
     #[error("the server names no cancel key, or says what nobody asked")]
     Odd,
 }
@@ -61,7 +65,13 @@ async fn open(
     pool: &Pool,
     target: &Target,
 ) -> Result<Box<ServerConnection>, OpenError> {
-    let (stream, signed_in) = signed_in(hub, pool, target).await?;
+    let (mut stream, signed_in) = signed_in(hub, pool, target).await?;
+    if hub.lowering.refuses() {
+        let value = question::synchronous_commit(&mut stream).await.map_err(|_| OpenError::Odd)?;
+        if hub.lowering.refuses_pool(&pool.key, &value) {
+            return Err(OpenError::Lowered);
+        }
+    }
     let address = stream.socket().peer_addr().map_err(|_| OpenError::Odd)?;
     let reported = pool.share_reported(Arc::new(Reported(signed_in.parameters)));
     pool.welcomed(&reported);
@@ -106,8 +116,10 @@ pub(crate) async fn waits_for_standby(
 
 /// What the pool's clients are told, if another attempt is of no use to them.
 fn refusal(hub: &Hub, pool: &Pool, error: &OpenError) -> Option<Refusal> {
-    let OpenError::SignIn(error) = error else {
-        return None;
+    let error = match error {
+        OpenError::SignIn(error) => error,
+        OpenError::Lowered => return Some(words::lowered_pool()),
+        OpenError::Dial(_) | OpenError::Odd => return None,
     };
     match error.verdict() {
         Verdict::TryAgain => return None,

@@ -84,12 +84,15 @@ impl<'a> Relay<'a> {
         }
     }
 
-    /// Relays until either side ends or a command comes. `said` is what the server said already.
-    /// In the end `exchange` tells where the session stands.
-    pub(crate) async fn run(&mut self, said: &[u8]) -> End {
-        let first = poll_fn(|cx| Poll::Ready(self.take_answer(said, cx))).await;
-        if let Some(end) = first {
-            return end;
+    /// Relays until either side ends or a command comes. `said` is what the server said already,
+    /// `asked` what the client did. In the end `exchange` tells where the session stands.
+    pub(crate) async fn run(&mut self, said: &[u8], asked: &[u8]) -> End {
+        let first =
+            poll_fn(|cx| Poll::Ready((self.take_answer(said, cx), self.take_request(asked, cx))));
+        match first.await {
+            (Some(end), _) => return end,
+            (None, Err(error)) => return End::ClientBroken(error),
+            (None, Ok(())) => {}
         }
         loop {
             let turn = poll_fn(|cx| match self.turn(cx) {

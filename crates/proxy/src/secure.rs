@@ -72,6 +72,8 @@ pub struct Welcomed {
     pub channel: Channel,
     /// What it wants.
     pub wish: Wish,
+    /// What it sent behind that, and was read already.
+    pub unread: Vec<u8>,
 }
 
 /// What a client wants.
@@ -162,7 +164,8 @@ impl ClientSide {
     }
 
     /// Listens to what a client wants, over TLS if it asks for that and there is any: by its
-    /// request, or at once as clients of PostgreSQL 17 can. Nothing is read beyond the packet.
+    /// request, or at once as clients of PostgreSQL 17 can. Where TLS may
+    /// follow, nothing is read beyond the packet.
     ///
     /// Cancel safety: none, the connection is of no use afterwards.
     ///
@@ -178,20 +181,18 @@ impl ClientSide {
 
     async fn listen(&self, socket: TcpStream) -> Result<Welcomed, (NotWelcome, Option<Stream>)> {
         let acceptor = self.acceptor.get();
-        let mut first = [0];
-        let peeked = socket.peek(&mut first).await;
+        let first = if acceptor.is_some() { peeked(&socket).await } else { None };
         let mut stream = Stream::Plain(socket);
-        if !matches!(peeked, Ok(1)) {
-            return Err((NotWelcome::Silent, None));
-        }
-        if let Some(acceptor) = acceptor.as_ref().filter(|_| first[0] == TLS_HANDSHAKE) {
+        let mut unread = Vec::new();
+        if let Some(acceptor) = acceptor.as_ref().filter(|_| first == Some(TLS_HANDSHAKE)) {
             stream = secured(acceptor, stream).await?;
             if stream.protocol() != Some(PROTOCOL.as_bytes()) {
                 return Err((NotWelcome::Protocol, None));
             }
         }
         for _ in 0..=ENCRYPTION_REQUESTS_MAX {
-            let (packet, bytes) = match read_packet(&mut stream).await {
+            let exactly = acceptor.is_some() && !stream.is_tls();
+            let (packet, bytes) = match read_packet(&mut stream, &mut unread, exactly).await {
                 Ok(read) => read,
                 Err(unwelcome) => return Err((unwelcome.into(), Some(stream))),
             };
@@ -227,10 +228,16 @@ impl ClientSide {
                 end_point: end_point.filter(|_| stream.is_tls()),
                 certified: stream.certified_names(),
             };
-            return Ok(Welcomed { stream, channel, wish });
+            return Ok(Welcomed { stream, channel, wish, unread });
         }
         Err((NotWelcome::Insists, Some(stream)))
     }
+}
+
+/// The first byte that a client sends, which stays to be read.
+async fn peeked(socket: &TcpStream) -> Option<u8> {
+    let mut first = [0];
+    matches!(socket.peek(&mut first).await, Ok(1)).then_some(first[0])
 }
 
 /// The handshake with a client that has none yet.

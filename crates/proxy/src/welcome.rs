@@ -39,6 +39,8 @@ pub(crate) struct Arrived<'a> {
     pub(crate) channel: Channel,
     pub(crate) startup: Startup,
     pub(crate) judge: Judge,
+    /// What it sent behind its startup packet.
+    pub(crate) unread: Vec<u8>,
 }
 
 /// Signs the client in and serves it to its end.
@@ -71,7 +73,7 @@ async fn sign_in(client: &mut Arrived<'_>, pool: &Arc<Pool>) -> Result<SignedIn,
     if hub.is_full() {
         return Err(Some(words::too_many_clients(hub.config.client_limit)));
     }
-    let mut unread = Vec::new();
+    let mut unread = std::mem::take(&mut client.unread);
     authenticated(client, &pool.key.user, &mut unread).await?;
     let settings = pool.share_settings(Arc::new(Settings::of_startup(&client.startup.parameters)));
     let reported = match pool.welcome() {

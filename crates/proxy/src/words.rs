@@ -81,9 +81,18 @@ pub(crate) fn lowered_startup() -> Vec<u8> {
 
 /// The last message of a session that has `synchronous_commit` lowered from its beginning.
 pub(crate) fn lowered_session() -> Vec<u8> {
-    let message =
-        "synchronous_commit is below on for this role or database, which the proxy refuses";
-    fatal(INSUFFICIENT_PRIVILEGE, message, LOWERED_HINT)
+    refusal(&lowered_pool())
+}
+
+/// Why nobody is served whose sessions have it lowered from their beginning.
+pub(crate) fn lowered_pool() -> Refusal {
+    Refusal {
+        sqlstate: INSUFFICIENT_PRIVILEGE.to_owned(),
+        message:
+            "synchronous_commit is below on for this role or database, which the proxy refuses"
+                .to_owned(),
+        hint: LOWERED_HINT.to_owned(),
+    }
 }
 
 /// What the server gets in place of a statement that lowers `synchronous_commit`.
