@@ -110,10 +110,13 @@ impl<'a> Pooled<'a> {
         if self.place.mailbox.take_cancel() {
             self.cancel();
         }
-        if !self.down.is_empty()
-            && matches!(self.down.poll_flush(&mut self.stream, cx), Poll::Ready(Err(_)))
-        {
-            return Err(None);
+        if !self.down.is_empty() {
+            match self.down.poll_flush(&mut self.stream, cx) {
+                Poll::Pending => {}
+                // What the client sent meanwhile may have waited for this.
+                Poll::Ready(Ok(())) => self.process_inbox(cx)?,
+                Poll::Ready(Err(_)) => return Err(None),
+            }
         }
         self.drain()?;
         let from_server = self.read_server(cx)?;

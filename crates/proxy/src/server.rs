@@ -102,7 +102,8 @@ impl ServerConnection {
                 None => false,
             };
             if waits {
-                tracing::info!(member = %target.member, "not cancelled: a commit awaits its standby");
+                let member = &target.member;
+                tracing::info!(%member, "not cancelled: a commit awaits its standby");
             } else {
                 cancel::send(address, &key).await;
             }

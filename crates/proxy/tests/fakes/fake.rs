@@ -16,6 +16,8 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use types::{ClusterView, KeyValue, Revision};
 
+/// The row that `big` brings.
+const BIG_BYTES: usize = 200_000;
 /// Everything here happens within milliseconds; this only ends a test that hangs.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -124,8 +126,8 @@ impl State {
     }
 }
 
-/// Answers the query `x` with `name:x`; `begin`, `commit` and `rollback` as a server does, and what
-/// begins with `hang` never, `half` with half a message, `fatal` with an error and the end.
+/// Answers the query `x` with `name:x`; `begin`, `commit` and `rollback` as a server does, what
+/// begins with `hang` never, `big` with a long row, `half` with half a message, `fatal` with an error and the end.
 pub(crate) struct FakeServer {
     pub(crate) name: &'static str,
     pub(crate) address: SocketAddr,
@@ -239,6 +241,10 @@ async fn serve(
         match text.as_str() {
             hangs if hangs.starts_with("hang") || hangs == "commit" && state.silent() => {}
             "half" => socket.write_all(&message(b'D', &[0; 100])[..50]).await?,
+            "big" => {
+                let row = message(b'D', &vec![0; BIG_BYTES]);
+                socket.write_all(&[row, answer, message(b'Z', &[status])].concat()).await?;
+            }
             "fatal" => return socket.write_all(&fatal("XX000")).await,
             _ => socket.write_all(&[answer, message(b'Z', &[status])].concat()).await?,
         }
@@ -317,6 +323,11 @@ impl Client {
 
     pub(crate) async fn send_query(&mut self, text: &str) {
         self.send(&message(b'Q', format!("{text}\0").as_bytes())).await;
+    }
+
+    /// Many at once; nothing is read meanwhile.
+    pub(crate) async fn send_queries(&mut self, text: &str, count: usize) {
+        self.send(&message(b'Q', format!("{text}\0").as_bytes()).repeat(count)).await;
     }
 
     pub(crate) async fn query(&mut self, text: &str) -> Result<String, Told> {

@@ -111,6 +111,36 @@ async fn a_commit_or_a_write_of_its_own_without_an_answer_is_in_doubt() {
     assert_eq!(write.last_word().await, "08007");
 }
 
+/// More than sockets hold is on its way both ways, and everybody waits for everybody.
+#[tokio::test]
+async fn a_client_that_asks_on_without_reading_gets_everything_in_the_end() {
+    let (_a, _b, rig) = two().await;
+    let mut client = Client::open(rig.address(READ_WRITE)).await.unwrap();
+    for _ in 0..100 {
+        client.send_query("big").await;
+    }
+    for _ in 0..100 {
+        assert_eq!(client.read_answer().await.unwrap(), "a:big");
+    }
+}
+
+/// The same where the proxy itself answers.
+#[tokio::test]
+async fn errors_of_a_lost_transaction_wait_for_a_client_that_does_not_read() {
+    const STATEMENTS: usize = 100_000;
+    let (a, b, rig) = two().await;
+    let mut client = Client::open(rig.address(READ_WRITE)).await.unwrap();
+    client.query("begin").await.unwrap();
+    fail_over(&rig, &a, &b);
+    a.until_sessions(0).await;
+    client.send_queries("select 1", STATEMENTS).await;
+    for number in 0..STATEMENTS {
+        let sqlstate = client.read_answer().await.unwrap_err().sqlstate;
+        assert_eq!(sqlstate, if number == 0 { "40001" } else { "25P02" });
+    }
+    assert_eq!(client.query("rollback").await.unwrap(), "ROLLBACK");
+}
+
 #[tokio::test]
 async fn a_torn_answer_cannot_be_followed_by_anything() {
     let (a, b, rig) = two().await;
