@@ -207,6 +207,7 @@ fn proxy_config(section: &config::ProxySection, host: &str) -> anyhow::Result<pr
     Ok(proxy::ProxyConfig {
         // Two proxies of one host have two ports.
         id: format!("{name}:{}", listen.map_or(0, |listen| listen.port)),
+        read_only_suffix: section.read_only_suffix.clone(),
         hold_timeout: section.hold_timeout.map(Millis::as_duration),
         hold_limit: section.hold_limit,
         client_limit: section.client_limit,

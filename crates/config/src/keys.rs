@@ -336,6 +336,12 @@ pub(crate) const STATIC: &[Key] = &[
     used("pgherd.proxy.name", Text, "the host's", "The proxy's name."),
     used("pgherd.proxy.read_write", Address, "", "Where it listens for the primary's clients."),
     used("pgherd.proxy.read_only", Address, "", "Where it listens for the replicas' clients."),
+    used(
+        "pgherd.proxy.read_only_suffix",
+        Text,
+        "",
+        "Who asks for a database whose name ends so is led to replicas, and to the one without it.",
+    ),
     used("pgherd.proxy.hold_timeout", Duration, "dynamic", "How long a client waits at most."),
     used("pgherd.proxy.hold_limit", Integer, "1000", "How many clients wait at most."),
     used("pgherd.proxy.client_limit", Integer, "10000", "How many clients there are at most."),

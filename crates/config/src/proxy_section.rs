@@ -49,6 +49,8 @@ pub struct ProxySection {
     pub read_write: Option<HostPort>,
     /// Where it listens for clients of the replicas.
     pub read_only: Option<HostPort>,
+    /// Databases with this suffix are for readers.
+    pub read_only_suffix: Option<String>,
     /// How long a client waits for a route at most; `None`: the dynamic configuration's.
     pub hold_timeout: Option<Millis>,
     /// How many clients wait at most.
@@ -81,6 +83,7 @@ impl Reader {
             name: self.text("pgherd.proxy.name"),
             read_write: self.address("pgherd.proxy.read_write"),
             read_only: self.address("pgherd.proxy.read_only"),
+            read_only_suffix: self.text("pgherd.proxy.read_only_suffix").filter(|s| !s.is_empty()),
             hold_timeout: self.proxy_duration("pgherd.proxy.hold_timeout"),
             hold_limit: self.proxy_count("hold_limit", 0).unwrap_or(HOLD_LIMIT_DEFAULT),
             client_limit: self.proxy_count("client_limit", 1).unwrap_or(CLIENT_LIMIT_DEFAULT),

@@ -8,6 +8,7 @@ use pgproto::wire::Startup;
 use route::{CutReason, Event, Port, Refusal, ServerId, Target};
 use tokio::net::TcpStream;
 
+use crate::chosen;
 use crate::dial::{Opened, open};
 use crate::hub::{Entered, PoolKey};
 use crate::login::proxy_protocol::{self, Origin};
@@ -65,6 +66,11 @@ pub(crate) async fn serve(place: Entered, port: Port, socket: TcpStream) {
             let hub = &place.hub;
             return Box::pin(hub.cancel_keys.forward(hub, &key, &packet)).await;
         }
+    };
+    let suffix = place.hub.config.read_only_suffix.as_deref();
+    let (port, startup, packet) = match chosen::choose(port, startup, packet, suffix) {
+        Ok(chosen) => chosen,
+        Err(error) => return sockets::say_goodbye(stream, &words::no_such_route(&error)).await,
     };
     let mut judge = Judge::new(place.id, Arc::new(who(&startup)));
     if judge.refuses_startup(&place.hub.lowering, &startup) {

@@ -28,6 +28,8 @@ pub struct ProxyConfig {
     pub read_write: Vec<SocketAddr>,
     /// Where clients of the replicas connect.
     pub read_only: Vec<SocketAddr>,
+    /// Who asks for a database whose name ends so is led as a reader to the one without the suffix.
+    pub read_only_suffix: Option<String>,
     /// How long a client waits for a route and a connection, at most; `None` is what the cluster's
     /// configuration says.
     pub hold_timeout: Option<Duration>,
@@ -75,6 +77,7 @@ impl ProxyConfig {
             name,
             read_write,
             read_only,
+            read_only_suffix: None,
             hold_timeout: None,
             hold_limit: HOLD_LIMIT,
             client_limit: CLIENT_LIMIT,

@@ -24,6 +24,7 @@
 mod answers;
 mod bytes;
 mod cancel;
+mod chosen;
 mod client;
 mod config;
 mod core;

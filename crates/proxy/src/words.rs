@@ -3,6 +3,7 @@
 use pgproto::wire::{ErrorResponse, Severity};
 use route::{CutReason, Refusal};
 
+use crate::chosen::NoSuchRoute;
 use crate::secure::NotWelcome;
 
 const ADMIN_SHUTDOWN: &str = "57P01";
@@ -50,6 +51,11 @@ pub(crate) fn ending(ending: Ending, in_doubt: bool) -> Vec<u8> {
     }
     let message = format!("terminating connection: {why}");
     fatal(ADMIN_SHUTDOWN, &message, "Nothing was in progress; reconnect.")
+}
+
+/// The message for a client that wants to be led where nothing is.
+pub(crate) fn no_such_route(error: &NoSuchRoute) -> Vec<u8> {
+    fatal("22023", &error.to_string(), "Leave it out to be led by the port.")
 }
 
 /// The message for a client beyond the limit.

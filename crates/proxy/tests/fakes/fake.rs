@@ -127,7 +127,8 @@ impl State {
 }
 
 /// Answers the query `x` with `name:x`; `begin`, `commit` and `rollback` as a server does, what
-/// begins with `hang` never, `big` with a long row, `half` with half a message, `fatal` with an error and the end.
+/// begins with `hang` never, `big` with a long row, `half` with half a message, `fatal` with an
+/// error and the end.
 pub(crate) struct FakeServer {
     pub(crate) name: &'static str,
     pub(crate) address: SocketAddr,

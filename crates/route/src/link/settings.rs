@@ -39,7 +39,10 @@ impl Settings {
             !matches!(name.as_str(), "user" | "database" | "replication" | "options")
                 && !name.starts_with("_pq_.")
         });
-        for (name, value) in in_options.iter().chain(rest) {
+        // What is said to the proxy is no setting either.
+        let for_server = |(name, _): &(&String, &String)| !name.starts_with("pgherd.");
+        let all = in_options.iter().chain(rest).map(|(name, value)| (name, value));
+        for (name, value) in all.filter(for_server) {
             settings.insert(name.to_ascii_lowercase(), literal(&name.to_ascii_lowercase(), value));
         }
         Settings(settings)
@@ -159,6 +162,7 @@ mod tests {
             ("database", "d"),
             ("application_name", r"it's a \ name"),
             ("DateStyle", "ISO, DMY"),
+            ("pgherd.route", "read-only"),
             ("options", r#"-c search_path=a,\ \"B\" -c geqo=off --work-mem=1MB"#),
         ]);
         let sql = Settings::default().change_to(&wanted);
@@ -169,7 +173,10 @@ mod tests {
         ] {
             assert!(sql.contains(part), "{part} in {sql}");
         }
-        assert!(!sql.contains("\"user\"") && !sql.contains("\"database\""), "{sql}");
+        assert!(
+            !sql.contains("route") && !sql.contains("\"user\"") && !sql.contains("\"database\""),
+            "{sql}"
+        );
     }
 
     #[test]
