@@ -274,3 +274,33 @@ async fn a_commit_that_waits_for_its_standby_is_not_cancelled_and_never_called_d
     let count = run(postgres.port, PASSWORD, &psql("-c 'select count(*) from t'")).await;
     assert_eq!(count, (true, "2\n".to_owned()), "committed, and nobody was told so");
 }
+
+/// From the clients' share.
+#[tokio::test]
+async fn of_two_proxies_in_a_connection_string_one_may_go_and_one_may_come_before_its_cluster() {
+    let postgres = Postgres::start();
+    let mut ports = Vec::new();
+    let mut proxies = Vec::new();
+    for view in [Some(postgres.view(1)), None] {
+        let config = ProxyConfig::new("test", vec!["127.0.0.1:0".parse().unwrap()], vec![]);
+        let proxy = Proxy::bind(config).await.unwrap();
+        ports.push(proxy.addresses()[0].1.port().to_string());
+        let (views, shutdown) = (watch::Sender::new((view, true)), CancellationToken::new());
+        let status = proxy.status();
+        let running = tokio::spawn(proxy.run(views.subscribe(), shutdown.clone()));
+        proxies.push((views, shutdown, status, running));
+    }
+    let both = format!("host=127.0.0.1,127.0.0.1 port={}", ports.join(","));
+    let ask = format!("psql -XAtq \"{both}\" -c 'select 1'");
+    assert_eq!(run(1, PASSWORD, &ask).await, (true, "1\n".to_owned()));
+    let (_, shutdown, _, running) = proxies.remove(0);
+    shutdown.cancel();
+    running.await.unwrap();
+    let asking = tokio::spawn(async move { run(1, PASSWORD, &ask).await });
+    let (views, shutdown, mut status, running) = proxies.remove(0);
+    status.wait_for(|status| status.routes.waiting == 1).await.unwrap();
+    views.send_replace((Some(postgres.view(1)), true));
+    assert_eq!(asking.await.unwrap(), (true, "1\n".to_owned()));
+    shutdown.cancel();
+    running.await.unwrap();
+}
