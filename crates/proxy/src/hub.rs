@@ -294,7 +294,7 @@ impl Hub {
         if let Some(pool) = desk.pools.get(&key) {
             return pool.clone();
         }
-        let id = desk.router.add_pool(self.config.pool_size);
+        let id = desk.router.add_pool(&key.user, &key.database, self.config.pool_size);
         let pool = Arc::new(Pool {
             id,
             key: key.clone(),
