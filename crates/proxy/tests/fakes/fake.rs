@@ -111,7 +111,8 @@ impl State {
 }
 
 /// Answers the query `x` with `name:x`; `begin`, `commit` and `rollback` as a server does, and what
-/// begins with `hang` never, `half` with half a message, `fatal` with an error and the end.
+/// begins with `hang` never, `half` with half a message, `fatal` with an error and the end, and
+/// `until cancelled` with an error once somebody was cancelled.
 pub(crate) struct FakeServer {
     pub(crate) name: &'static str,
     pub(crate) address: SocketAddr,
@@ -224,6 +225,12 @@ async fn serve(
         }
         match text.as_str() {
             hangs if hangs.starts_with("hang") || hangs == "commit" && state.silent() => {}
+            "until cancelled" => {
+                let mut cancelled = state.cancelled.subscribe();
+                drop(cancelled.wait_for(|keys| !keys.is_empty()).await);
+                let error = error(Severity::Error, "57014");
+                socket.write_all(&[error, message(b'Z', &[status])].concat()).await?;
+            }
             "half" => socket.write_all(&message(b'D', &[0; 100])[..50]).await?,
             "fatal" => return socket.write_all(&fatal("XX000")).await,
             _ => socket.write_all(&[answer, message(b'Z', &[status])].concat()).await?,
@@ -233,7 +240,10 @@ async fn serve(
 }
 
 fn fatal(sqlstate: &str) -> Vec<u8> {
-    let severity = Severity::Fatal;
+    error(Severity::Fatal, sqlstate)
+}
+
+fn error(severity: Severity, sqlstate: &str) -> Vec<u8> {
     ErrorResponse { severity, sqlstate, message: "made up", hint: None }.to_bytes()
 }
 
