@@ -224,6 +224,7 @@ fn proxy_config(section: &config::ProxySection, host: &str) -> anyhow::Result<pr
             config::SessionState::Refuse => proxy::SessionState::Refuse,
         },
         prepared_statements_max: section.prepared_statements_max,
+        limits: section.limits.clone(),
         workers: section.workers.unwrap_or(processors),
         connect_timeout: CONNECT_TIMEOUT,
         ..proxy::ProxyConfig::new(name, read_write, read_only)

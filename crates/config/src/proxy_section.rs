@@ -3,6 +3,7 @@
 use types::Millis;
 
 use crate::proxy_auth::ProxySecurity;
+use crate::proxy_limits::ProxyLimits;
 use crate::static_file::Reader;
 use crate::text::HostPort;
 use crate::values;
@@ -69,6 +70,8 @@ pub struct ProxySection {
     pub session_state: SessionState,
     /// Prepared statements on each server connection, at most.
     pub prepared_statements_max: usize,
+    /// How long clients and connections of pools last, and how many there are.
+    pub limits: ProxyLimits,
     /// Threads that serve clients; `None`: as many as there are processors.
     pub workers: Option<usize>,
 }
@@ -104,15 +107,16 @@ impl Reader {
             prepared_statements_max: self
                 .proxy_count("prepared_statements_max", 1)
                 .unwrap_or(PREPARED_STATEMENTS_MAX_DEFAULT),
+            limits: self.proxy_limits(),
             workers: self.proxy_count("workers", 1).map(|workers| workers.min(WORKERS_MAX)),
         })
     }
 
-    fn proxy_duration(&mut self, path: &str) -> Option<Millis> {
+    pub(crate) fn proxy_duration(&mut self, path: &str) -> Option<Millis> {
         self.tree.at(path).and_then(values::duration)
     }
 
-    fn proxy_count(&mut self, key: &str, least: usize) -> Option<usize> {
+    pub(crate) fn proxy_count(&mut self, key: &str, least: usize) -> Option<usize> {
         let path = format!("pgherd.proxy.{key}");
         let number = self.tree.at(&path).and_then(values::integer)?;
         let count = usize::try_from(number).ok().filter(|count| *count >= least);

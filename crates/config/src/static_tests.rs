@@ -227,6 +227,39 @@ fn secrets_stay_out_of_errors() {
 }
 
 #[test]
+fn limits_of_a_proxy() {
+    let read = |limits: &str| {
+        let text = format!(
+            "scope: demo\netcd3: {{host: 'localhost:2379'}}\npgherd:\n  proxy:\n    \
+             read_write: 127.0.0.1:5000\n    {limits}\n"
+        );
+        proxy(&text, "proxy.yml").map(|(file, _)| file.proxy.limits)
+    };
+    assert_eq!(read("").expect("good"), crate::ProxyLimits::default());
+    let set = "server_idle_timeout: 0\n    server_lifetime: 1h\n    client_idle_timeout: 2min\n    \
+               idle_transaction_timeout: 3\n    query_timeout: 250ms\n    \
+               client_login_timeout: 5\n    max_user_connections: 6\n    \
+               max_db_connections: 7\n    client_limit_per_user: 8";
+    let limits = crate::ProxyLimits {
+        server_idle_timeout: Millis::ZERO,
+        server_lifetime: Millis(3_600_000),
+        client_idle_timeout: Millis(120_000),
+        idle_transaction_timeout: Millis(3000),
+        query_timeout: Millis(250),
+        client_login_timeout: Millis(5000),
+        max_user_connections: 6,
+        max_db_connections: 7,
+        client_limit_per_user: 8,
+    };
+    assert_eq!(read(set).expect("good"), limits);
+    for bad in ["client_login_timeout: 0", "max_db_connections: -1", "query_timeout: soon"] {
+        let error = read(bad).unwrap_err().to_string();
+        let key = bad.split(':').next().expect("a key");
+        assert!(error.contains(key), "{error}");
+    }
+}
+
+#[test]
 fn a_proxy_file() {
     let text = "scope: demo\netcd3: {host: 'localhost:2379'}\npgherd:\n  proxy:\n    \
                 name: p1\n    read_write: '*:5000'\n    read_only: '*:5001'\n    \

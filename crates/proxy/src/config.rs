@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use ::config::ProxySecurity;
+use ::config::{ProxyLimits, ProxySecurity};
 use route::RouterConfig;
 use route::link::{PoolMode, SessionState};
 use types::Millis;
@@ -50,6 +50,8 @@ pub struct ProxyConfig {
     pub session_state: SessionState,
     /// Prepared statements on each server connection, at most.
     pub prepared_statements_max: usize,
+    /// How long clients and connections of pools last, and how many there are.
+    pub limits: ProxyLimits,
     /// Threads that serve clients.
     pub workers: usize,
     /// How long one attempt to reach a server's TCP port takes, at most.
@@ -87,6 +89,7 @@ impl ProxyConfig {
             pool_timeout: POOL_TIMEOUT,
             session_state: SessionState::Pin,
             prepared_statements_max: PREPARED_STATEMENTS_MAX,
+            limits: ProxyLimits::default(),
             workers: 1,
             connect_timeout: CONNECT_TIMEOUT,
             maximum_lag_bytes: None,
@@ -102,6 +105,8 @@ impl ProxyConfig {
             hold_limit: self.hold_limit,
             client_limit: self.client_limit,
             lag_bytes_max: self.maximum_lag_bytes,
+            max_user_connections: self.limits.max_user_connections,
+            max_db_connections: self.limits.max_db_connections,
         }
     }
 }

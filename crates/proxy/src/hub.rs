@@ -20,6 +20,8 @@ use crate::lowering::Lowering;
 use crate::mailbox::Mailbox;
 use crate::open;
 use crate::server::ServerConnection;
+use crate::time_limits::Watched;
+use crate::users::Users;
 use crate::words::Ending;
 
 /// Who a pool is for.
@@ -99,6 +101,9 @@ pub(crate) struct Hub {
     pub(crate) lowering: Lowering,
     pub(crate) cancel_keys: Arc<CancelKeys>,
     pub(crate) clients: AtomicUsize,
+    /// Clients of pools, which have signed in.
+    pub(crate) users: Users,
+    pub(crate) watched: Watched,
     pub(crate) panics: AtomicU64,
     /// Something worth publishing has happened since it was looked at.
     dirty: AtomicBool,
@@ -130,6 +135,8 @@ impl Hub {
             door,
             lowering: Lowering::default(),
             clients: AtomicUsize::new(0),
+            users: Users::default(),
+            watched: Watched::default(),
             panics: AtomicU64::new(0),
             dirty: AtomicBool::new(false),
             holding: AtomicBool::new(false),
@@ -154,13 +161,16 @@ impl Hub {
     /// Tells the router something.
     pub(crate) fn step(self: &Arc<Hub>, event: Event) {
         let mut desk = self.desk();
-        let actions = desk.router.step(self.now(), event);
-        for action in actions {
-            self.act(&mut desk, action);
-        }
-        self.holding.store(desk.router.holds(), Ordering::Release);
+        self.step_at(&mut desk, self.now(), event);
         drop(desk);
         self.touch();
+    }
+
+    fn step_at(self: &Arc<Hub>, desk: &mut Desk, now: Millis, event: Event) {
+        for action in desk.router.step(now, event) {
+            self.act(desk, action);
+        }
+        self.holding.store(desk.router.holds(), Ordering::Release);
     }
 
     /// Whether sessions are to end when they are in no transaction.
@@ -196,11 +206,19 @@ impl Hub {
     }
 
     /// The connection is at rest; somebody else may have it.
-    pub(crate) fn give_back(self: &Arc<Hub>, connection: Box<ServerConnection>) {
+    pub(crate) fn give_back(self: &Arc<Hub>, mut connection: Box<ServerConnection>) {
         let server = connection.id;
         let mut desk = self.desk();
-        desk.idle.insert(server, connection);
-        let actions = desk.router.step(self.now(), Event::Returned { server });
+        let now = self.now();
+        connection.idle_since = now;
+        let event = if connection.is_old(now, &self.config.limits) {
+            // Dropped, it is closed; whoever waits gets a new one.
+            Event::Lost { server }
+        } else {
+            desk.idle.insert(server, connection);
+            Event::Returned { server }
+        };
+        let actions = desk.router.step(now, event);
         for action in actions {
             self.act(&mut desk, action);
         }
@@ -211,16 +229,19 @@ impl Hub {
     }
 
     /// A new connection is there.
-    pub(crate) fn opened(self: &Arc<Hub>, connection: Box<ServerConnection>) {
+    pub(crate) fn opened(self: &Arc<Hub>, mut connection: Box<ServerConnection>) {
         let server = connection.id;
+        let now = self.now();
+        (connection.opened_at, connection.idle_since) = (now, now);
         let mut desk = self.desk();
         if desk.opening.remove(&server).is_none() {
             // Taken back meanwhile.
             return;
         }
         desk.idle.insert(server, connection);
+        self.step_at(&mut desk, now, Event::Opened { server });
         drop(desk);
-        self.step(Event::Opened { server });
+        self.touch();
     }
 
     /// A connection could not be opened.
@@ -294,7 +315,7 @@ impl Hub {
         if let Some(pool) = desk.pools.get(&key) {
             return pool.clone();
         }
-        let id = desk.router.add_pool(self.config.pool_size);
+        let id = desk.router.add_pool(&key.user, &key.database, self.config.pool_size);
         let pool = Arc::new(Pool {
             id,
             key: key.clone(),
@@ -345,20 +366,31 @@ impl Hub {
         self.step(Event::Tick);
     }
 
-    /// Closes idle connections that are dead, or that the router does not know any more.
+    /// Closes idle connections that are dead, that are old, or that nobody needed for long, and
+    /// wakes clients whose time is up.
     pub(crate) fn sweep(self: &Arc<Hub>) {
+        let limits = &self.config.limits;
+        self.watched.look(self.now(), limits);
         let mut lost = Vec::new();
         let mut desk = self.desk();
+        let now = self.now();
         desk.idle.retain(|id, connection| {
-            let alive = connection.is_alive();
-            if !alive {
+            let stays = connection.is_alive()
+                && !connection.is_old(now, limits)
+                && !connection.is_unused(now, limits);
+            if !stays {
                 lost.push(*id);
             }
-            alive
+            stays
         });
-        drop(desk);
+        // The router hears of it before it can lend one of them.
+        let any = !lost.is_empty();
         for server in lost {
-            self.step(Event::Lost { server });
+            self.step_at(&mut desk, now, Event::Lost { server });
+        }
+        drop(desk);
+        if any {
+            self.touch();
         }
     }
 
@@ -416,6 +448,7 @@ impl Drop for Entered {
             tracing::error!(%client, "a client's task panicked; its connection is closed");
         }
         self.hub.desk().mailboxes.remove(&self.id);
+        self.hub.watched.remove(self.id);
         self.hub.clients.fetch_sub(1, Ordering::Relaxed);
         self.hub.step(Event::ClientGone { client: self.id });
     }

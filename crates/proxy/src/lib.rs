@@ -45,6 +45,8 @@ pub mod secure;
 mod server;
 mod sockets;
 mod startup;
+mod time_limits;
+mod users;
 mod welcome;
 mod words;
 mod worker;

@@ -21,7 +21,7 @@ mod tests;
 mod users;
 
 pub use cache::Cache;
-pub use client::{Login, Rejected, authenticate};
+pub use client::{Login, Rejected, Shown, authenticate};
 pub use messages::MessageError;
 pub use secret::{Channel, Credentials, Password, Secret, StoredSecret, UnknownSecret};
 pub use server::{ServerRefusal, SignInError, SignedIn, Verdict, sign_in};

@@ -4,9 +4,15 @@ use std::future::poll_fn;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+use crate::time_limits::Watch;
+
 /// Room for the newest command, and requests to cancel and to drain. One task reads it.
 #[derive(Debug)]
-pub(crate) struct Mailbox<C>(Mutex<Slot<C>>);
+pub(crate) struct Mailbox<C> {
+    slot: Mutex<Slot<C>>,
+    /// How long the client has been doing what it does.
+    pub(crate) watch: Watch,
+}
 
 #[derive(Debug)]
 struct Slot<C> {
@@ -18,7 +24,8 @@ struct Slot<C> {
 
 impl<C> Default for Mailbox<C> {
     fn default() -> Mailbox<C> {
-        Mailbox(Mutex::new(Slot { command: None, cancel: false, drain: false, waker: None }))
+        let slot = Slot { command: None, cancel: false, drain: false, waker: None };
+        Mailbox { slot: Mutex::new(slot), watch: Watch::default() }
     }
 }
 
@@ -92,6 +99,6 @@ impl<C> Mailbox<C> {
 
     fn lock(&self) -> MutexGuard<'_, Slot<C>> {
         // Every change is a single assignment, so a panic elsewhere leaves it whole.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

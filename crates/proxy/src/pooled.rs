@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use route::link::{ClientSide, Fate, Help, LinkError, Offer, Output, Prepared};
+use route::link::{ClientSide, Fate, Help, LinkError, Offer, Output, Prepared, ServerSide};
 use route::{CutReason, Event, Port};
 
 use crate::bytes::{Outbox, READ_BYTES, Scratch, with_output};
@@ -14,6 +14,7 @@ use crate::lowering::Judge;
 use crate::secure::Stream;
 use crate::server::{self, ServerConnection};
 use crate::sockets;
+use crate::time_limits::Doing;
 use crate::words::{self, Ending};
 
 /// What a client may send while it waits for a server.
@@ -37,6 +38,8 @@ pub(crate) struct Pooled<'a> {
     down: Outbox,
     link: Option<Box<ServerConnection>>,
     waits: bool,
+    /// What its watch shows, and in which round of its server.
+    shown: (Doing, u32),
 }
 
 struct Helper<'a> {
@@ -74,11 +77,13 @@ impl<'a> Pooled<'a> {
             down: Outbox::default(),
             link: None,
             waits: false,
+            shown: (Doing::Other, 0),
         }
     }
 
     /// Serves the client to its end.
     pub(crate) async fn serve(mut self) {
+        self.place.hub.watched.add(self.place.id, self.place.mailbox.clone());
         // What came with its login is looked at first.
         let first = poll_fn(|cx| Poll::Ready(self.process_inbox(cx))).await;
         let farewell = match first {
@@ -92,10 +97,20 @@ impl<'a> Pooled<'a> {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Farewell> {
+        // Once it has moved, this is not what it does any more.
+        if let Some(doing) = self.place.mailbox.watch.too_long()
+            && let Err(farewell) = self.too_long(doing)
+        {
+            return Poll::Ready(farewell);
+        }
+        let mut moved = false;
         loop {
             match self.turn(cx) {
-                Ok(true) => {}
-                Ok(false) => return Poll::Pending,
+                Ok(true) => moved = true,
+                Ok(false) => {
+                    self.show(moved);
+                    return Poll::Pending;
+                }
                 Err(farewell) => return Poll::Ready(farewell),
             }
         }
@@ -122,6 +137,53 @@ impl<'a> Pooled<'a> {
         let from_server = self.read_server(cx)?;
         let from_client = self.read_client(cx)?;
         Ok(from_server || from_client)
+    }
+
+    /// Shows what the client does from now on, if that is not the same as before.
+    fn show(&mut self, moved: bool) {
+        let (shown, round) = self.shown;
+        let doing = self.doing();
+        let new_round = self.link.as_ref().map_or(0, |link| link.side.rounds());
+        let goes_on = match doing {
+            // Parts of a message, or of an answer, do not make it another one.
+            Doing::Statement => {
+                matches!(shown, Doing::Statement | Doing::Cancelled) && round == new_round
+            }
+            Doing::Other | Doing::Message | Doing::Cancelled => shown == doing,
+            Doing::Idle | Doing::Transaction => shown == doing && !moved,
+        };
+        if !goes_on {
+            self.shown = (doing, new_round);
+            self.place.mailbox.watch.begins(doing);
+        }
+    }
+
+    fn doing(&self) -> Doing {
+        match &self.link {
+            Some(link) if link.side.owes_answer() => Doing::Statement,
+            // It may still read what it was told.
+            _ if !self.down.is_empty() => Doing::Other,
+            Some(link) if link.side.is_busy() => Doing::Transaction,
+            Some(_) => Doing::Other,
+            None if self.waits => Doing::Other,
+            None if self.inbox.is_empty() && self.side.at_boundary() => Doing::Idle,
+            None => Doing::Message,
+        }
+    }
+
+    /// A statement is cancelled first; everything else is the end.
+    fn too_long(&mut self, doing: Doing) -> Result<(), Farewell> {
+        if doing == Doing::Statement {
+            self.cancel();
+            self.shown.0 = Doing::Cancelled;
+            self.place.mailbox.watch.begins(Doing::Cancelled);
+            return Ok(());
+        }
+        let side = self.link.as_ref().map(|link| &link.side);
+        let at_boundary = side.is_none_or(ServerSide::client_at_boundary);
+        let in_doubt = side.is_some_and(|side| side.fate() == Fate::Unknown);
+        tracing::info!(client = %self.place.id, ?doing, "a client did so for too long");
+        Err(at_boundary.then(|| words::too_long(doing, in_doubt)))
     }
 
     /// A connection that is pinned to its client cannot be taken from it unseen.
@@ -332,6 +394,8 @@ impl<'a> Pooled<'a> {
             return Ok(false);
         }
         self.waits = false;
+        // Whatever runs next is new, also if the last one had as many rounds.
+        self.shown.0 = Doing::Other;
         let mut out = Output::default();
         connection.side.lend_to(&mut self.side, &mut out);
         connection.up.send(&mut connection.stream, cx, &out.up).unwrap_or_default();

@@ -7,12 +7,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use config::ProxyLimits;
 use pgproto::wire::CancelKey;
 use route::link::{ClientSide, Output, PoolMode, ServerSide, SessionState};
 use route::{Event, ServerId, Target};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+use types::Millis;
 
 use crate::bytes::Outbox;
 use crate::cancel;
@@ -41,6 +43,9 @@ pub(crate) struct ServerConnection {
     pub(crate) key: CancelKey,
     pub(crate) address: SocketAddr,
     target: Target,
+    /// When it was opened, and when nobody had it any more, on the hub's clock.
+    pub(crate) opened_at: Millis,
+    pub(crate) idle_since: Millis,
     /// A cancel request that is on its way.
     cancelling: Option<JoinHandle<()>>,
 }
@@ -53,8 +58,19 @@ impl ServerConnection {
         key: CancelKey,
         (address, target): (SocketAddr, Target),
     ) -> ServerConnection {
-        let (inbox, up) = (Vec::new(), Outbox::default());
-        ServerConnection { id, stream, side, inbox, up, key, address, target, cancelling: None }
+        ServerConnection {
+            id,
+            stream,
+            side,
+            inbox: Vec::new(),
+            up: Outbox::default(),
+            key,
+            address,
+            target,
+            opened_at: Millis::ZERO,
+            idle_since: Millis::ZERO,
+            cancelling: None,
+        }
     }
 
     /// Whether an idle connection can still be lent: it has not ended, and has said nothing but
@@ -70,6 +86,16 @@ impl ServerConnection {
             }
             Poll::Ready(_) => false,
         }
+    }
+
+    /// Whether it has lived for as long as it may.
+    pub(crate) fn is_old(&self, now: Millis, limits: &ProxyLimits) -> bool {
+        is_over(now.since(self.opened_at), limits.server_lifetime)
+    }
+
+    /// Whether nobody has had it for as long as it may be idle.
+    pub(crate) fn is_unused(&self, now: Millis, limits: &ProxyLimits) -> bool {
+        is_over(now.since(self.idle_since), limits.server_idle_timeout)
     }
 
     /// Closes it so that nothing which the kernel still holds reaches the server.
@@ -118,6 +144,11 @@ impl ServerConnection {
         }
         goes_on
     }
+}
+
+/// A limit of 0 is none.
+fn is_over(span: Millis, limit: Millis) -> bool {
+    limit > Millis::ZERO && span >= limit
 }
 
 /// Takes a session back to its beginning and gives the connection back; if that does not succeed,

@@ -11,19 +11,19 @@ use route::link::{ClientSide, PoolMode, Reported, Settings, parameter_status, re
 use route::{Event, Port};
 use tokio::io::AsyncWriteExt;
 
+use crate::cancel::KnownKey;
 use crate::client::Command;
 use crate::door::Caller;
-use crate::hub::{Entered, Pool, PoolKey};
-use crate::login::{Channel, Login, StoredSecret, auth_query, authenticate};
+use crate::hub::{Entered, Hub, Pool, PoolKey};
+use crate::login::{Channel, Login, Shown, StoredSecret, auth_query, authenticate};
 use crate::lowering::Judge;
 use crate::pooled::Pooled;
 use crate::secure::Stream;
 use crate::server::ServerConnection;
 use crate::sockets;
+use crate::users::Counted;
 use crate::words;
 
-/// A client signs in within this time.
-const LOGIN_LIMIT: Duration = Duration::from_secs(60);
 /// A server answers what is asked of users within this time.
 const ASK_LIMIT: Duration = Duration::from_secs(10);
 
@@ -53,18 +53,19 @@ pub(crate) async fn run(mut client: Arrived<'_>, mode: PoolMode) {
         Err(None) => return,
         Err(Some(word)) => return Box::pin(sockets::say_goodbye(client.stream, &word)).await,
     };
-    let SignedIn { settings, told, unread, key } = signed_in;
+    let SignedIn { settings, told, unread, key, counted } = signed_in;
     let Arrived { port, stream, judge, .. } = client;
     let side = ClientSide::new(mode, place.hub.config.session_state, settings, told);
     Pooled::new(place, (pool, port), judge, stream, side, unread).serve().await;
-    drop(key);
+    drop((key, counted));
 }
 
 struct SignedIn {
     settings: Arc<Settings>,
     told: Arc<Reported>,
     unread: Vec<u8>,
-    key: crate::cancel::KnownKey,
+    key: KnownKey,
+    counted: Option<Counted>,
 }
 
 async fn sign_in(client: &mut Arrived<'_>, pool: &Arc<Pool>) -> Result<SignedIn, Farewell> {
@@ -74,7 +75,8 @@ async fn sign_in(client: &mut Arrived<'_>, pool: &Arc<Pool>) -> Result<SignedIn,
         return Err(Some(words::too_many_clients(hub.config.client_limit)));
     }
     let mut unread = std::mem::take(&mut client.unread);
-    authenticated(client, &pool.key.user, &mut unread).await?;
+    let mut hello = authenticated(client, &pool.key.user, &mut unread).await?;
+    let counted = counted(hub, &pool.key.user)?;
     let settings = pool.share_settings(Arc::new(Settings::of_startup(&client.startup.parameters)));
     let reported = match pool.welcome() {
         Some(reported) => reported,
@@ -87,7 +89,6 @@ async fn sign_in(client: &mut Arrived<'_>, pool: &Arc<Pool>) -> Result<SignedIn,
     };
     let told = pool.share_reported(reported.with(&settings));
     let key = hub.cancel_keys.create(place.id).ok_or(None)?;
-    let mut hello = Vec::new();
     for (name, value) in &told.0 {
         parameter_status(&mut hello, name, value);
     }
@@ -95,15 +96,26 @@ async fn sign_in(client: &mut Arrived<'_>, pool: &Arc<Pool>) -> Result<SignedIn,
     ready_for_query(&mut hello, b'I');
     client.stream.write_all(&hello).await.map_err(|_| None)?;
     client.stream.flush().await.map_err(|_| None)?;
-    Ok(SignedIn { settings, told, unread, key })
+    Ok(SignedIn { settings, told, unread, key, counted })
 }
 
-/// Has the client show who it is, as the configuration asks of it, up to AuthenticationOk.
+/// Only somebody who has shown who he is takes a place of this user's.
+fn counted(hub: &Hub, user: &str) -> Result<Option<Counted>, Farewell> {
+    let limit = hub.config.limits.client_limit_per_user;
+    if limit == 0 {
+        return Ok(None);
+    }
+    let counted = hub.users.enter(user, limit);
+    counted.map(Some).ok_or_else(|| Some(words::too_many_of_user(user, limit)))
+}
+
+/// Has the client show who it is, as the configuration asks of it. Gives the end of the login, which
+/// goes with what follows.
 async fn authenticated(
     client: &mut Arrived<'_>,
     user: &str,
     unread: &mut Vec<u8>,
-) -> Result<(), Farewell> {
+) -> Result<Vec<u8>, Farewell> {
     let hub = client.place.hub.clone();
     let door = &hub.door;
     let method = method(client, user).await?;
@@ -122,12 +134,12 @@ async fn authenticated(
         stored: stored.as_ref(),
         channel: &client.channel,
         salt_secret: &door.salt_secret,
-        limit: LOGIN_LIMIT,
+        limit: hub.config.limits.client_login_timeout.as_duration(),
     };
     match authenticate(&mut client.stream, unread, login).await {
-        Ok(credentials) => {
+        Ok(Shown { credentials, last }) => {
             door.learned(credentials);
-            Ok(())
+            Ok(last)
         }
         Err(rejected) => {
             if rejected.doubts_stored() {

@@ -5,6 +5,7 @@ use route::{CutReason, Refusal};
 
 use crate::chosen::NoSuchRoute;
 use crate::secure::NotWelcome;
+use crate::time_limits::Doing;
 
 const ADMIN_SHUTDOWN: &str = "57P01";
 const OUTCOME_UNKNOWN: &str = "08007";
@@ -62,6 +63,44 @@ pub(crate) fn no_such_route(error: &NoSuchRoute) -> Vec<u8> {
 pub(crate) fn too_many_clients(limit: usize) -> Vec<u8> {
     let hint = format!("Its limit is {limit} clients.");
     fatal("53300", "the proxy has too many clients already", &hint)
+}
+
+/// The message for a client beyond the limit of its user.
+pub(crate) fn too_many_of_user(user: &str, limit: usize) -> Vec<u8> {
+    let message = format!("too many clients of the user \"{user}\" at the proxy");
+    fatal("53300", &message, &format!("client_limit_per_user is {limit}."))
+}
+
+/// The last message for a client that did something for too long, or nothing; `in_doubt` if a
+/// statement's outcome is not known.
+pub(crate) fn too_long(doing: Doing, in_doubt: bool) -> Vec<u8> {
+    match doing {
+        Doing::Message => fatal(
+            PROTOCOL_VIOLATION,
+            "terminating connection: a message was begun and not ended in time",
+            "client_login_timeout limits it.",
+        ),
+        Doing::Transaction => fatal(
+            "25P03",
+            "terminating connection due to idle-in-transaction timeout",
+            "idle_transaction_timeout limits it; the transaction was not committed.",
+        ),
+        Doing::Statement | Doing::Cancelled if in_doubt => fatal(
+            OUTCOME_UNKNOWN,
+            "query_timeout has passed; the outcome of the last statement is unknown",
+            "Reconnect and look whether it took effect.",
+        ),
+        Doing::Statement | Doing::Cancelled => fatal(
+            "57014",
+            "terminating connection: a statement ran for longer than query_timeout",
+            "It did not end when it was cancelled; nothing of its transaction is committed.",
+        ),
+        Doing::Idle | Doing::Other => fatal(
+            "57P05",
+            "terminating connection due to idle-session timeout",
+            "client_idle_timeout limits it; nothing was in progress, reconnect.",
+        ),
+    }
 }
 
 /// The message for a client that is not let in so.

@@ -11,7 +11,7 @@ use route::Port;
 use tokio::net::TcpListener;
 use tokio::runtime::Builder;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{interval, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::client;
@@ -19,6 +19,8 @@ use crate::hub::Hub;
 
 /// Connections beyond the limit of clients: cancel requests, and clients to be told of the limit.
 const CONNECTIONS_BEYOND_LIMIT: usize = 64;
+/// Nothing that clients are waited for is due sooner.
+const SOON: Duration = Duration::from_secs(1);
 /// After a failed accept (no file descriptors left, mostly), and while there are too many.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
@@ -52,7 +54,15 @@ async fn run(
             Err(error) => tracing::error!(%error, "a worker cannot listen"),
         }
     }
-    stop.cancelled().await;
+    // A timer that is due before all others (of logins, mostly): each of those would wake the runtime
+    // when it is set, which costs as much as a message.
+    let mut soon = interval(SOON);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = soon.tick() => {}
+        }
+    }
 }
 
 async fn accept(hub: Arc<Hub>, port: Port, listener: TcpListener) {

@@ -85,10 +85,30 @@ pub struct PoolUse {
     pub waiting_since: Option<Millis>,
 }
 
+/// Limits of what several pools have together at one member; 0 is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct SharedLimits {
+    pub(crate) user: usize,
+    pub(crate) database: usize,
+}
+
+/// The pools that share a limit, by their numbers.
+#[derive(Debug, Clone, Default)]
+struct Group {
+    limit: usize,
+    pools: Vec<PoolId>,
+}
+
 /// All pools.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Pools {
     sizes: Vec<usize>,
+    limits: SharedLimits,
+    /// The groups, and which each pool is in.
+    groups: Vec<Group>,
+    groups_of: Vec<Vec<usize>>,
+    by_user: BTreeMap<String, usize>,
+    by_database: BTreeMap<String, usize>,
     shelves: Vec<Shelf>,
     /// The shelves of each pool, by its number.
     by_pool: Vec<Vec<usize>>,
@@ -104,11 +124,33 @@ pub(crate) struct Pools {
 }
 
 impl Pools {
+    pub(crate) fn new(limits: SharedLimits) -> Pools {
+        Pools { limits, ..Pools::default() }
+    }
+
     /// A new pool with at most `size` connections to one member.
-    pub(crate) fn add(&mut self, size: usize) -> PoolId {
+    pub(crate) fn add(&mut self, user: &str, database: &str, size: usize) -> PoolId {
+        let pool = PoolId(u32::try_from(self.sizes.len()).unwrap_or(u32::MAX));
         self.sizes.push(size.max(1));
         self.by_pool.push(Vec::new());
-        PoolId(u32::try_from(self.sizes.len() - 1).unwrap_or(u32::MAX))
+        let limits = self.limits;
+        let names = [
+            (&mut self.by_user, user, limits.user),
+            (&mut self.by_database, database, limits.database),
+        ];
+        let mut of_pool = Vec::new();
+        for (known, name, limit) in names {
+            if limit > 0 {
+                let group = *known.entry(name.to_owned()).or_insert(self.groups.len());
+                if group == self.groups.len() {
+                    self.groups.push(Group { limit, pools: Vec::new() });
+                }
+                self.groups[group].pools.push(pool);
+                of_pool.push(group);
+            }
+        }
+        self.groups_of.push(of_pool);
+        pool
     }
 
     /// A client wants a connection.
@@ -167,6 +209,10 @@ impl Pools {
         }
         let pool = self.shelves[shelf].pool;
         self.serve_pool(now, routes, pool, actions);
+        if !self.groups.is_empty() && !self.wishes.is_empty() {
+            // Nobody of its pool wants it; another pool may have its place.
+            self.serve_all(now, routes, actions);
+        }
     }
 
     /// The client of a lent connection goes; it is given back, or lost, when its session is clean.
@@ -419,6 +465,7 @@ impl Pools {
             let Some(target) = self.target_to_open(now, routes, pool, port) else {
                 return;
             };
+            self.make_room(pool, &target.member, actions);
             let shelf = self.shelf(pool, &target.member);
             self.shelves[shelf].opening += 1;
             self.next_server += 1;
@@ -473,6 +520,7 @@ impl Pools {
         let has_room = |target: &&Target| {
             let shelf = self.find_shelf(pool, &target.member);
             shelf.is_none_or(|shelf| self.shelves[shelf].count() < size)
+                && self.groups_have_room(pool, &target.member)
         };
         let is_open = |target: &&Target| match self.gates.get(&target.member) {
             None => true,
@@ -481,6 +529,49 @@ impl Pools {
         };
         let targets = self.targets(routes, pool, port).into_iter();
         targets.filter(has_room).find(is_open).cloned()
+    }
+
+    /// Whether the limits that the pool shares leave it one more connection to the member; an idle
+    /// one of another pool gives its place up.
+    fn groups_have_room(&self, pool: PoolId, member: &MemberName) -> bool {
+        self.groups_of(pool).iter().all(|group| {
+            self.group_count(*group, member) < self.groups[*group].limit
+                || self.idle_in_group(*group, member).is_some()
+        })
+    }
+
+    /// Closes idle connections of other pools whose places this pool needs.
+    fn make_room(&mut self, pool: PoolId, member: &MemberName, actions: &mut Vec<Action>) {
+        for number in 0..self.groups_of(pool).len() {
+            let group = self.groups_of(pool)[number];
+            if self.group_count(group, member) >= self.groups[group].limit
+                && let Some(idle) = self.idle_in_group(group, member)
+            {
+                self.close(idle, actions);
+            }
+        }
+    }
+
+    fn groups_of(&self, pool: PoolId) -> &[usize] {
+        self.groups_of.get(pool.index()).map_or(&[], Vec::as_slice)
+    }
+
+    fn group_shelves<'a>(
+        &'a self,
+        group: usize,
+        member: &'a MemberName,
+    ) -> impl Iterator<Item = &'a Shelf> {
+        let pools = self.groups[group].pools.iter();
+        pools.filter_map(|pool| Some(&self.shelves[self.find_shelf(*pool, member)?]))
+    }
+
+    fn group_count(&self, group: usize, member: &MemberName) -> usize {
+        self.group_shelves(group, member).map(Shelf::count).sum()
+    }
+
+    /// One that has been idle for longest in its pool.
+    fn idle_in_group(&self, group: usize, member: &MemberName) -> Option<ServerId> {
+        self.group_shelves(group, member).find_map(|shelf| shelf.idle.first().copied())
     }
 
     fn of_pool(&self, pool: PoolId) -> &[usize] {
@@ -547,6 +638,17 @@ impl Pools {
             let lent = of(|p| matches!(p, Phase::Lent(_) | Phase::Cleaning));
             assert_eq!(shelf.lent, lent, "seed {seed}");
             assert!(shelf.count() <= self.sizes[shelf.pool.index()], "seed {seed}");
+        }
+        for group in &self.groups {
+            for member in self.shelves.iter().map(|shelf| &shelf.member) {
+                let count: usize = group
+                    .pools
+                    .iter()
+                    .filter_map(|pool| self.find_shelf(*pool, member))
+                    .map(|shelf| self.shelves[shelf].count())
+                    .sum();
+                assert!(count <= group.limit, "seed {seed}: {count} at {member}");
+            }
         }
         for server in self.servers.values() {
             let bound = server.binding.primary_since;

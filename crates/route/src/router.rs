@@ -9,7 +9,7 @@ use crate::binding::Binding;
 use crate::choice::{self, Awaited};
 use crate::event::{Action, ClientId, CutReason, Event, PoolId, Port, Refusal, Target};
 use crate::metrics::{Metrics, Snapshot};
-use crate::pools::{PoolUse, Pools, Routes};
+use crate::pools::{PoolUse, Pools, Routes, SharedLimits};
 
 mod hold;
 
@@ -40,6 +40,10 @@ pub struct RouterConfig {
     pub client_limit: usize,
     /// Replicas further behind than this many bytes get no new read-only client.
     pub lag_bytes_max: Option<u64>,
+    /// Server connections of all pools of one user at each member, at most; 0 is no limit.
+    pub max_user_connections: usize,
+    /// Server connections of all pools of one database at each member, at most; 0 is no limit.
+    pub max_db_connections: usize,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,12 +105,14 @@ impl Router {
     /// A router that has seen nothing yet.
     #[must_use]
     pub fn new(config: RouterConfig) -> Router {
+        let shared =
+            SharedLimits { user: config.max_user_connections, database: config.max_db_connections };
         Router {
             config,
             fresh: false,
             primary: Err(Awaited::View),
             routes: Routes::default(),
-            pools: Pools::default(),
+            pools: Pools::new(shared),
             clients: BTreeMap::new(),
             held_read_write: BTreeSet::new(),
             held_read_only: BTreeSet::new(),
@@ -187,9 +193,9 @@ impl Router {
         actions
     }
 
-    /// A new pool, with at most `size` connections to each member.
-    pub fn add_pool(&mut self, size: usize) -> PoolId {
-        self.pools.add(size)
+    /// A new pool of this user and database, with at most `size` connections to each member.
+    pub fn add_pool(&mut self, user: &str, database: &str, size: usize) -> PoolId {
+        self.pools.add(user, database, size)
     }
 
     /// How one pool is used.
@@ -434,7 +440,8 @@ impl Router {
             message: "no server connection of the pool became free in time".to_owned(),
             hint: format!(
                 "pool_timeout is {}: all of the pool's connections are in use, or the server takes \
-                 none; raise pool_size, or look for long transactions.",
+                 none; raise pool_size (max_user_connections and max_db_connections hold, too), or \
+                 look for long transactions.",
                 self.config.pool_timeout
             ),
         }

@@ -110,9 +110,18 @@ impl Rejected {
     }
 }
 
-/// Has a client show who it is, up to AuthenticationOk and no further. `unread` is what was read of
-/// the connection and is not yet taken, before and after. Gives what the proxy may sign in with at
-/// a server.
+/// A client that has shown who it is.
+#[derive(Debug)]
+pub struct Shown {
+    /// What the proxy may sign in with at a server.
+    pub credentials: Credentials,
+    /// The end of the login, AuthenticationOk with it: the client gets it together with what
+    /// follows, which saves it a wake-up.
+    pub last: Vec<u8>,
+}
+
+/// Has a client show who it is, up to AuthenticationOk, which is the caller's to send. `unread` is what was read of
+/// the connection and is not yet taken, before and after.
 ///
 /// Cancel safety: none, the connection is of no use afterwards.
 ///
@@ -122,7 +131,7 @@ pub async fn authenticate<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     unread: &mut Vec<u8>,
     login: Login<'_>,
-) -> Result<Credentials, Rejected> {
+) -> Result<Shown, Rejected> {
     let messages = Messages::new(stream, unread);
     let exchange = Exchange { messages, login };
     timeout(login.limit, exchange.run()).await.unwrap_or(Err(Rejected::Timeout))
@@ -134,7 +143,7 @@ struct Exchange<'a, S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<'_, S> {
-    async fn run(mut self) -> Result<Credentials, Rejected> {
+    async fn run(mut self) -> Result<Shown, Rejected> {
         let Login { user, method, stored, channel, .. } = self.login;
         let kept = || stored.map_or(Secret::None, StoredSecret::as_secret);
         let mut last = Vec::new();
@@ -162,8 +171,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<'_, S> {
             AuthMethod::Scram => self.scram(&mut last).await?,
         };
         last.extend(Authentication::Ok.to_bytes());
-        self.messages.send(&last).await?;
-        Ok(Credentials { user: user.to_owned(), secret })
+        Ok(Shown { credentials: Credentials { user: user.to_owned(), secret }, last })
     }
 
     async fn clear_text(&mut self) -> Result<Secret, Rejected> {

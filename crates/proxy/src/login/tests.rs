@@ -63,14 +63,14 @@ async fn serve(stream: &mut DuplexStream, talk: &Talk) -> Result<Credentials, Re
     };
     let authenticated = authenticate(stream, &mut unread, login).await;
     match &authenticated {
-        Ok(_) => stream.write_all(READY).await.unwrap(),
+        Ok(shown) => stream.write_all(&[&shown.last, READY].concat()).await.unwrap(),
         // A client that saw through us has gone.
         Err(rejected) => {
             let word = rejected.last_word().unwrap_or_default();
             stream.write_all(&word).await.unwrap_or_default();
         }
     }
-    authenticated
+    authenticated.map(|shown| shown.credentials)
 }
 
 impl Talk {

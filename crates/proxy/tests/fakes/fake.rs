@@ -128,7 +128,7 @@ impl State {
 
 /// Answers the query `x` with `name:x`; `begin`, `commit` and `rollback` as a server does, what
 /// begins with `hang` never, `big` with a long row, `half` with half a message, `fatal` with an
-/// error and the end.
+/// error and the end, and `until cancelled` with an error once somebody was cancelled.
 pub(crate) struct FakeServer {
     pub(crate) name: &'static str,
     pub(crate) address: SocketAddr,
@@ -241,6 +241,12 @@ async fn serve(
         }
         match text.as_str() {
             hangs if hangs.starts_with("hang") || hangs == "commit" && state.silent() => {}
+            "until cancelled" => {
+                let mut cancelled = state.cancelled.subscribe();
+                drop(cancelled.wait_for(|keys| !keys.is_empty()).await);
+                let error = error(Severity::Error, "57014");
+                socket.write_all(&[error, message(b'Z', &[status])].concat()).await?;
+            }
             "half" => socket.write_all(&message(b'D', &[0; 100])[..50]).await?,
             "big" => {
                 let row = message(b'D', &vec![0; BIG_BYTES]);
@@ -254,7 +260,10 @@ async fn serve(
 }
 
 fn fatal(sqlstate: &str) -> Vec<u8> {
-    let severity = Severity::Fatal;
+    error(Severity::Fatal, sqlstate)
+}
+
+fn error(severity: Severity, sqlstate: &str) -> Vec<u8> {
     ErrorResponse { severity, sqlstate, message: "made up", hint: None }.to_bytes()
 }
 

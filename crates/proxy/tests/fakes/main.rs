@@ -2,5 +2,6 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod fake;
+mod limits;
 mod pools;
 mod sessions;

@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use config::{AuthMethod, CertificateFiles, ClientTlsMode, ServerTls, ServerTlsMode};
 use proxy::login::{
-    Channel, Credentials, Login, Password, Secret, SignInError, SignedIn, StoredSecret, Verdict,
-    auth_query, authenticate, sign_in,
+    Channel, Credentials, Login, Password, Secret, Shown, SignInError, SignedIn, StoredSecret,
+    Verdict, auth_query, authenticate, sign_in,
 };
 use proxy::secure::{ClientSide, DialError, DialLimits, NotWelcome, ServerSide, Stream, Wish};
 use tokio::io::{AsyncWriteExt, copy_bidirectional};
@@ -293,8 +293,12 @@ impl Desk {
             salt_secret: b"of the test",
             limit: LIMIT,
         };
-        let mut credentials = match authenticate(&mut welcomed.stream, &mut unread, login).await {
-            Ok(credentials) => credentials,
+        let shown = authenticate(&mut welcomed.stream, &mut unread, login).await;
+        let mut credentials = match shown {
+            Ok(Shown { credentials, last }) => {
+                welcomed.stream.write_all(&last).await.unwrap();
+                credentials
+            }
             Err(rejected) => {
                 let word = rejected.last_word().unwrap_or_default();
                 // psql has gone if it has no password yet.

@@ -111,6 +111,12 @@ impl ClientSide {
         })
     }
 
+    /// Whether what was taken of its stream ends with a message.
+    #[must_use]
+    pub fn at_boundary(&self) -> bool {
+        self.cutter.at_boundary()
+    }
+
     /// Whether it said goodbye.
     #[must_use]
     pub fn said_goodbye(&self) -> bool {

@@ -65,6 +65,7 @@ impl ServerSide {
         let ours = matches!(self.pipeline.front(), Some(Expect::Ours));
         match tag {
             b'Z' => {
+                self.rounds = self.rounds.wrapping_add(1);
                 self.ready(client, body(bytes).first().copied())?;
                 if ours {
                     self.settled(client, out)?;

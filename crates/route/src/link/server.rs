@@ -42,6 +42,8 @@ pub struct ServerSide {
     pub(crate) ours_failed: Option<Vec<u8>>,
     /// The message that passes in pieces is not for the client.
     pub(crate) hides: bool,
+    /// How often it was ready for a query.
+    pub(crate) rounds: u32,
     /// It answered what nobody asked: the books are not to be trusted.
     pub(crate) odd: bool,
 }
@@ -83,6 +85,7 @@ impl ServerSide {
             settling: None,
             ours_failed: None,
             hides: false,
+            rounds: 0,
             odd: false,
         }
     }
@@ -123,6 +126,13 @@ impl ServerSide {
     #[must_use]
     pub fn owes_answer(&self) -> bool {
         !self.pipeline.is_empty()
+    }
+
+    /// How often it was ready for a query, modulo 2^32: another number means that another statement
+    /// runs, if one does.
+    #[must_use]
+    pub fn rounds(&self) -> u32 {
+        self.rounds
     }
 
     /// Whether the client stands between two of the server's messages.

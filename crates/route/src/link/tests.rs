@@ -545,3 +545,34 @@ fn any_split_gives_the_same() {
     }
     assert_eq!(show(&whole.1).len(), said.len() + 1, "and one answer is ours");
 }
+
+/// However long a message says that it is, only its beginning is kept, and only what is there takes
+/// room.
+#[test]
+fn what_a_header_announces_takes_no_room() {
+    const ANNOUNCED: u32 = 100_000_000;
+    const PIECE: &[u8] = &[b' '; 4096];
+    for begin in [&b"Pname\0select"[..], b"Qselect", b"B\0\0"] {
+        let mut talk = Talk::new();
+        let (tag, text) = begin.split_at(1);
+        let mut kept = [tag, &ANNOUNCED.to_be_bytes(), text].concat();
+        assert_eq!(talk.client.offer(&kept), Ok(Offer::More), "it waits without a server");
+        let mut missing = usize::try_from(ANNOUNCED).unwrap() - 4 - text.len();
+        let mut passed = 0;
+        while missing > 0 {
+            let piece = &PIECE[..PIECE.len().min(missing)];
+            missing -= piece.len();
+            kept.extend_from_slice(piece);
+            let (mut rest, mut out) = (kept.as_slice(), Output::default());
+            let (client, help) = (&mut talk.client, &mut talk.helper);
+            talk.server.client_sent(client, &mut rest, &mut out, help).unwrap();
+            assert!(out.up.capacity() <= 2 * SMALL_BYTES_MAX, "{}", out.up.capacity());
+            passed += out.up.len();
+            kept = rest.to_vec();
+            assert!(kept.len() < SMALL_BYTES_MAX, "{}", kept.len());
+        }
+        assert_eq!(passed, usize::try_from(ANNOUNCED).unwrap() + 1, "all of it, in pieces");
+        assert!(kept.is_empty() && talk.client.at_boundary());
+        assert!(talk.client.statements.is_empty(), "nor is it a statement that is known");
+    }
+}

@@ -20,6 +20,8 @@ fn config() -> RouterConfig {
         hold_limit: 3,
         client_limit: 100,
         lag_bytes_max: None,
+        max_user_connections: 0,
+        max_db_connections: 0,
     }
 }
 
@@ -361,7 +363,7 @@ impl Story {
     /// A pool of two, and a view with a primary `a`.
     fn with_pool() -> (Story, PoolId) {
         let mut story = Story::new(config());
-        let pool = story.router.add_pool(2);
+        let pool = story.router.add_pool("app", "app", 2);
         story.step(view(Some("a"), 1, &[primary("a", 1)]));
         (story, pool)
     }
@@ -444,7 +446,7 @@ fn who_waits_for_a_route_or_a_pool_is_told_which() {
 #[test]
 fn clients_of_pools_and_of_sessions_share_the_limit_of_who_is_held() {
     let mut story = Story::new(config());
-    let pool = story.router.add_pool(2);
+    let pool = story.router.add_pool("app", "app", 2);
     assert_eq!(story.wants(1, pool), NOTHING);
     story.now += 1;
     assert_eq!(story.arrive(2, ReadWrite), NOTHING);
@@ -555,14 +557,44 @@ fn operators_pause_and_replace_connections() {
     assert_eq!(story.step(Event::Resume), ["open 3 a"]);
 }
 
+#[test]
+fn pools_of_one_user_or_database_share_a_limit() {
+    let limits = RouterConfig { max_user_connections: 2, max_db_connections: 3, ..config() };
+    let mut story = Story::new(limits);
+    let [one, two, other] = [("app", "one"), ("app", "two"), ("job", "two")]
+        .map(|(u, d)| story.router.add_pool(u, d, 5));
+    story.step(view(Some("a"), 1, &[primary("a", 1)]));
+    assert_eq!(story.wants(1, one), ["open 1 a"]);
+    assert_eq!(story.opened(1), ["lend 1 to 1"]);
+    assert_eq!(story.wants(2, two), ["open 2 a"]);
+    assert_eq!(story.opened(2), ["lend 2 to 2"]);
+    assert_eq!(story.wants(3, two), NOTHING, "its user has two");
+    assert_eq!(story.wants(4, other), ["open 3 a"]);
+    assert_eq!(story.opened(3), ["lend 3 to 4"]);
+    assert_eq!(story.returned(1), ["close 1", "open 4 a"], "an idle one of another pool goes");
+    assert_eq!(story.wants(5, other), NOTHING, "the database has three");
+    assert_eq!(story.opened(4), ["lend 4 to 3"]);
+    assert_eq!(story.wants(6, one), NOTHING);
+    let lost = story.step(Event::Lost { server: ServerId(2) });
+    assert_eq!(lost, ["open 5 a", "open 6 a"], "one more of the user, and of the database");
+}
+
 /// Pools under random events: nobody has two connections, no connection two clients, none is of an
 /// old term, and the size holds.
 #[test]
 fn random_stories_keep_the_pools() {
     for seed in 1..=300 {
         let mut dice = Dice(seed);
-        let mut story = Story::new(config());
-        let pools = [story.router.add_pool(2), story.router.add_pool(3)];
+        let mut story = Story::new(RouterConfig {
+            max_user_connections: usize::try_from(dice.roll(4)).unwrap(),
+            max_db_connections: usize::try_from(dice.roll(5)).unwrap(),
+            ..config()
+        });
+        let pools = [
+            story.router.add_pool("app", "one", 2),
+            story.router.add_pool("app", "two", 3),
+            story.router.add_pool("job", "two", 3),
+        ];
         let mut lent: BTreeMap<u64, u64> = BTreeMap::new();
         let (mut opening, mut wanting) = (BTreeSet::new(), BTreeSet::new());
         let mut term = 1;
@@ -579,7 +611,7 @@ fn random_stories_keep_the_pools() {
                 1..=3 if !wanting.contains(&client) && !lent.values().any(|c| *c == client) => {
                     wanting.insert(client);
                     let port = if dice.roll(3) == 0 { ReadOnly } else { ReadWrite };
-                    let pool = pools[usize::try_from(dice.roll(2)).unwrap()];
+                    let pool = pools[usize::try_from(dice.roll(3)).unwrap()];
                     Event::Wants { client: ClientId(client), port, pool }
                 }
                 4 | 5 => match some_lent {
