@@ -134,6 +134,8 @@ impl<'a> Pooled<'a> {
             }
         }
         self.drain()?;
+        // A cancel request that was on its way may have been what it waited for.
+        self.release_if_at_rest();
         let from_server = self.read_server(cx)?;
         let from_client = self.read_client(cx)?;
         Ok(from_server || from_client)

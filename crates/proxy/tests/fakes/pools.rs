@@ -210,6 +210,17 @@ async fn cancel_requests_reach_the_connection_that_the_client_has_now() {
 }
 
 #[tokio::test]
+async fn a_connection_is_lent_again_when_the_cancel_request_has_arrived() {
+    let (_a, _b, rig) = two().await;
+    let mut client = Client::open(rig.address(READ_WRITE)).await.unwrap();
+    client.send_query("until cancelled").await;
+    rig.until(|status| status.routes.busy == 1).await;
+    Client::cancel(rig.address(READ_WRITE), &client.key.clone()).await;
+    assert_eq!(client.read_answer().await.unwrap_err().sqlstate, "57014");
+    rig.until(|status| status.routes.busy == 0).await;
+}
+
+#[tokio::test]
 async fn a_client_that_leaves_in_a_transaction_takes_its_connection_along() {
     let (a, _b, rig) = two().await;
     let mut client = Client::open(rig.address(READ_WRITE)).await.unwrap();
