@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use config::{HostPort, Log, LogLevel, ProxyFile, Static};
 use dcs::{Client, ClientConfig, ClusterStore};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -159,6 +160,7 @@ async fn run_proxy(file: ProxyFile) -> anyhow::Result<()> {
     let config = proxy_config(section, &host)?;
     let id = config.id.clone();
     let listen = section.read_write.as_ref().or(section.read_only.as_ref());
+    open_files(config.client_limit);
     let proxy = proxy::Proxy::bind(config).await?;
     // A proxy without the DCS holds its clients; so the DCS need not answer for it to start.
     let _follower = store.follow();
@@ -191,6 +193,25 @@ async fn run_proxy(file: ProxyFile) -> anyhow::Result<()> {
         tokio::time::timeout(SHUTDOWN_LIMIT, registered).await.map_or(Ok(()), |ended| ended)?;
     }
     Ok(())
+}
+
+/// Takes as many open files as the system allows: every client is one, or two with a connection of
+/// its own.
+fn open_files(clients: usize) {
+    let allowed = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: allowed.maximum, maximum: allowed.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
+    let needed = u64::try_from(clients).unwrap_or(u64::MAX).saturating_mul(2);
+    if let Some(limit) = allowed.maximum.filter(|limit| *limit < needed) {
+        tracing::warn!(
+            limit,
+            clients,
+            "fewer open files are allowed than two for each client: raise LimitNOFILE of the \
+             service, or lower client_limit"
+        );
+    }
 }
 
 /// Where others reach what listens there.
