@@ -134,8 +134,8 @@ async fn a_server_that_dies_ends_its_sessions_with_a_word() {
     a.kill();
     assert_eq!(idle.last_word().await, "57P01");
     assert_eq!(busy.last_word().await, "08007");
-    rig.until(|status| status.clients == 0).await;
-    assert_eq!(rig.status.borrow().routes.metrics.read_write.server_lost, 2);
+    rig.until(|status| status.clients == 0 && status.routes.metrics.read_write.server_lost == 2)
+        .await;
 }
 
 #[tokio::test]
