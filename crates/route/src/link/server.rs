@@ -44,6 +44,16 @@ pub struct ServerSide {
     pub(crate) hides: bool,
     /// It answered what nobody asked: the books are not to be trusted.
     pub(crate) odd: bool,
+    pub(crate) answers: Answers,
+}
+
+/// What a server has done for its clients; queries of ours do not count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Answers {
+    /// Queries answered, each a simple one or what ends with a Sync.
+    pub queries: u64,
+    /// Transactions ended.
+    pub transactions: u64,
 }
 
 /// The transaction that goes on, as far as settings made in it matter.
@@ -84,6 +94,7 @@ impl ServerSide {
             ours_failed: None,
             hides: false,
             odd: false,
+            answers: Answers::default(),
         }
     }
 
@@ -117,6 +128,11 @@ impl ServerSide {
     #[must_use]
     pub fn is_busy(&self) -> bool {
         !self.pipeline.is_empty() || self.status != TransactionStatus::Idle || self.unsynced
+    }
+
+    /// What it has done since this was last asked.
+    pub fn take_answers(&mut self) -> Answers {
+        std::mem::take(&mut self.answers)
     }
 
     /// Whether something runs.
