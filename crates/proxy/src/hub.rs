@@ -12,6 +12,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use types::Millis;
 
+use crate::admin::Survey;
 use crate::cancel::CancelKeys;
 use crate::client::Command;
 use crate::config::ProxyConfig;
@@ -20,6 +21,8 @@ use crate::lowering::Lowering;
 use crate::mailbox::Mailbox;
 use crate::open;
 use crate::server::ServerConnection;
+use crate::stats::Stats;
+use crate::visitors::Visitors;
 use crate::words::Ending;
 
 /// Who a pool is for.
@@ -40,6 +43,7 @@ pub(crate) struct Pool {
     /// without a look.
     reported: Mutex<BTreeSet<Arc<Reported>>>,
     settings: Mutex<BTreeSet<Arc<Settings>>>,
+    pub(crate) stats: Stats,
 }
 
 /// So many different ones are remembered.
@@ -104,6 +108,11 @@ pub(crate) struct Hub {
     dirty: AtomicBool,
     /// A hold of the leader's is followed, so that every end of a transaction counts.
     holding: AtomicBool,
+    /// An operator has paused the pools, and may wait for what is lent.
+    paused: AtomicBool,
+    /// While paused: a connection was given back or lost, or the pause is over.
+    returned: Notify,
+    pub(crate) visitors: Visitors,
     pub(crate) changed: Notify,
     /// The time to wake at has changed.
     pub(crate) rescheduled: Notify,
@@ -133,6 +142,9 @@ impl Hub {
             panics: AtomicU64::new(0),
             dirty: AtomicBool::new(false),
             holding: AtomicBool::new(false),
+            paused: AtomicBool::new(false),
+            returned: Notify::new(),
+            visitors: Visitors::default(),
             changed: Notify::new(),
             rescheduled: Notify::new(),
             statements: Mutex::default(),
@@ -153,13 +165,18 @@ impl Hub {
 
     /// Tells the router something.
     pub(crate) fn step(self: &Arc<Hub>, event: Event) {
-        let mut desk = self.desk();
-        let actions = desk.router.step(self.now(), event);
+        self.step_at(self.desk(), event);
+    }
+
+    fn step_at(self: &Arc<Hub>, mut desk: MutexGuard<'_, Desk>, event: Event) {
+        let actions = desk.router.step(self.millis(Instant::now()), event);
         for action in actions {
             self.act(&mut desk, action);
         }
         self.holding.store(desk.router.holds(), Ordering::Release);
+        self.paused.store(desk.router.is_paused(), Ordering::Release);
         drop(desk);
+        self.tell_who_paused();
         self.touch();
     }
 
@@ -168,15 +185,17 @@ impl Hub {
         self.holding.load(Ordering::Acquire)
     }
 
-    /// The client wants a connection; it has it at once, or waits for a command.
+    /// The client wants a connection; it has it at once, or waits for a command from now on, which
+    /// is the error.
     pub(crate) fn want(
         self: &Arc<Hub>,
         client: ClientId,
         port: route::Port,
         pool: PoolId,
-    ) -> Option<Box<ServerConnection>> {
+    ) -> Result<Box<ServerConnection>, Instant> {
         let mut desk = self.desk();
-        let actions = desk.router.step(self.now(), Event::Wants { client, port, pool });
+        let now = Instant::now();
+        let actions = desk.router.step(self.millis(now), Event::Wants { client, port, pool });
         let mut lent = None;
         let mut waits = true;
         for action in actions {
@@ -192,19 +211,24 @@ impl Hub {
         if waits {
             self.touch();
         }
-        lent
+        let mut lent = lent.ok_or(now)?;
+        lent.begun = now;
+        Ok(lent)
     }
 
     /// The connection is at rest; somebody else may have it.
-    pub(crate) fn give_back(self: &Arc<Hub>, connection: Box<ServerConnection>) {
+    pub(crate) fn give_back(self: &Arc<Hub>, mut connection: Box<ServerConnection>) {
         let server = connection.id;
+        let now = Instant::now();
+        connection.account(now);
         let mut desk = self.desk();
         desk.idle.insert(server, connection);
-        let actions = desk.router.step(self.now(), Event::Returned { server });
+        let actions = desk.router.step(self.millis(now), Event::Returned { server });
         for action in actions {
             self.act(&mut desk, action);
         }
         drop(desk);
+        self.tell_who_paused();
         if self.holds() {
             self.touch();
         }
@@ -247,7 +271,8 @@ impl Hub {
             }
             Action::Open { server, pool, target } => self.open(desk, server, pool, target),
             Action::Lend { client, server } => {
-                if let Some(connection) = desk.idle.remove(&server) {
+                if let Some(mut connection) = desk.idle.remove(&server) {
+                    connection.begun = Instant::now();
                     post(desk, client, Command::Have(connection));
                 }
             }
@@ -301,6 +326,7 @@ impl Hub {
             welcome: Mutex::default(),
             reported: Mutex::default(),
             settings: Mutex::default(),
+            stats: Stats::default(),
         });
         desk.pools.insert(key, pool.clone());
         desk.by_id.insert(id, pool.clone());
@@ -357,6 +383,80 @@ impl Hub {
         }
     }
 
+    /// Has nobody lent a connection from now on; `false` if that is so already.
+    pub(crate) fn pause(self: &Arc<Hub>) -> bool {
+        self.change_pause(true)
+    }
+
+    /// Ends a pause; `false` if there is none.
+    pub(crate) fn resume(self: &Arc<Hub>) -> bool {
+        self.change_pause(false)
+    }
+
+    fn change_pause(self: &Arc<Hub>, pause: bool) -> bool {
+        let desk = self.desk();
+        if desk.router.is_paused() == pause {
+            return false;
+        }
+        self.step_at(desk, if pause { Event::Pause } else { Event::Resume });
+        self.returned.notify_waiters();
+        true
+    }
+
+    /// Completes when no connection is lent any more, with `true`, or when the pause is over.
+    ///
+    /// Cancel safety: safe.
+    pub(crate) async fn until_returned(&self) -> bool {
+        loop {
+            let returned = self.returned.notified();
+            let (paused, lent) = {
+                let router = &self.desk().router;
+                (router.is_paused(), router.lent_count())
+            };
+            if !paused || lent == 0 {
+                return paused;
+            }
+            returned.await;
+        }
+    }
+
+    fn tell_who_paused(&self) {
+        if self.paused.load(Ordering::Acquire) {
+            self.returned.notify_waiters();
+        }
+    }
+
+    /// Ends a client's session; `false` if there is no such client.
+    pub(crate) fn kill(&self, client: ClientId) -> bool {
+        let mut desk = self.desk();
+        let is_there = desk.mailboxes.contains_key(&client);
+        post(&mut desk, client, Command::End(Ending::Killed));
+        is_there
+    }
+
+    /// What there is now.
+    pub(crate) fn survey(&self) -> Survey {
+        let visitors = self.visitors.all();
+        let desk = self.desk();
+        let (router, now) = (&desk.router, Instant::now());
+        let (servers, waiting) = (router.servers(), router.waiting());
+        let routes = router.snapshot();
+        let pools: Vec<Arc<Pool>> = desk.pools.values().cloned().collect();
+        drop(desk);
+        let pools = pools.iter().map(|pool| (pool.id, pool.key.clone(), pool.stats.totals()));
+        Survey {
+            now: self.millis(now),
+            wall: jiff::Timestamp::now(),
+            clients: self.clients.load(Ordering::Relaxed),
+            pools: pools.collect(),
+            servers,
+            waiting,
+            visitors,
+            paused: routes.paused,
+            primary: routes.read_write,
+        }
+    }
+
     /// Ends every client's session.
     pub(crate) fn end_all(&self, ending: Ending) {
         let mut desk = self.desk();
@@ -379,8 +479,9 @@ impl Hub {
         self.dirty.store(false, Ordering::Relaxed);
     }
 
-    fn now(&self) -> Millis {
-        Millis(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX))
+    fn millis(&self, at: Instant) -> Millis {
+        let since = at.saturating_duration_since(self.started);
+        Millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
     }
 
     fn desk(&self) -> MutexGuard<'_, Desk> {
@@ -392,7 +493,10 @@ impl Hub {
 fn post(desk: &mut Desk, client: ClientId, command: Command) {
     if let Some(mailbox) = desk.mailboxes.get(&client) {
         // A connection that the client did not take yet is closed with its command.
-        drop(mailbox.post(command));
+        if let Some(end @ Command::End(_)) = mailbox.post(command) {
+            // An end is final.
+            drop(mailbox.post(end));
+        }
     }
 }
 
@@ -411,6 +515,7 @@ impl Drop for Entered {
             tracing::error!(%client, "a client's task panicked; its connection is closed");
         }
         self.hub.desk().mailboxes.remove(&self.id);
+        self.hub.visitors.leave(self.id);
         self.hub.clients.fetch_sub(1, Ordering::Relaxed);
         self.hub.step(Event::ClientGone { client: self.id });
     }

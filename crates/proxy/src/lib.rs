@@ -21,6 +21,7 @@
 //! Not here: TLS, pooling, and where views of the cluster come from.
 #![forbid(unsafe_code)]
 
+mod admin;
 mod bytes;
 mod cancel;
 mod client;
@@ -43,6 +44,8 @@ pub mod secure;
 mod server;
 mod sockets;
 mod startup;
+mod stats;
+mod visitors;
 mod welcome;
 mod words;
 mod worker;

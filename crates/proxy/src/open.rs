@@ -55,7 +55,7 @@ pub(crate) async fn run(hub: Arc<Hub>, server: ServerId, pool: Arc<Pool>, target
 async fn open(
     hub: &Hub,
     server: ServerId,
-    pool: &Pool,
+    pool: &Arc<Pool>,
     target: &Target,
 ) -> Result<Box<ServerConnection>, OpenError> {
     let dialled = hub.door.servers.dial(&target.host, target.port, &[], limits(hub));
@@ -70,7 +70,7 @@ async fn open(
     let mut side = ServerSide::new(reported, hub.config.prepared_statements_max);
     let key = signed_in.key.filter(|_| side.said_unasked(&signed_in.unread));
     let key = key.ok_or(OpenError::Odd)?;
-    Ok(Box::new(ServerConnection::new(server, stream, side, key, address)))
+    Ok(Box::new(ServerConnection::new((server, pool.clone()), stream, side, key, address)))
 }
 
 /// What the pool's clients are told, if another attempt is of no use to them.

@@ -20,6 +20,7 @@ use crate::pooled::Pooled;
 use crate::secure::Stream;
 use crate::server::ServerConnection;
 use crate::sockets;
+use crate::visitors::{Errand, Visitor};
 use crate::words;
 
 /// A client signs in within this time.
@@ -41,6 +42,15 @@ pub(crate) struct Arrived<'a> {
     pub(crate) judge: Judge,
 }
 
+impl Arrived<'_> {
+    /// It is shown to operators from now on.
+    pub(crate) fn is_in(&self, errand: Errand) {
+        let who = self.judge.who().clone();
+        let visitor = Visitor::new(errand, who, (&self.stream, self.address), &self.startup);
+        self.place.hub.visitors.enter(self.place.id, visitor);
+    }
+}
+
 /// Signs the client in and serves it to its end.
 pub(crate) async fn run(mut client: Arrived<'_>, mode: PoolMode) {
     let place = client.place;
@@ -52,6 +62,7 @@ pub(crate) async fn run(mut client: Arrived<'_>, mode: PoolMode) {
         Err(Some(word)) => return Box::pin(sockets::say_goodbye(client.stream, &word)).await,
     };
     let SignedIn { settings, told, unread, key } = signed_in;
+    client.is_in(Errand::Pool(pool.id));
     let Arrived { port, stream, judge, .. } = client;
     let side = ClientSide::new(mode, place.hub.config.session_state, settings, told);
     Pooled::new(place, (pool, port), judge, stream, side, unread).serve().await;
@@ -102,7 +113,7 @@ async fn sign_in(client: &mut Arrived<'_>, pool: &Arc<Pool>) -> Result<SignedIn,
 }
 
 /// Has the client show who it is, as the configuration asks of it, up to AuthenticationOk.
-async fn authenticated(
+pub(crate) async fn authenticated(
     client: &mut Arrived<'_>,
     user: &str,
     unread: &mut Vec<u8>,
@@ -246,14 +257,14 @@ async fn borrow(
     pool: &Arc<Pool>,
 ) -> Result<Box<ServerConnection>, Farewell> {
     let (place, hub) = (client.place, &client.place.hub);
-    let mut lent = hub.want(place.id, client.port, pool.id);
+    let mut lent = hub.want(place.id, client.port, pool.id).ok();
     loop {
         if let Some(mut connection) = lent.take() {
             if connection.is_alive() {
                 return Ok(connection);
             }
             hub.step(Event::Lost { server: connection.id });
-            lent = hub.want(place.id, client.port, pool.id);
+            lent = hub.want(place.id, client.port, pool.id).ok();
             continue;
         }
         let command = tokio::select! {
@@ -262,7 +273,7 @@ async fn borrow(
         };
         match command {
             Command::Have(connection) => lent = Some(connection),
-            Command::Again => lent = hub.want(place.id, client.port, pool.id),
+            Command::Again => lent = hub.want(place.id, client.port, pool.id).ok(),
             Command::Refuse(refusal) => return Err(Some(words::refusal(&refusal))),
             Command::End(ending) => return Err(Some(words::ending(ending, false))),
             Command::Lose { .. } | Command::Wait | Command::Connect { .. } => {}
