@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use route::link::{Prepared, Registry, Reported, Settings};
 use route::{Action, ClientId, Event, PoolId, Router, ServerId, Target};
@@ -12,7 +13,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use types::Millis;
 
-use crate::admin::Survey;
+use crate::admin::{PoolSurvey, Survey};
 use crate::cancel::CancelKeys;
 use crate::client::Command;
 use crate::config::ProxyConfig;
@@ -21,7 +22,7 @@ use crate::lowering::Lowering;
 use crate::mailbox::Mailbox;
 use crate::open;
 use crate::server::ServerConnection;
-use crate::stats::Stats;
+use crate::stats::{PERIOD, Stats};
 use crate::visitors::Visitors;
 use crate::words::Ending;
 
@@ -83,6 +84,13 @@ impl Pool {
     }
 }
 
+/// Of the averages.
+struct Period {
+    began: Instant,
+    /// How long the one before was.
+    last: Duration,
+}
+
 /// State behind the mutex.
 struct Desk {
     router: Router,
@@ -113,6 +121,7 @@ pub(crate) struct Hub {
     /// While paused: a connection was given back or lost, or the pause is over.
     returned: Notify,
     pub(crate) visitors: Visitors,
+    period: Mutex<Period>,
     pub(crate) changed: Notify,
     /// The time to wake at has changed.
     pub(crate) rescheduled: Notify,
@@ -145,6 +154,7 @@ impl Hub {
             paused: AtomicBool::new(false),
             returned: Notify::new(),
             visitors: Visitors::default(),
+            period: Mutex::new(Period { began: Instant::now(), last: Duration::ZERO }),
             changed: Notify::new(),
             rescheduled: Notify::new(),
             statements: Mutex::default(),
@@ -288,7 +298,7 @@ impl Hub {
                 let Some(mailbox) = desk.mailboxes.get(&client) else {
                     return;
                 };
-                let untaken = mailbox.post(Command::Lose { server, reason });
+                let untaken = put(mailbox, Command::Lose { server, reason });
                 if matches!(untaken, Some(Command::Have(_))) {
                     // It has not heard of it yet, so it has lost nothing.
                     mailbox.post(Command::Again);
@@ -297,8 +307,7 @@ impl Hub {
             Action::WakeAt(when) => {
                 // Up to the next whole millisecond, so that the router finds its time come.
                 let when = self.started.checked_add(when.as_duration());
-                desk.wake =
-                    when.and_then(|when| when.checked_add(std::time::Duration::from_micros(1)));
+                desk.wake = when.and_then(|when| when.checked_add(Duration::from_micros(1)));
                 self.rescheduled.notify_one();
             }
         }
@@ -368,6 +377,7 @@ impl Hub {
 
     /// Closes idle connections that are dead, or that the router does not know any more.
     pub(crate) fn sweep(self: &Arc<Hub>) {
+        self.end_period();
         let mut lost = Vec::new();
         let mut desk = self.desk();
         desk.idle.retain(|id, connection| {
@@ -381,6 +391,19 @@ impl Hub {
         for server in lost {
             self.step(Event::Lost { server });
         }
+    }
+
+    /// Ends the period of averages when its time has come.
+    fn end_period(&self) {
+        let mut period = self.period.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let length = now.saturating_duration_since(period.began);
+        if length < PERIOD {
+            return;
+        }
+        *period = Period { began: now, last: length };
+        let pools: Vec<Arc<Pool>> = self.desk().pools.values().cloned().collect();
+        pools.iter().for_each(|pool| pool.stats.end_period());
     }
 
     /// Has nobody lent a connection from now on; `false` if that is so already.
@@ -443,12 +466,18 @@ impl Hub {
         let routes = router.snapshot();
         let pools: Vec<Arc<Pool>> = desk.pools.values().cloned().collect();
         drop(desk);
-        let pools = pools.iter().map(|pool| (pool.id, pool.key.clone(), pool.stats.totals()));
+        let pools = pools.iter().map(|pool| PoolSurvey {
+            id: pool.id,
+            key: pool.key.clone(),
+            totals: pool.stats.totals(),
+            last: pool.stats.of_last_period(),
+        });
         Survey {
             now: self.millis(now),
             wall: jiff::Timestamp::now(),
             clients: self.clients.load(Ordering::Relaxed),
             pools: pools.collect(),
+            period: self.period.lock().unwrap_or_else(PoisonError::into_inner).last,
             servers,
             waiting,
             visitors,
@@ -493,10 +522,16 @@ impl Hub {
 fn post(desk: &mut Desk, client: ClientId, command: Command) {
     if let Some(mailbox) = desk.mailboxes.get(&client) {
         // A connection that the client did not take yet is closed with its command.
-        if let Some(end @ Command::End(_)) = mailbox.post(command) {
-            // An end is final.
-            drop(mailbox.post(end));
-        }
+        drop(put(mailbox, command));
+    }
+}
+
+/// Posts a command; what is not done for it is returned, and that is the command itself if the
+/// client was told to end, for that is final.
+fn put(mailbox: &Mailbox<Command>, command: Command) -> Option<Command> {
+    match mailbox.post(command) {
+        Some(end @ Command::End(_)) => mailbox.post(end),
+        untaken => untaken,
     }
 }
 
@@ -518,5 +553,20 @@ impl Drop for Entered {
         self.hub.visitors.leave(self.id);
         self.hub.clients.fetch_sub(1, Ordering::Relaxed);
         self.hub.step(Event::ClientGone { client: self.id });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_end_is_not_replaced() {
+        let mailbox = Mailbox::default();
+        assert!(put(&mailbox, Command::Wait).is_none());
+        let untaken = put(&mailbox, Command::End(Ending::Killed));
+        assert!(matches!(untaken, Some(Command::Wait)));
+        assert!(matches!(put(&mailbox, Command::Again), Some(Command::Again)));
+        assert!(matches!(mailbox.next().await, Command::End(Ending::Killed)));
     }
 }

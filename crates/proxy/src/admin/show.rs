@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use route::link::PoolMode;
-use route::{ClientId, PoolId, ServerPhase, ServerUse, Target, Waiting};
+use route::{ClientId, PoolId, ServerId, ServerPhase, ServerUse, Target, Waiting};
 use types::Millis;
 
 use super::rows::Table;
@@ -24,7 +24,10 @@ pub(crate) struct Survey {
     pub(crate) wall: Timestamp,
     /// Connections from clients, signed in or not.
     pub(crate) clients: usize,
-    pub(crate) pools: Vec<(PoolId, PoolKey, Totals)>,
+    /// By database and user.
+    pub(crate) pools: Vec<PoolSurvey>,
+    /// How long the last whole period of averages was; 0 before the first has ended.
+    pub(crate) period: Duration,
     pub(crate) servers: Vec<ServerUse>,
     pub(crate) waiting: BTreeMap<ClientId, Waiting>,
     pub(crate) visitors: BTreeMap<ClientId, Visitor>,
@@ -32,26 +35,76 @@ pub(crate) struct Survey {
     pub(crate) primary: Option<Target>,
 }
 
+/// A pool at that moment.
+#[derive(Debug, Clone)]
+pub(crate) struct PoolSurvey {
+    pub(crate) id: PoolId,
+    pub(crate) key: PoolKey,
+    /// Since the start.
+    pub(crate) totals: Totals,
+    /// Of the last whole period.
+    pub(crate) last: Totals,
+}
+
+/// How the clients and the servers of a pool are.
+#[derive(Debug, Clone, Copy, Default)]
+struct Tally {
+    clients: usize,
+    waiting: usize,
+    longest: Duration,
+    lent: usize,
+    idle: usize,
+    cleaning: usize,
+    opening: usize,
+}
+
 impl Survey {
     fn age(&self, since: Millis) -> Duration {
         Millis(self.now.0.saturating_sub(since.0)).as_duration()
     }
 
-    fn key(&self, pool: PoolId) -> Option<&PoolKey> {
-        self.pools.iter().find(|(id, _, _)| *id == pool).map(|(_, key, _)| key)
+    fn keys(&self) -> BTreeMap<PoolId, &PoolKey> {
+        self.pools.iter().map(|pool| (pool.id, &pool.key)).collect()
     }
 
-    /// The counters of each database.
-    fn totals(&self) -> BTreeMap<&str, Totals> {
-        let mut sums: BTreeMap<&str, Totals> = BTreeMap::new();
-        for (_, key, totals) in &self.pools {
-            *sums.entry(&key.database).or_default() += *totals;
+    /// The counters of each database: since the start, and in the last period.
+    fn totals(&self) -> BTreeMap<&str, (Totals, Totals)> {
+        let mut sums: BTreeMap<&str, (Totals, Totals)> = BTreeMap::new();
+        for pool in &self.pools {
+            let (totals, last) = sums.entry(&pool.key.database).or_default();
+            *totals += pool.totals;
+            *last += pool.last;
         }
         sums
     }
 
-    fn lent_to(&self, client: ClientId) -> Option<&ServerUse> {
-        self.servers.iter().find(|server| server.phase == ServerPhase::Lent(client))
+    fn tallies(&self) -> BTreeMap<PoolId, Tally> {
+        let mut tallies: BTreeMap<PoolId, Tally> = BTreeMap::new();
+        for server in &self.servers {
+            let tally = tallies.entry(server.pool).or_default();
+            match server.phase {
+                ServerPhase::Opening => tally.opening += 1,
+                ServerPhase::Idle => tally.idle += 1,
+                ServerPhase::Lent(_) => tally.lent += 1,
+                ServerPhase::Cleaning => tally.cleaning += 1,
+            }
+        }
+        for waiting in self.waiting.values() {
+            if let Some(pool) = waiting.pool {
+                let tally = tallies.entry(pool).or_default();
+                tally.waiting += 1;
+                tally.longest = tally.longest.max(self.age(waiting.since));
+            }
+        }
+        for (client, visitor) in &self.visitors {
+            match visitor.errand {
+                Errand::Pool(pool) if !self.waiting.contains_key(client) => {
+                    tallies.entry(pool).or_default().clients += 1;
+                }
+                Errand::Pool(_) | Errand::Session | Errand::Admin => {}
+            }
+        }
+        tallies
     }
 }
 
@@ -76,32 +129,26 @@ pub(super) fn pools(survey: &Survey, config: &ProxyConfig) -> Table {
         "pool_mode",
     ];
     let mut table = Table::new(&names, "ssiiiiiiiiiiiiis");
-    for (id, key, _) in &survey.pools {
-        let waits = || survey.waiting.values().filter(|waiting| waiting.pool == Some(*id));
-        let longest = waits().map(|waiting| survey.age(waiting.since)).max().unwrap_or_default();
-        let active = survey.visitors.iter().filter(|(client, visitor)| {
-            visitor.errand == Errand::Pool(*id) && !survey.waiting.contains_key(client)
-        });
-        let servers = |is: fn(ServerPhase) -> bool| {
-            survey.servers.iter().filter(|s| s.pool == *id && is(s.phase)).count().to_string()
-        };
+    let tallies = survey.tallies();
+    for pool in &survey.pools {
+        let tally = tallies.get(&pool.id).copied().unwrap_or_default();
         let none = || "0".to_owned();
         table.rows.push(vec![
-            key.database.clone(),
-            key.user.clone(),
-            active.count().to_string(),
-            waits().count().to_string(),
+            pool.key.database.clone(),
+            pool.key.user.clone(),
+            tally.clients.to_string(),
+            tally.waiting.to_string(),
             none(),
             none(),
-            servers(|phase| matches!(phase, ServerPhase::Lent(_))),
+            tally.lent.to_string(),
             none(),
             none(),
-            servers(|phase| phase == ServerPhase::Idle),
+            tally.idle.to_string(),
             none(),
-            servers(|phase| phase == ServerPhase::Cleaning),
-            servers(|phase| phase == ServerPhase::Opening),
-            longest.as_secs().to_string(),
-            longest.subsec_micros().to_string(),
+            tally.cleaning.to_string(),
+            tally.opening.to_string(),
+            tally.longest.as_secs().to_string(),
+            tally.longest.subsec_micros().to_string(),
             mode(config.pool_mode).to_owned(),
         ]);
     }
@@ -137,15 +184,15 @@ fn sockets() -> Table {
 /// SHOW CLIENTS. `ptr` is the number by which a client is killed, `link` that of its server.
 pub(super) fn clients(survey: &Survey) -> Table {
     let mut table = sockets();
-    let servers: BTreeMap<ClientId, &ServerUse> = survey
-        .visitors
-        .keys()
-        .filter_map(|client| Some((*client, survey.lent_to(*client)?)))
-        .collect();
+    let lent = |server: &ServerUse| match server.phase {
+        ServerPhase::Lent(client) => Some((client, server.server)),
+        ServerPhase::Opening | ServerPhase::Idle | ServerPhase::Cleaning => None,
+    };
+    let links: BTreeMap<ClientId, ServerId> = survey.servers.iter().filter_map(lent).collect();
     for (client, visitor) in &survey.visitors {
         let waiting = survey.waiting.get(client);
         let waits = waiting.map(|waiting| survey.age(waiting.since)).unwrap_or_default();
-        let link = servers.get(client).map(|server| server.server.to_string());
+        let link = links.get(client).map(ToString::to_string);
         let none = || "0".to_owned();
         table.rows.push(vec![
             "C".to_owned(),
@@ -175,8 +222,9 @@ pub(super) fn clients(survey: &Survey) -> Table {
 /// SHOW SERVERS. `ptr` is the number of the connection, `link` that of its client.
 pub(super) fn servers(survey: &Survey) -> Table {
     let mut table = sockets();
+    let keys = survey.keys();
     for server in &survey.servers {
-        let key = survey.key(server.pool);
+        let key = keys.get(&server.pool);
         let (state, client) = match server.phase {
             ServerPhase::Opening => ("login", None),
             ServerPhase::Idle => ("idle", None),
@@ -225,7 +273,7 @@ fn counters(totals: &Totals) -> [String; 7] {
     .map(|counter| counter.to_string())
 }
 
-/// SHOW STATS. Averages are not kept.
+/// SHOW STATS.
 pub(super) fn stats(survey: &Survey) -> Table {
     let names = [
         "database",
@@ -245,12 +293,31 @@ pub(super) fn stats(survey: &Survey) -> Table {
         "avg_wait_time",
     ];
     let mut table = Table::new(&names, "snnnnnnnnnnnnnn");
-    for (database, totals) in survey.totals() {
-        let averages = [const { String::new() }; 7].map(|_| "0".to_owned());
+    for (database, (totals, last)) in survey.totals() {
+        let averages = averages(&last, survey.period);
         let row = [database.to_owned()].into_iter().chain(counters(&totals)).chain(averages);
         table.rows.push(row.collect());
     }
     table
+}
+
+/// Counts and waiting in a second, times of one transaction and of one query.
+fn averages(last: &Totals, period: Duration) -> [String; 7] {
+    let of = |sum: u64, divisor: u128| u128::from(sum).checked_div(divisor).unwrap_or_default();
+    let by_second = |sum: u64| {
+        let micros = u128::from(sum).saturating_mul(1_000_000);
+        micros.checked_div(period.as_micros()).unwrap_or_default()
+    };
+    [
+        by_second(last.transactions),
+        by_second(last.queries),
+        by_second(last.received),
+        by_second(last.sent),
+        of(last.lent_micros, last.transactions.into()),
+        of(last.lent_micros, last.queries.into()),
+        by_second(last.waited_micros),
+    ]
+    .map(|average| average.to_string())
 }
 
 /// SHOW STATS_TOTALS.
@@ -266,7 +333,7 @@ pub(super) fn stats_totals(survey: &Survey) -> Table {
         "wait_time",
     ];
     let mut table = Table::new(&names, "snnnnnnn");
-    for (database, totals) in survey.totals() {
+    for (database, (totals, _)) in survey.totals() {
         table.rows.push([database.to_owned()].into_iter().chain(counters(&totals)).collect());
     }
     table
@@ -290,11 +357,13 @@ pub(super) fn databases(survey: &Survey, config: &ProxyConfig) -> Table {
         "disabled",
     ];
     let mut table = Table::new(&names, "ssissiiisiiii");
-    let databases: BTreeSet<&str> =
-        survey.pools.iter().map(|(_, key, _)| key.database.as_str()).collect();
-    for database in databases {
-        let is_its = |pool| survey.key(pool).is_some_and(|key| key.database == database);
-        let connections = survey.servers.iter().filter(|server| is_its(server.pool)).count();
+    let keys = survey.keys();
+    let mut connections: BTreeMap<&str, usize> =
+        keys.values().map(|key| (key.database.as_str(), 0)).collect();
+    for key in survey.servers.iter().filter_map(|server| keys.get(&server.pool)) {
+        *connections.entry(&key.database).or_default() += 1;
+    }
+    for (database, connections) in connections {
         let primary = survey.primary.as_ref();
         let none = || "0".to_owned();
         table.rows.push(vec![
@@ -319,7 +388,7 @@ pub(super) fn databases(survey: &Survey, config: &ProxyConfig) -> Table {
 /// SHOW LISTS. There is no cache of names, and nothing is kept free.
 pub(super) fn lists(survey: &Survey) -> Table {
     let mut table = Table::new(&["list", "items"], "si");
-    let keys = || survey.pools.iter().map(|(_, key, _)| key);
+    let keys = || survey.pools.iter().map(|pool| &pool.key);
     let databases: BTreeSet<&str> = keys().map(|key| key.database.as_str()).collect();
     let users: BTreeSet<&str> = keys().map(|key| key.user.as_str()).collect();
     let signed_in = survey.visitors.len();

@@ -1,7 +1,5 @@
 use std::sync::Arc;
 
-use route::{ServerId, Waiting};
-
 use super::*;
 
 fn visitor(pool: u32, user: &str) -> Visitor {
@@ -32,16 +30,22 @@ fn server(number: u64, pool: u32, phase: ServerPhase) -> ServerUse {
 
 /// Two users of one database: the first has a server, the second waits since 1.5 s.
 fn survey() -> Survey {
-    let key = |user: &str| PoolKey { database: "shop".to_owned(), user: user.to_owned() };
+    let pool = |number: u32, user: &str, totals: Totals| PoolSurvey {
+        id: PoolId(number),
+        key: PoolKey { database: "shop".to_owned(), user: user.to_owned() },
+        totals,
+        last: totals,
+    };
     let totals =
         Totals { transactions: 3, queries: 5, received: 10, sent: 20, ..Totals::default() };
-    let more = Totals { lent_micros: 7, waited_micros: 9, ..totals };
+    let more = Totals { lent_micros: 70, waited_micros: 9, ..totals };
     let waiting = Waiting { pool: Some(PoolId(1)), since: Millis(2_500) };
     Survey {
         now: Millis(4_000),
         wall: Timestamp::from_second(60).unwrap(),
         clients: 3,
-        pools: vec![(PoolId(0), key("ann"), totals), (PoolId(1), key("bob"), more)],
+        pools: vec![pool(0, "ann", totals), pool(1, "bob", more)],
+        period: Duration::from_secs(2),
         servers: vec![
             server(1, 0, ServerPhase::Lent(ClientId(4))),
             server(2, 0, ServerPhase::Idle),
@@ -101,8 +105,11 @@ fn clients_and_servers_name_each_other() {
 
 #[test]
 fn counters_are_summed_by_database() {
-    check(&stats(&survey()), &["shop 6 10 20 40 7 7 9 0 0 0 0 0 0 0"]);
-    check(&stats_totals(&survey()), &["shop 6 10 20 40 7 7 9"]);
+    check(&stats(&survey()), &["shop 6 10 20 40 70 70 9 3 5 10 20 11 7 4"]);
+    let young = Survey { period: Duration::ZERO, pools: Vec::new(), ..survey() };
+    check(&stats(&young), &[]);
+    assert_eq!(averages(&Totals::default(), Duration::ZERO).concat(), "0000000");
+    check(&stats_totals(&survey()), &["shop 6 10 20 40 70 70 9"]);
     check(&databases(&survey(), &config()), &["shop - 0 shop - 20 0 0 session 0 3 1 0"]);
 }
 
