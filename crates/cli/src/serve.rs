@@ -247,6 +247,8 @@ fn proxy_config(section: &config::ProxySection, host: &str) -> anyhow::Result<pr
         prepared_statements_max: section.prepared_statements_max,
         limits: section.limits.clone(),
         workers: section.workers.unwrap_or(processors),
+        admin_users: section.admin_users.iter().cloned().collect(),
+        stats_users: section.stats_users.iter().cloned().collect(),
         connect_timeout: CONNECT_TIMEOUT,
         ..proxy::ProxyConfig::new(name, read_write, read_only)
     })

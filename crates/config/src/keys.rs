@@ -430,6 +430,13 @@ pub(crate) const STATIC: &[Key] = &[
         "Clients of each user that sign in at the proxy; 0: any number.",
     ),
     used("pgherd.proxy.workers", Integer, "processors", "Threads that serve clients."),
+    used(
+        "pgherd.proxy.admin_users",
+        List,
+        "",
+        "Who may command the proxy, in its database pgherd; better known from users_file.",
+    ),
+    used("pgherd.proxy.stats_users", List, "", "Who may look at the proxy there, by SHOW."),
     used("pgherd.proxy.auth", OneOf(AUTHS), "pass_through", "How clients authenticate."),
     used("pgherd.proxy.users_file", Text, "", "Stored passwords, as in PgBouncer's userlist.txt."),
     used("pgherd.proxy.rules_file", Text, "", "Who is let in from where, as in pg_hba.conf."),

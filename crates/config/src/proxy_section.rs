@@ -2,7 +2,7 @@
 
 use types::Millis;
 
-use crate::proxy_auth::ProxySecurity;
+use crate::proxy_auth::{ProxyAuth, ProxySecurity};
 use crate::proxy_limits::ProxyLimits;
 use crate::static_file::Reader;
 use crate::text::HostPort;
@@ -74,6 +74,10 @@ pub struct ProxySection {
     pub limits: ProxyLimits,
     /// Threads that serve clients; `None`: as many as there are processors.
     pub workers: Option<usize>,
+    /// Who may look at the proxy and give it commands.
+    pub admin_users: Vec<String>,
+    /// Who may look at it.
+    pub stats_users: Vec<String>,
 }
 
 impl Reader {
@@ -82,7 +86,6 @@ impl Reader {
         self.tree.at("pgherd.proxy")?;
         let security = ProxySecurity::read(&self.tree, &mut self.errors);
         Some(ProxySection {
-            security,
             name: self.text("pgherd.proxy.name"),
             read_write: self.address("pgherd.proxy.read_write"),
             read_only: self.address("pgherd.proxy.read_only"),
@@ -109,7 +112,22 @@ impl Reader {
                 .unwrap_or(PREPARED_STATEMENTS_MAX_DEFAULT),
             limits: self.proxy_limits(),
             workers: self.proxy_count("workers", 1).map(|workers| workers.min(WORKERS_MAX)),
+            admin_users: self.proxy_users("admin_users", &security.auth),
+            stats_users: self.proxy_users("stats_users", &security.auth),
+            security,
         })
+    }
+
+    /// Users of the proxy's own database, which it has only where it signs clients in itself.
+    fn proxy_users(&mut self, key: &str, auth: &ProxyAuth) -> Vec<String> {
+        let path = format!("pgherd.proxy.{key}");
+        let users = self.tree.at(&path).and_then(values::comma_list).unwrap_or_default();
+        if !users.is_empty() && *auth == ProxyAuth::PassThrough {
+            let why = "is for a proxy that signs clients in itself: set pgherd.proxy.auth to \
+                       scram-sha-256, md5, cert, trust or rules";
+            self.error(&path, why.to_owned());
+        }
+        users
     }
 
     pub(crate) fn proxy_duration(&mut self, path: &str) -> Option<Millis> {

@@ -278,6 +278,20 @@ fn a_proxy_file() {
     assert_eq!(warnings, []);
     let security = &file.proxy.security;
     assert!(security.proxy_protocol_in && !format!("{security:?}").contains("0123"));
+    let users = format!(
+        "{text}    auth: trust\n    admin_users: 'ann, bob'\n    \
+                         stats_users: [eye]\n"
+    );
+    let (file, _) = proxy(&users, "proxy.yml").expect("good");
+    assert_eq!(
+        (file.proxy.admin_users, file.proxy.stats_users.len()),
+        (vec!["ann".to_owned(), "bob".to_owned()], 1)
+    );
+    let unseen = proxy(&users.replace("trust", "pass_through"), "proxy.yml").expect_err("refused");
+    assert!(
+        unseen.to_string().contains("pgherd.proxy.admin_users: is for a proxy that"),
+        "{unseen}"
+    );
     let wrong = format!("{text}    auth: rules\n");
     let error = proxy(&wrong, "proxy.yml").expect_err("refused").to_string();
     assert!(error.contains("pgherd.proxy.rules_file: is required by auth: rules"), "{error}");

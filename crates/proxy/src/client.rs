@@ -8,6 +8,7 @@ use pgproto::wire::Startup;
 use route::{CutReason, Event, Port, Refusal, ServerId, Target};
 use tokio::net::TcpStream;
 
+use crate::admin;
 use crate::chosen;
 use crate::dial::{Opened, open};
 use crate::hub::{Entered, PoolKey};
@@ -18,6 +19,7 @@ use crate::relay::{End, Relay};
 use crate::secure::{Stream, Welcomed, Wish};
 use crate::server::ServerConnection;
 use crate::sockets;
+use crate::visitors::{Errand, Visitor};
 use crate::welcome;
 use crate::words::{self, Ending};
 
@@ -84,8 +86,13 @@ pub(crate) async fn serve(place: Entered, port: Port, socket: TcpStream) {
         let place = &place;
         let arrived =
             welcome::Arrived { place, port, address, stream, channel, startup, judge, unread };
+        if admin::is_its_database(&arrived.judge.who().database) {
+            return Box::pin(admin::run(arrived)).await;
+        }
         return welcome::run(arrived, mode).await;
     }
+    let visitor = Visitor::new(Errand::Session, judge.who().clone(), (&stream, address), &startup);
+    place.hub.visitors.enter(place.id, visitor);
     place.hub.step(Event::ClientArrived { client: place.id, port });
     Box::pin(Session { place: &place, address, unread }.run(stream, &packet, judge)).await;
 }

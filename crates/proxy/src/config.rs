@@ -1,5 +1,6 @@
 //! What an operator can set.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -54,6 +55,12 @@ pub struct ProxyConfig {
     pub limits: ProxyLimits,
     /// Threads that serve clients.
     pub workers: usize,
+    /// Who may look at the proxy in its own database and give it commands. What is stored of them
+    /// should be in the file of users: while the proxy is paused, or there is no primary, nobody
+    /// can ask a server.
+    pub admin_users: BTreeSet<String>,
+    /// Who may look at it there.
+    pub stats_users: BTreeSet<String>,
     /// How long one attempt to reach a server's TCP port takes, at most.
     pub connect_timeout: Duration,
     /// Replicas further behind than this many bytes get no new client; `None` is what the cluster's
@@ -91,6 +98,8 @@ impl ProxyConfig {
             prepared_statements_max: PREPARED_STATEMENTS_MAX,
             limits: ProxyLimits::default(),
             workers: 1,
+            admin_users: BTreeSet::new(),
+            stats_users: BTreeSet::new(),
             connect_timeout: CONNECT_TIMEOUT,
             maximum_lag_bytes: None,
             tcp_user_timeout: None,

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use route::link::{Prepared, Registry, Reported, Settings};
 use route::{Action, ClientId, Event, PoolId, Router, ServerId, Target};
@@ -12,6 +13,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use types::Millis;
 
+use crate::admin::{PoolSurvey, Survey};
 use crate::cancel::CancelKeys;
 use crate::client::Command;
 use crate::config::ProxyConfig;
@@ -20,8 +22,10 @@ use crate::lowering::Lowering;
 use crate::mailbox::Mailbox;
 use crate::open;
 use crate::server::ServerConnection;
+use crate::stats::{PERIOD, Stats};
 use crate::time_limits::Watched;
 use crate::users::Users;
+use crate::visitors::Visitors;
 use crate::words::Ending;
 
 /// Who a pool is for.
@@ -42,6 +46,7 @@ pub(crate) struct Pool {
     /// without a look.
     reported: Mutex<BTreeSet<Arc<Reported>>>,
     settings: Mutex<BTreeSet<Arc<Settings>>>,
+    pub(crate) stats: Stats,
 }
 
 /// So many different ones are remembered.
@@ -81,6 +86,13 @@ impl Pool {
     }
 }
 
+/// Of the averages.
+struct Period {
+    began: Instant,
+    /// How long the one before was.
+    last: Duration,
+}
+
 /// State behind the mutex.
 struct Desk {
     router: Router,
@@ -109,6 +121,12 @@ pub(crate) struct Hub {
     dirty: AtomicBool,
     /// A hold of the leader's is followed, so that every end of a transaction counts.
     holding: AtomicBool,
+    /// An operator has paused the pools, and may wait for what is lent.
+    paused: AtomicBool,
+    /// While paused: a connection was given back or lost, or the pause is over.
+    returned: Notify,
+    pub(crate) visitors: Visitors,
+    period: Mutex<Period>,
     pub(crate) changed: Notify,
     /// The time to wake at has changed.
     pub(crate) rescheduled: Notify,
@@ -140,6 +158,10 @@ impl Hub {
             panics: AtomicU64::new(0),
             dirty: AtomicBool::new(false),
             holding: AtomicBool::new(false),
+            paused: AtomicBool::new(false),
+            returned: Notify::new(),
+            visitors: Visitors::default(),
+            period: Mutex::new(Period { began: Instant::now(), last: Duration::ZERO }),
             changed: Notify::new(),
             rescheduled: Notify::new(),
             statements: Mutex::default(),
@@ -160,13 +182,18 @@ impl Hub {
 
     /// Tells the router something.
     pub(crate) fn step(self: &Arc<Hub>, event: Event) {
-        let mut desk = self.desk();
-        self.step_at(&mut desk, self.now(), event);
+        self.step_at(self.desk(), event);
+    }
+
+    fn step_at(self: &Arc<Hub>, mut desk: MutexGuard<'_, Desk>, event: Event) {
+        self.step_under(&mut desk, self.millis(Instant::now()), event);
+        self.paused.store(desk.router.is_paused(), Ordering::Release);
         drop(desk);
+        self.tell_who_paused();
         self.touch();
     }
 
-    fn step_at(self: &Arc<Hub>, desk: &mut Desk, now: Millis, event: Event) {
+    fn step_under(self: &Arc<Hub>, desk: &mut Desk, now: Millis, event: Event) {
         for action in desk.router.step(now, event) {
             self.act(desk, action);
         }
@@ -178,15 +205,17 @@ impl Hub {
         self.holding.load(Ordering::Acquire)
     }
 
-    /// The client wants a connection; it has it at once, or waits for a command.
+    /// The client wants a connection; it has it at once, or waits for a command from now on, which
+    /// is the error.
     pub(crate) fn want(
         self: &Arc<Hub>,
         client: ClientId,
         port: route::Port,
         pool: PoolId,
-    ) -> Option<Box<ServerConnection>> {
+    ) -> Result<Box<ServerConnection>, Instant> {
         let mut desk = self.desk();
-        let actions = desk.router.step(self.now(), Event::Wants { client, port, pool });
+        let now = Instant::now();
+        let actions = desk.router.step(self.millis(now), Event::Wants { client, port, pool });
         let mut lent = None;
         let mut waits = true;
         for action in actions {
@@ -202,14 +231,18 @@ impl Hub {
         if waits {
             self.touch();
         }
-        lent
+        let mut lent = lent.ok_or(now)?;
+        lent.begun = now;
+        Ok(lent)
     }
 
     /// The connection is at rest; somebody else may have it.
     pub(crate) fn give_back(self: &Arc<Hub>, mut connection: Box<ServerConnection>) {
         let server = connection.id;
+        let now = Instant::now();
+        connection.account(now);
         let mut desk = self.desk();
-        let now = self.now();
+        let now = self.millis(now);
         connection.idle_since = now;
         let event = if connection.is_old(now, &self.config.limits) {
             // Dropped, it is closed; whoever waits gets a new one.
@@ -223,6 +256,7 @@ impl Hub {
             self.act(&mut desk, action);
         }
         drop(desk);
+        self.tell_who_paused();
         if self.holds() {
             self.touch();
         }
@@ -231,7 +265,7 @@ impl Hub {
     /// A new connection is there.
     pub(crate) fn opened(self: &Arc<Hub>, mut connection: Box<ServerConnection>) {
         let server = connection.id;
-        let now = self.now();
+        let now = self.millis(Instant::now());
         (connection.opened_at, connection.idle_since) = (now, now);
         let mut desk = self.desk();
         if desk.opening.remove(&server).is_none() {
@@ -239,7 +273,7 @@ impl Hub {
             return;
         }
         desk.idle.insert(server, connection);
-        self.step_at(&mut desk, now, Event::Opened { server });
+        self.step_under(&mut desk, now, Event::Opened { server });
         drop(desk);
         self.touch();
     }
@@ -268,7 +302,8 @@ impl Hub {
             }
             Action::Open { server, pool, target } => self.open(desk, server, pool, target),
             Action::Lend { client, server } => {
-                if let Some(connection) = desk.idle.remove(&server) {
+                if let Some(mut connection) = desk.idle.remove(&server) {
+                    connection.begun = Instant::now();
                     post(desk, client, Command::Have(connection));
                 }
             }
@@ -284,7 +319,7 @@ impl Hub {
                 let Some(mailbox) = desk.mailboxes.get(&client) else {
                     return;
                 };
-                let untaken = mailbox.post(Command::Lose { server, reason });
+                let untaken = put(mailbox, Command::Lose { server, reason });
                 if matches!(untaken, Some(Command::Have(_))) {
                     // It has not heard of it yet, so it has lost nothing.
                     mailbox.post(Command::Again);
@@ -293,8 +328,7 @@ impl Hub {
             Action::WakeAt(when) => {
                 // Up to the next whole millisecond, so that the router finds its time come.
                 let when = self.started.checked_add(when.as_duration());
-                desk.wake =
-                    when.and_then(|when| when.checked_add(std::time::Duration::from_micros(1)));
+                desk.wake = when.and_then(|when| when.checked_add(Duration::from_micros(1)));
                 self.rescheduled.notify_one();
             }
         }
@@ -322,6 +356,7 @@ impl Hub {
             welcome: Mutex::default(),
             reported: Mutex::default(),
             settings: Mutex::default(),
+            stats: Stats::default(),
         });
         desk.pools.insert(key, pool.clone());
         desk.by_id.insert(id, pool.clone());
@@ -370,10 +405,11 @@ impl Hub {
     /// wakes clients whose time is up.
     pub(crate) fn sweep(self: &Arc<Hub>) {
         let limits = &self.config.limits;
-        self.watched.look(self.now(), limits);
+        self.watched.look(self.millis(Instant::now()), limits);
+        self.end_period();
         let mut lost = Vec::new();
         let mut desk = self.desk();
-        let now = self.now();
+        let now = self.millis(Instant::now());
         desk.idle.retain(|id, connection| {
             let stays = connection.is_alive()
                 && !connection.is_old(now, limits)
@@ -386,11 +422,104 @@ impl Hub {
         // The router hears of it before it can lend one of them.
         let any = !lost.is_empty();
         for server in lost {
-            self.step_at(&mut desk, now, Event::Lost { server });
+            self.step_under(&mut desk, now, Event::Lost { server });
         }
         drop(desk);
         if any {
             self.touch();
+        }
+    }
+
+    /// Ends the period of averages when its time has come.
+    fn end_period(&self) {
+        let mut period = self.period.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let length = now.saturating_duration_since(period.began);
+        if length < PERIOD {
+            return;
+        }
+        *period = Period { began: now, last: length };
+        let pools: Vec<Arc<Pool>> = self.desk().pools.values().cloned().collect();
+        pools.iter().for_each(|pool| pool.stats.end_period());
+    }
+
+    /// Has nobody lent a connection from now on; `false` if that is so already.
+    pub(crate) fn pause(self: &Arc<Hub>) -> bool {
+        self.change_pause(true)
+    }
+
+    /// Ends a pause; `false` if there is none.
+    pub(crate) fn resume(self: &Arc<Hub>) -> bool {
+        self.change_pause(false)
+    }
+
+    fn change_pause(self: &Arc<Hub>, pause: bool) -> bool {
+        let desk = self.desk();
+        if desk.router.is_paused() == pause {
+            return false;
+        }
+        self.step_at(desk, if pause { Event::Pause } else { Event::Resume });
+        self.returned.notify_waiters();
+        true
+    }
+
+    /// Completes when no connection is lent any more, with `true`, or when the pause is over.
+    ///
+    /// Cancel safety: safe.
+    pub(crate) async fn until_returned(&self) -> bool {
+        loop {
+            let returned = self.returned.notified();
+            let (paused, lent) = {
+                let router = &self.desk().router;
+                (router.is_paused(), router.lent_count())
+            };
+            if !paused || lent == 0 {
+                return paused;
+            }
+            returned.await;
+        }
+    }
+
+    fn tell_who_paused(&self) {
+        if self.paused.load(Ordering::Acquire) {
+            self.returned.notify_waiters();
+        }
+    }
+
+    /// Ends a client's session; `false` if there is no such client.
+    pub(crate) fn kill(&self, client: ClientId) -> bool {
+        let mut desk = self.desk();
+        let is_there = desk.mailboxes.contains_key(&client);
+        post(&mut desk, client, Command::End(Ending::Killed));
+        is_there
+    }
+
+    /// What there is now.
+    pub(crate) fn survey(&self) -> Survey {
+        let visitors = self.visitors.all();
+        let desk = self.desk();
+        let (router, now) = (&desk.router, Instant::now());
+        let (servers, waiting) = (router.servers(), router.waiting());
+        let routes = router.snapshot();
+        let pools: Vec<Arc<Pool>> = desk.pools.values().cloned().collect();
+        drop(desk);
+        let pools = pools.iter().map(|pool| PoolSurvey {
+            id: pool.id,
+            key: pool.key.clone(),
+            totals: pool.stats.totals(),
+            last: pool.stats.of_last_period(),
+        });
+        Survey {
+            now: self.millis(now),
+            wall: jiff::Timestamp::now(),
+            clients: self.clients.load(Ordering::Relaxed),
+            pools: pools.collect(),
+            period: self.period.lock().unwrap_or_else(PoisonError::into_inner).last,
+            servers,
+            waiting,
+            visitors,
+            paused: routes.paused,
+            primary: routes.read_write,
         }
     }
 
@@ -416,8 +545,9 @@ impl Hub {
         self.dirty.store(false, Ordering::Relaxed);
     }
 
-    fn now(&self) -> Millis {
-        Millis(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX))
+    fn millis(&self, at: Instant) -> Millis {
+        let since = at.saturating_duration_since(self.started);
+        Millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
     }
 
     fn desk(&self) -> MutexGuard<'_, Desk> {
@@ -429,7 +559,16 @@ impl Hub {
 fn post(desk: &mut Desk, client: ClientId, command: Command) {
     if let Some(mailbox) = desk.mailboxes.get(&client) {
         // A connection that the client did not take yet is closed with its command.
-        drop(mailbox.post(command));
+        drop(put(mailbox, command));
+    }
+}
+
+/// Posts a command; what is not done for it is returned, and that is the command itself if the
+/// client was told to end, for that is final.
+fn put(mailbox: &Mailbox<Command>, command: Command) -> Option<Command> {
+    match mailbox.post(command) {
+        Some(end @ Command::End(_)) => mailbox.post(end),
+        untaken => untaken,
     }
 }
 
@@ -449,7 +588,23 @@ impl Drop for Entered {
         }
         self.hub.desk().mailboxes.remove(&self.id);
         self.hub.watched.remove(self.id);
+        self.hub.visitors.leave(self.id);
         self.hub.clients.fetch_sub(1, Ordering::Relaxed);
         self.hub.step(Event::ClientGone { client: self.id });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_end_is_not_replaced() {
+        let mailbox = Mailbox::default();
+        assert!(put(&mailbox, Command::Wait).is_none());
+        let untaken = put(&mailbox, Command::End(Ending::Killed));
+        assert!(matches!(untaken, Some(Command::Wait)));
+        assert!(matches!(put(&mailbox, Command::Again), Some(Command::Again)));
+        assert!(matches!(mailbox.next().await, Command::End(Ending::Killed)));
     }
 }

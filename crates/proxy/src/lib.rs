@@ -21,6 +21,7 @@
 //! Not here: TLS, pooling, and where views of the cluster come from.
 #![forbid(unsafe_code)]
 
+mod admin;
 mod answers;
 mod bytes;
 mod cancel;
@@ -45,8 +46,10 @@ pub mod secure;
 mod server;
 mod sockets;
 mod startup;
+mod stats;
 mod time_limits;
 mod users;
+mod visitors;
 mod welcome;
 mod words;
 mod worker;

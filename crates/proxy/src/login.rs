@@ -23,6 +23,7 @@ mod users;
 pub use cache::Cache;
 pub use client::{Login, Rejected, Shown, authenticate};
 pub use messages::MessageError;
+pub(crate) use messages::Messages;
 pub use secret::{Channel, Credentials, Password, Secret, StoredSecret, UnknownSecret};
 pub use server::{ServerRefusal, SignInError, SignedIn, Verdict, sign_in};
 pub use users::{Users, UsersError, UsersFile, read_password};

@@ -62,7 +62,7 @@ pub(crate) async fn run(hub: Arc<Hub>, server: ServerId, pool: Arc<Pool>, target
 async fn open(
     hub: &Hub,
     server: ServerId,
-    pool: &Pool,
+    pool: &Arc<Pool>,
     target: &Target,
 ) -> Result<Box<ServerConnection>, OpenError> {
     let (mut stream, signed_in) = signed_in(hub, pool, target).await?;
@@ -79,7 +79,7 @@ async fn open(
     let key = signed_in.key.filter(|_| side.said_unasked(&signed_in.unread));
     let key = key.ok_or(OpenError::Odd)?;
     let place = (address, target.clone());
-    Ok(Box::new(ServerConnection::new(server, stream, side, key, place)))
+    Ok(Box::new(ServerConnection::new((server, pool.clone()), stream, side, key, place)))
 }
 
 /// A session of the pool's user.

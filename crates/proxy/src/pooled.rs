@@ -1,11 +1,13 @@
 //! A client of a pool: it has a server connection while the router lends it one.
 
 use std::future::poll_fn;
+use std::mem::take;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use route::link::{ClientSide, Fate, Help, LinkError, Offer, Output, Prepared, ServerSide};
 use route::{CutReason, Event, Port};
+use tokio::time::Instant;
 
 use crate::bytes::{Outbox, READ_BYTES, Scratch, with_output};
 use crate::client::Command;
@@ -40,6 +42,10 @@ pub(crate) struct Pooled<'a> {
     waits: bool,
     /// What its watch shows, and in which round of its server.
     shown: (Doing, u32),
+    waits_since: Option<Instant>,
+    /// Bytes that came from the client, and from its server, and are not counted yet.
+    received: usize,
+    sent: usize,
 }
 
 struct Helper<'a> {
@@ -78,6 +84,9 @@ impl<'a> Pooled<'a> {
             link: None,
             waits: false,
             shown: (Doing::Other, 0),
+            waits_since: None,
+            received: 0,
+            sent: 0,
         }
     }
 
@@ -238,6 +247,7 @@ impl<'a> Pooled<'a> {
             self.lost(Ending::ServerLost, cx)?;
             return Ok(true);
         }
+        self.sent += count;
         self.take_answer(scratch.bytes(count), cx)?;
         drop(scratch);
         self.release_if_at_rest();
@@ -250,7 +260,7 @@ impl<'a> Pooled<'a> {
             return Ok(());
         };
         let settling = link.side.is_settling();
-        let kept = std::mem::take(&mut link.inbox);
+        let kept = take(&mut link.inbox);
         let all = if kept.is_empty() { bytes } else { &[&kept, bytes].concat() };
         let mut rest = all;
         let taken = with_output(|out| {
@@ -283,6 +293,7 @@ impl<'a> Pooled<'a> {
             Poll::Ready(Ok(count)) if count > 0 => count,
             Poll::Ready(_) => return Err(None),
         };
+        self.received += count;
         let bytes = scratch.bytes(count);
         if self.inbox.is_empty() && !blocked {
             let used = self.process(bytes, cx)?;
@@ -300,7 +311,7 @@ impl<'a> Pooled<'a> {
         if self.inbox.is_empty() || self.waits {
             return Ok(());
         }
-        let mut inbox = std::mem::take(&mut self.inbox);
+        let mut inbox = take(&mut self.inbox);
         let used = self.process(&inbox, cx)?;
         if used < inbox.len() {
             inbox.drain(..used);
@@ -352,6 +363,9 @@ impl<'a> Pooled<'a> {
         if link.side.is_settling() || !link.up.is_empty() {
             return Ok(false);
         }
+        if take(&mut link.rests) {
+            link.begun = Instant::now();
+        }
         let mut helper = Helper { place: self.place, judge: &mut self.judge };
         let taken = with_output(|out| {
             let taken = link.side.client_sent(&mut self.side, rest, out, &mut helper);
@@ -376,13 +390,20 @@ impl<'a> Pooled<'a> {
     fn want(&mut self, cx: &mut Context<'_>) -> Result<bool, Farewell> {
         let hub = &self.place.hub;
         // Each round takes a dead connection off the pool, so there is an end.
-        while let Some(connection) = hub.want(self.place.id, self.port, self.pool.id) {
-            if self.begin(connection, cx)? {
-                return Ok(true);
+        loop {
+            match hub.want(self.place.id, self.port, self.pool.id) {
+                Ok(connection) => {
+                    if self.begin(connection, cx)? {
+                        return Ok(true);
+                    }
+                }
+                Err(since) => {
+                    self.waits = true;
+                    self.waits_since.get_or_insert(since);
+                    return Ok(false);
+                }
             }
         }
-        self.waits = true;
-        Ok(false)
     }
 
     /// Begins a loan; `false` if the connection turns out to be dead.
@@ -398,6 +419,9 @@ impl<'a> Pooled<'a> {
         self.waits = false;
         // Whatever runs next is new, also if the last one had as many rounds.
         self.shown.0 = Doing::Other;
+        if let Some(since) = self.waits_since.take() {
+            self.pool.stats.waited(connection.begun.saturating_duration_since(since));
+        }
         let mut out = Output::default();
         connection.side.lend_to(&mut self.side, &mut out);
         connection.up.send(&mut connection.stream, cx, &out.up).unwrap_or_default();
@@ -412,15 +436,35 @@ impl<'a> Pooled<'a> {
             link.side.is_at_rest() && link.up.is_empty() && !link.is_being_cancelled()
         };
         if self.side.pinned().is_some() {
+            self.rest();
             return false;
         }
         match self.link.take_if(may) {
             Some(link) => {
+                self.count_bytes();
                 self.place.hub.give_back(link);
                 true
             }
             None => false,
         }
+    }
+
+    /// A connection that stays with its client is counted transaction by transaction, too.
+    fn rest(&mut self) {
+        if let Some(link) = self.link.as_deref_mut()
+            && !link.rests
+            && link.side.is_at_rest()
+        {
+            link.account(Instant::now());
+            link.rests = true;
+            self.count_bytes();
+        }
+    }
+
+    fn count_bytes(&mut self) {
+        let (received, sent) = (take(&mut self.received), take(&mut self.sent));
+        let count = |bytes| u64::try_from(bytes).unwrap_or(u64::MAX);
+        self.pool.stats.moved(count(received), count(sent));
     }
 
     fn command(&mut self, command: Command, cx: &mut Context<'_>) -> Result<(), Farewell> {
@@ -461,10 +505,12 @@ impl<'a> Pooled<'a> {
     /// The server is lost. The client goes on if it can be told what happened to its transaction.
     fn lost(&mut self, ending: Ending, cx: &mut Context<'_>) -> Result<(), Farewell> {
         let last_word = self.last_word(ending);
-        let Some(link) = self.link.take() else {
+        let Some(mut link) = self.link.take() else {
             return Ok(());
         };
         let server = link.id;
+        link.account(Instant::now());
+        self.count_bytes();
         let (stream, side) = link.into_parts();
         sockets::reset(stream);
         if ending == Ending::ServerLost {
@@ -518,9 +564,11 @@ impl<'a> Pooled<'a> {
 
     /// What becomes of the connection when the client goes.
     fn leave(&mut self) {
-        let Some(link) = self.link.take() else {
+        self.count_bytes();
+        let Some(mut link) = self.link.take() else {
             return;
         };
+        link.account(Instant::now());
         let hub = self.place.hub.clone();
         if link.side.is_at_rest() && link.up.is_empty() {
             hub.step(Event::Cleans { server: link.id });

@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use config::ProxyLimits;
 use pgproto::wire::CancelKey;
-use route::link::{ClientSide, Output, PoolMode, ServerSide, SessionState};
+use route::link::{Answers, ClientSide, Output, PoolMode, ServerSide, SessionState};
 use route::{Event, ServerId, Target};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use types::Millis;
 
 use crate::bytes::Outbox;
@@ -48,11 +48,16 @@ pub(crate) struct ServerConnection {
     pub(crate) idle_since: Millis,
     /// A cancel request that is on its way.
     cancelling: Option<JoinHandle<()>>,
+    pool: Arc<Pool>,
+    /// When it was lent; of a client that keeps it, when its transaction began.
+    pub(crate) begun: Instant,
+    /// Its client keeps it, and is in no transaction.
+    pub(crate) rests: bool,
 }
 
 impl ServerConnection {
     pub(crate) fn new(
-        id: ServerId,
+        (id, pool): (ServerId, Arc<Pool>),
         stream: Stream,
         side: ServerSide,
         key: CancelKey,
@@ -70,7 +75,19 @@ impl ServerConnection {
             opened_at: Millis::ZERO,
             idle_since: Millis::ZERO,
             cancelling: None,
+            pool,
+            begun: Instant::now(),
+            rests: false,
         }
+    }
+
+    /// Counts what it has done since it was lent.
+    pub(crate) fn account(&mut self, now: Instant) {
+        let answers = self.side.take_answers();
+        if answers != Answers::default() {
+            self.pool.stats.served(answers, now.saturating_duration_since(self.begun));
+        }
+        self.begun = now;
     }
 
     /// Whether an idle connection can still be lent: it has not ended, and has said nothing but
@@ -174,6 +191,7 @@ async fn discard_all(connection: &mut ServerConnection) -> Option<()> {
     );
     let mut out = Output::default();
     connection.side.discard(&mut out);
+    connection.rests = false;
     connection.stream.write_all(&out.up).await.ok()?;
     let mut bytes = Vec::new();
     while !connection.side.is_at_rest() {

@@ -22,6 +22,7 @@ use crate::secure::Stream;
 use crate::server::ServerConnection;
 use crate::sockets;
 use crate::users::Counted;
+use crate::visitors::{Errand, Visitor};
 use crate::words;
 
 /// A server answers what is asked of users within this time.
@@ -43,6 +44,15 @@ pub(crate) struct Arrived<'a> {
     pub(crate) unread: Vec<u8>,
 }
 
+impl Arrived<'_> {
+    /// It is shown to operators from now on.
+    pub(crate) fn is_in(&self, errand: Errand) {
+        let who = self.judge.who().clone();
+        let visitor = Visitor::new(errand, who, (&self.stream, self.address), &self.startup);
+        self.place.hub.visitors.enter(self.place.id, visitor);
+    }
+}
+
 /// Signs the client in and serves it to its end.
 pub(crate) async fn run(mut client: Arrived<'_>, mode: PoolMode) {
     let place = client.place;
@@ -54,6 +64,7 @@ pub(crate) async fn run(mut client: Arrived<'_>, mode: PoolMode) {
         Err(Some(word)) => return Box::pin(sockets::say_goodbye(client.stream, &word)).await,
     };
     let SignedIn { settings, told, unread, key, counted } = signed_in;
+    client.is_in(Errand::Pool(pool.id));
     let Arrived { port, stream, judge, .. } = client;
     let side = ClientSide::new(mode, place.hub.config.session_state, settings, told);
     Pooled::new(place, (pool, port), judge, stream, side, unread).serve().await;
@@ -111,7 +122,7 @@ fn counted(hub: &Hub, user: &str) -> Result<Option<Counted>, Farewell> {
 
 /// Has the client show who it is, as the configuration asks of it. Gives the end of the login, which
 /// goes with what follows.
-async fn authenticated(
+pub(crate) async fn authenticated(
     client: &mut Arrived<'_>,
     user: &str,
     unread: &mut Vec<u8>,
@@ -255,14 +266,14 @@ async fn borrow(
     pool: &Arc<Pool>,
 ) -> Result<Box<ServerConnection>, Farewell> {
     let (place, hub) = (client.place, &client.place.hub);
-    let mut lent = hub.want(place.id, client.port, pool.id);
+    let mut lent = hub.want(place.id, client.port, pool.id).ok();
     loop {
         if let Some(mut connection) = lent.take() {
             if connection.is_alive() {
                 return Ok(connection);
             }
             hub.step(Event::Lost { server: connection.id });
-            lent = hub.want(place.id, client.port, pool.id);
+            lent = hub.want(place.id, client.port, pool.id).ok();
             continue;
         }
         let command = tokio::select! {
@@ -271,7 +282,7 @@ async fn borrow(
         };
         match command {
             Command::Have(connection) => lent = Some(connection),
-            Command::Again => lent = hub.want(place.id, client.port, pool.id),
+            Command::Again => lent = hub.want(place.id, client.port, pool.id).ok(),
             Command::Refuse(refusal) => return Err(Some(words::refusal(&refusal))),
             Command::End(ending) => return Err(Some(words::ending(ending, false))),
             Command::Lose { .. } | Command::Wait | Command::Connect { .. } => {}

@@ -24,6 +24,8 @@ pub(crate) enum Ending {
     ServerLost,
     /// The proxy stops.
     Shutdown,
+    /// An operator wants it.
+    Killed,
 }
 
 /// What happened.
@@ -33,6 +35,7 @@ pub(crate) fn why(ending: Ending) -> &'static str {
         Ending::Cut(CutReason::Unplanned) => "the primary has changed",
         Ending::ServerLost => "the server closed the connection",
         Ending::Shutdown => "the proxy is shutting down",
+        Ending::Killed => "an operator of the proxy ended it",
     }
 }
 

@@ -1,8 +1,9 @@
 //! The proxy before a real PostgreSQL: authentication, COPY, cancel, load, and a change of term.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+use std::fs::Permissions;
 use std::net::TcpListener;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
@@ -301,6 +302,50 @@ async fn of_two_proxies_in_a_connection_string_one_may_go_and_one_may_come_befor
     status.wait_for(|status| status.routes.waiting == 1).await.unwrap();
     views.send_replace((Some(postgres.view(1)), true));
     assert_eq!(asking.await.unwrap(), (true, "1\n".to_owned()));
+    shutdown.cancel();
+    running.await.unwrap();
+}
+
+/// From the share of real clients: two seconds.
+#[tokio::test]
+async fn psql_shows_the_pools_of_real_clients() {
+    let postgres = Postgres::start();
+    let users_file = postgres.directory.path().join("users");
+    std::fs::write(&users_file, format!("\"postgres\" \"{PASSWORD}\"\n\"boss\" \"hush\"\n"))
+        .unwrap();
+    std::fs::set_permissions(&users_file, Permissions::from_mode(0o600)).unwrap();
+    let mut config = ProxyConfig::new("test", vec!["127.0.0.1:0".parse().unwrap()], vec![]);
+    config.pool_mode = PoolMode::Transaction;
+    config.admin_users = ["boss".to_owned()].into();
+    config.security = ProxySecurity {
+        auth: ProxyAuth::Scram,
+        users_file: Some(users_file),
+        ..ProxySecurity::default()
+    };
+    let proxy = Proxy::bind(config).await.unwrap();
+    let port = proxy.addresses()[0].1.port();
+    let views = watch::Sender::new((Some(postgres.view(1)), true));
+    let shutdown = CancellationToken::new();
+    let running = tokio::spawn(proxy.run(views.subscribe(), shutdown.clone()));
+    let psql = |sql: &str| format!("psql -XAtq -v ON_ERROR_STOP=1 {sql}");
+    let boss = |sql: &str| psql(&format!("-U boss -d pgbouncer -c '{sql}'"));
+
+    let load = "pgbench -iq -s 1 2>&1 && pgbench -n -c 4 -t 50 -M prepared -S 2>&1";
+    let (served, text) = run(port, PASSWORD, load).await;
+    assert!(served && text.contains("200/200"), "{text}");
+    let (shown, pools) = run(port, "hush", &boss("SHOW POOLS")).await;
+    assert!(shown && pools.starts_with("postgres|postgres|"), "{pools}");
+    assert!(pools.ends_with("|transaction\n") && pools.lines().count() == 1, "{pools}");
+    let (shown, stats) = run(port, "hush", &boss("SHOW STATS")).await;
+    let count = |column: usize| stats.split('|').nth(column).unwrap().parse::<u64>().unwrap();
+    assert!(shown && count(1) >= 200 && count(2) >= count(1), "{stats}");
+    let (_, version) = run(port, "hush", &boss("SHOW VERSION;")).await;
+    assert!(version.starts_with("pgherd "), "{version}");
+    let (shown, text) = run(port, "wrong", &boss("SHOW POOLS")).await;
+    assert!(!shown && text.contains("password authentication failed"), "{text}");
+    let as_client = psql("-d pgbouncer -c 'SHOW POOLS'");
+    let (shown, text) = run(port, PASSWORD, &as_client).await;
+    assert!(!shown && text.contains("may not look at the proxy"), "{text}");
     shutdown.cancel();
     running.await.unwrap();
 }

@@ -22,5 +22,5 @@ mod router;
 pub use choice::Awaited;
 pub use event::{Action, ClientId, CutReason, Event, PoolId, Port, Refusal, ServerId, Target};
 pub use metrics::{Metrics, PortMetrics, Snapshot};
-pub use pools::PoolUse;
+pub use pools::{PoolUse, ServerPhase, ServerUse, Waiting};
 pub use router::{Router, RouterConfig};

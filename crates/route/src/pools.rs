@@ -7,6 +7,10 @@ use types::{ClusterView, MemberName, Millis, Term};
 use crate::binding::Binding;
 use crate::event::{Action, ClientId, PoolId, Port, ServerId, Target};
 
+mod list;
+
+pub use self::list::{ServerPhase, ServerUse, Waiting};
+
 /// After a failed attempt to a member, the next one follows this much later.
 const OPEN_RETRY: Millis = Millis(20);
 
@@ -36,6 +40,10 @@ struct Server {
     phase: Phase,
     /// It is closed instead of being lent again.
     retired: bool,
+    host: String,
+    port: u16,
+    /// When it began to be opened.
+    since: Millis,
 }
 
 /// The connections of one pool to one member.
@@ -474,7 +482,15 @@ impl Pools {
                 *gate = Gate::TriedBy(id);
             }
             let binding = Binding::new(&target, routes.newest_term);
-            let server = Server { shelf, binding, phase: Phase::Opening, retired: false };
+            let server = Server {
+                shelf,
+                binding,
+                phase: Phase::Opening,
+                retired: false,
+                host: target.host.clone(),
+                port: target.port,
+                since: now,
+            };
             self.servers.insert(id, server);
             actions.push(Action::Open { server: id, pool, target });
             opening += 1;

@@ -9,7 +9,7 @@ use crate::binding::Binding;
 use crate::choice::{self, Awaited};
 use crate::event::{Action, ClientId, CutReason, Event, PoolId, Port, Refusal, Target};
 use crate::metrics::{Metrics, Snapshot};
-use crate::pools::{PoolUse, Pools, Routes, SharedLimits};
+use crate::pools::{PoolUse, Pools, Routes, ServerUse, SharedLimits, Waiting};
 
 mod hold;
 
@@ -202,6 +202,34 @@ impl Router {
     #[must_use]
     pub fn pool_use(&self, pool: PoolId) -> PoolUse {
         self.pools.used(pool)
+    }
+
+    /// Every connection of the pools, in the order in which they were opened.
+    #[must_use]
+    pub fn servers(&self) -> Vec<ServerUse> {
+        self.pools.list()
+    }
+
+    /// How many of them clients have.
+    #[must_use]
+    pub fn lent_count(&self) -> usize {
+        self.pools.lent_count()
+    }
+
+    /// The clients that wait for a connection.
+    #[must_use]
+    pub fn waiting(&self) -> BTreeMap<ClientId, Waiting> {
+        let held = self.held_read_write.iter().chain(&self.held_read_only);
+        let held = held.filter_map(|id| {
+            Some((*id, Waiting { pool: None, since: self.clients.get(id)?.since }))
+        });
+        held.chain(self.pools.list_waiting()).collect()
+    }
+
+    /// Whether clients of pools wait for an operator.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.pools.paused
     }
 
     /// Whether a hold is followed.

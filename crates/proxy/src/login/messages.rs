@@ -37,25 +37,25 @@ pub enum MessageError {
 
 /// A connection as messages. `unread` holds what has been read of it and not yet been taken, before
 /// and after.
-pub(super) struct Messages<'a, S> {
+pub(crate) struct Messages<'a, S> {
     stream: &'a mut S,
     unread: &'a mut Vec<u8>,
 }
 
 /// A message.
-pub(super) struct Message {
-    pub(super) tag: u8,
+pub(crate) struct Message {
+    pub(crate) tag: u8,
     /// A password may be in it.
-    pub(super) body: Zeroizing<Vec<u8>>,
+    pub(crate) body: Zeroizing<Vec<u8>>,
 }
 
 impl<'a, S: AsyncRead + AsyncWrite + Unpin> Messages<'a, S> {
-    pub(super) fn new(stream: &'a mut S, unread: &'a mut Vec<u8>) -> Messages<'a, S> {
+    pub(crate) fn new(stream: &'a mut S, unread: &'a mut Vec<u8>) -> Messages<'a, S> {
         Messages { stream, unread }
     }
 
     /// The next message, whose body is no longer than `limit` bytes.
-    pub(super) async fn next(&mut self, limit: usize) -> Result<Message, MessageError> {
+    pub(crate) async fn next(&mut self, limit: usize) -> Result<Message, MessageError> {
         loop {
             if let Some(message) = self.take(limit)? {
                 return Ok(message);
@@ -87,7 +87,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Messages<'a, S> {
         Ok(Some(Message { tag, body }))
     }
 
-    pub(super) async fn send(&mut self, bytes: &[u8]) -> Result<(), MessageError> {
+    pub(crate) async fn send(&mut self, bytes: &[u8]) -> Result<(), MessageError> {
         let sent = async {
             self.stream.write_all(bytes).await?;
             self.stream.flush().await

@@ -1,5 +1,6 @@
 //! A fake PostgreSQL server, a client, and a proxy between them.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -313,14 +314,32 @@ impl Client {
         self.socket.read_u8().await.unwrap()
     }
 
+    pub(crate) async fn open_as(
+        address: SocketAddr,
+        user: &str,
+        database: &str,
+    ) -> Result<Client, Told> {
+        let mut client = Client::connect(address).await;
+        client.send_parameters(&format!("user\0{user}\0database\0{database}\0\0")).await;
+        client.is_let_in().await.map(|()| client)
+    }
+
     pub(crate) async fn send_startup(&mut self) {
-        let body = [&0x0003_0002u32.to_be_bytes()[..], b"user\0app\0\0"].concat();
+        self.send_parameters("user\0app\0\0").await;
+    }
+
+    async fn send_parameters(&mut self, parameters: &str) {
+        let body = [&0x0003_0002u32.to_be_bytes()[..], parameters.as_bytes()].concat();
         let length = u32::try_from(body.len() + 4).unwrap();
         self.send(&[&length.to_be_bytes()[..], &body].concat()).await;
     }
 
     pub(crate) async fn start(&mut self) -> Result<(), Told> {
         self.send_startup().await;
+        self.is_let_in().await
+    }
+
+    async fn is_let_in(&mut self) -> Result<(), Told> {
         loop {
             match self.read().await {
                 (b'K', body) => self.key = body,
@@ -359,6 +378,21 @@ impl Client {
                     return Err(told(&body));
                 }
                 (b'E', body) => failed = Some(told(&body)),
+                (_, _) => {}
+            }
+        }
+    }
+
+    /// The rows of an answer: text by name of the column.
+    pub(crate) async fn rows(&mut self, text: &str) -> Vec<BTreeMap<String, String>> {
+        self.send_query(text).await;
+        let (mut names, mut rows) = (Vec::new(), Vec::new());
+        loop {
+            match self.read().await {
+                (b'T', body) => names = columns(&body),
+                (b'D', body) => rows.push(names.iter().cloned().zip(cells(&body)).collect()),
+                (b'E', body) => panic!("{:?}", told(&body)),
+                (b'Z', _) => return rows,
                 (_, _) => {}
             }
         }
@@ -411,4 +445,28 @@ fn told(body: &[u8]) -> Told {
         sqlstate: sqlstate_of(body).unwrap().to_owned(),
         text: String::from_utf8_lossy(body).into_owned(),
     }
+}
+
+/// The names in a RowDescription.
+fn columns(body: &[u8]) -> Vec<String> {
+    let mut rest = &body[2..];
+    let mut names = Vec::new();
+    while !rest.is_empty() {
+        let end = rest.iter().position(|byte| *byte == 0).unwrap();
+        names.push(String::from_utf8(rest[..end].to_vec()).unwrap());
+        rest = &rest[end + 19..];
+    }
+    names
+}
+
+/// The texts in a DataRow without nulls.
+fn cells(body: &[u8]) -> Vec<String> {
+    let mut rest = &body[2..];
+    let mut cells = Vec::new();
+    while let Some((length, after)) = rest.split_first_chunk::<4>() {
+        let (cell, after) = after.split_at(usize::try_from(u32::from_be_bytes(*length)).unwrap());
+        cells.push(String::from_utf8(cell.to_vec()).unwrap());
+        rest = after;
+    }
+    cells
 }

@@ -1,6 +1,7 @@
 //! The proxy over real sockets, against a small server that speaks just enough of the protocol.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod admin;
 mod fake;
 mod limits;
 mod pools;

@@ -9,7 +9,7 @@ use route::Port;
 
 const READ_WRITE: Port = Port::ReadWrite;
 
-fn transaction(config: &mut ProxyConfig) {
+pub(crate) fn transaction(config: &mut ProxyConfig) {
     config.pool_mode = PoolMode::Transaction;
     config.security = ProxySecurity { auth: ProxyAuth::Trust, ..ProxySecurity::default() };
     config.pool_size = 2;

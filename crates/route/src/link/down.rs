@@ -69,6 +69,10 @@ impl ServerSide {
                 self.ready(client, body(bytes).first().copied())?;
                 if ours {
                     self.settled(client, out)?;
+                } else {
+                    self.answers.queries += 1;
+                    let ended = self.status == TransactionStatus::Idle;
+                    self.answers.transactions += u64::from(ended);
                 }
                 return Ok(ours);
             }

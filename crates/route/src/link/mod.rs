@@ -29,7 +29,7 @@ pub use client::{ClientSide, Offer, Pin, PoolMode, SessionState};
 pub use effect::{Effect, effect_of};
 pub use messages::{parameter_status, ready_for_query};
 pub use pipeline::Fate;
-pub use server::ServerSide;
+pub use server::{Answers, ServerSide};
 pub use settings::{Reported, Settings};
 pub use statements::{Prepared, Registry};
 pub use up::Help;

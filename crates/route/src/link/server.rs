@@ -46,6 +46,16 @@ pub struct ServerSide {
     pub(crate) rounds: u32,
     /// It answered what nobody asked: the books are not to be trusted.
     pub(crate) odd: bool,
+    pub(crate) answers: Answers,
+}
+
+/// What a server has done for its clients; queries of ours do not count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Answers {
+    /// Queries answered, each a simple one or what ends with a Sync.
+    pub queries: u64,
+    /// Transactions ended.
+    pub transactions: u64,
 }
 
 /// The transaction that goes on, as far as settings made in it matter.
@@ -87,6 +97,7 @@ impl ServerSide {
             hides: false,
             rounds: 0,
             odd: false,
+            answers: Answers::default(),
         }
     }
 
@@ -120,6 +131,11 @@ impl ServerSide {
     #[must_use]
     pub fn is_busy(&self) -> bool {
         !self.pipeline.is_empty() || self.status != TransactionStatus::Idle || self.unsynced
+    }
+
+    /// What it has done since this was last asked.
+    pub fn take_answers(&mut self) -> Answers {
+        std::mem::take(&mut self.answers)
     }
 
     /// Whether something runs.

@@ -135,6 +135,11 @@ fn simple_queries_pass_as_they_are() {
     talk.query("begin", "BEGIN", "T");
     assert!(!talk.server.is_at_rest());
     talk.query("commit", "COMMIT", "I");
+    assert_eq!(talk.server.take_answers(), Answers { queries: 3, transactions: 2 });
+    let mut out = Output::default();
+    talk.server.discard(&mut out);
+    talk.down(&["C DISCARD ALL|", "Z I"]);
+    assert_eq!(talk.server.take_answers(), Answers::default(), "a query of ours");
     assert!(talk.server.is_at_rest() && talk.client.pinned().is_none());
     talk.up(&["X"]);
     assert!(talk.client.said_goodbye());

@@ -4,6 +4,7 @@ use types::{ClusterView, KeyValue, Millis, Revision, Term};
 
 use super::*;
 use crate::event::ServerId;
+use crate::pools::ServerPhase;
 
 const HOLD: Millis = Millis(10_000);
 
@@ -549,11 +550,21 @@ fn operators_pause_and_replace_connections() {
     story.wants(2, pool);
     story.opened(2);
     story.returned(2);
+    let phases = |router: &Router| -> Vec<(ServerPhase, bool)> {
+        router.servers().iter().map(|server| (server.phase, server.retired)).collect()
+    };
+    let lent = ServerPhase::Lent(ClientId(1));
+    assert_eq!(phases(&story.router), [(lent, false), (ServerPhase::Idle, false)]);
     assert_eq!(story.step(Event::Reconnect), ["close 2"], "at rest");
+    assert_eq!(phases(&story.router), [(lent, true)]);
+    assert_eq!(story.router.lent_count(), 1);
     assert_eq!(story.returned(1), ["close 1"]);
+    assert_eq!(story.router.lent_count(), 0);
     assert_eq!(story.step(Event::Pause), NOTHING);
     assert_eq!(story.wants(1, pool), NOTHING);
-    assert!(story.router.snapshot().paused);
+    assert!(story.router.snapshot().paused && story.router.is_paused());
+    let waiting = Waiting { pool: Some(pool), since: Millis(story.now) };
+    assert_eq!(story.router.waiting(), BTreeMap::from([(ClientId(1), waiting)]));
     assert_eq!(story.step(Event::Resume), ["open 3 a"]);
 }
 
