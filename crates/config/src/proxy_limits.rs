@@ -9,7 +9,8 @@ use crate::static_file::Reader;
 pub struct ProxyLimits {
     /// A server connection that nobody has had for so long is closed.
     pub server_idle_timeout: Millis,
-    /// A server connection that is this old is closed as soon as nobody has it.
+    /// A server connection that is this old, or up to an eighth less, is closed as soon as nobody
+    /// has it.
     pub server_lifetime: Millis,
     /// A client that has no server connection and says nothing for so long is told to go.
     pub client_idle_timeout: Millis,

@@ -155,15 +155,7 @@ impl<'a> Pooled<'a> {
         let (shown, round) = self.shown;
         let doing = self.doing();
         let new_round = self.link.as_ref().map_or(0, |link| link.side.rounds());
-        let goes_on = match doing {
-            // Parts of a message, or of an answer, do not make it another one.
-            Doing::Statement => {
-                matches!(shown, Doing::Statement | Doing::Cancelled) && round == new_round
-            }
-            Doing::Other | Doing::Message | Doing::Cancelled => shown == doing,
-            Doing::Idle | Doing::Transaction => shown == doing && !moved,
-        };
-        if !goes_on {
+        if !doing.goes_on(shown, moved, round == new_round) {
             self.shown = (doing, new_round);
             self.place.mailbox.watch.begins(doing);
         }

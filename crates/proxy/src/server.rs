@@ -107,7 +107,7 @@ impl ServerConnection {
 
     /// Whether it has lived for as long as it may.
     pub(crate) fn is_old(&self, now: Millis, limits: &ProxyLimits) -> bool {
-        is_over(now.since(self.opened_at), limits.server_lifetime)
+        is_over(now.since(self.opened_at), lifetime(self.id, limits.server_lifetime))
     }
 
     /// Whether nobody has had it for as long as it may be idle.
@@ -163,6 +163,12 @@ impl ServerConnection {
     }
 }
 
+/// Connections that were opened together, as after a failover, do not all end together: some live
+/// for up to an eighth less.
+fn lifetime(id: ServerId, limit: Millis) -> Millis {
+    Millis(limit.0 - limit.0 / 128 * (id.0 % 16))
+}
+
 /// A limit of 0 is none.
 fn is_over(span: Millis, limit: Millis) -> bool {
     limit > Millis::ZERO && span >= limit
@@ -203,4 +209,20 @@ async fn discard_all(connection: &mut ServerConnection) -> Option<()> {
         bytes = rest.to_vec();
     }
     Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lifetimes_are_spread_and_none_is_none() {
+        let hour = Millis::from_secs(3600);
+        let lives: Vec<Millis> = (0..16).map(|id| lifetime(ServerId(id), hour)).collect();
+        assert_eq!((lives[0], lives[15]), (hour, Millis(3_600_000 - 15 * 28_125)));
+        assert!(lives.is_sorted_by(|a, b| a > b), "{lives:?}");
+        assert_eq!(lifetime(ServerId(7), Millis(1)), Millis(1), "never 0, which is for ever");
+        assert!(is_over(hour, hour) && !is_over(Millis(1), hour));
+        assert!(!is_over(hour, lifetime(ServerId(3), Millis::ZERO)));
+    }
 }

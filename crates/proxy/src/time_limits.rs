@@ -42,6 +42,17 @@ impl Doing {
         known.into_iter().find(|doing| *doing as u64 == bits).unwrap_or(Doing::Other)
     }
 
+    /// Whether this is what was done at the last look already, and not the same anew: bytes have
+    /// moved since, or not, and the server is in the same round, or in another one.
+    pub(crate) fn goes_on(self, before: Doing, moved: bool, same_round: bool) -> bool {
+        match self {
+            // Parts of a message, or of an answer, do not make it another one.
+            Doing::Statement => matches!(before, Doing::Statement | Doing::Cancelled) && same_round,
+            Doing::Other | Doing::Message | Doing::Cancelled => before == self,
+            Doing::Idle | Doing::Transaction => before == self && !moved,
+        }
+    }
+
     /// How long it may last; 0 is for ever.
     fn limit(self, limits: &ProxyLimits) -> Millis {
         match self {
@@ -147,6 +158,17 @@ mod tests {
         watch.begins(Doing::Idle);
         assert_eq!(watch.too_long(), None);
         assert!(!look(9000) && !look(1_000_000), "that has no limit");
+    }
+
+    #[test]
+    fn bytes_end_a_silence_and_neither_a_message_nor_a_statement() {
+        let moved = |doing: Doing| doing.goes_on(doing, true, true);
+        assert!(!moved(Doing::Idle) && !moved(Doing::Transaction));
+        assert!(moved(Doing::Message) && moved(Doing::Statement));
+        assert!(Doing::Statement.goes_on(Doing::Cancelled, true, true), "it is cancelled once");
+        assert!(!Doing::Statement.goes_on(Doing::Statement, true, false), "it is another one");
+        assert!(!Doing::Statement.goes_on(Doing::Transaction, true, true));
+        assert!(Doing::Idle.goes_on(Doing::Idle, false, true));
     }
 
     #[test]
