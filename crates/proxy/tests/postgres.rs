@@ -239,7 +239,7 @@ async fn a_commit_that_waits_for_its_standby_is_not_cancelled_and_never_called_d
     assert!(run(postgres.port, PASSWORD, &psql(setup)).await.0);
     let users = postgres.directory.path().join("users");
     std::fs::write(&users, format!("\"postgres\" \"{PASSWORD}\"\n")).unwrap();
-    std::fs::set_permissions(&users, std::fs::Permissions::from_mode(0o600)).unwrap();
+    std::fs::set_permissions(&users, Permissions::from_mode(0o600)).unwrap();
     let security = ProxySecurity {
         auth: ProxyAuth::Scram,
         users_file: Some(users),
