@@ -120,8 +120,8 @@ fn counted(hub: &Hub, user: &str) -> Result<Option<Counted>, Farewell> {
     counted.map(Some).ok_or_else(|| Some(words::too_many_of_user(user, limit)))
 }
 
-/// Has the client show who it is, as the configuration asks of it. Gives the end of the login, which
-/// goes with what follows.
+/// Has the client show who it is, as the configuration asks of it. Gives the end of the login,
+/// which goes with what follows.
 pub(crate) async fn authenticated(
     client: &mut Arrived<'_>,
     user: &str,

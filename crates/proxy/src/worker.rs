@@ -54,8 +54,8 @@ async fn run(
             Err(error) => tracing::error!(%error, "a worker cannot listen"),
         }
     }
-    // A timer that is due before all others (of logins, mostly): each of those would wake the runtime
-    // when it is set, which costs as much as a message.
+    // A timer that is due before all others (of logins, mostly): each of those would wake the
+    // runtime when it is set, which costs as much as a message.
     let mut soon = interval(SOON);
     loop {
         tokio::select! {

@@ -120,8 +120,8 @@ pub struct Shown {
     pub last: Vec<u8>,
 }
 
-/// Has a client show who it is, up to AuthenticationOk, which is the caller's to send. `unread` is what was read of
-/// the connection and is not yet taken, before and after.
+/// Has a client show who it is, up to AuthenticationOk, which is the caller's to send. `unread` is
+/// what was read of the connection and is not yet taken, before and after.
 ///
 /// Cancel safety: none, the connection is of no use afterwards.
 ///
