@@ -355,6 +355,14 @@ impl<'a> Pooled<'a> {
         if link.side.is_settling() || !link.up.is_empty() {
             return Ok(false);
         }
+        if link.side.must_settle(&self.side) {
+            let told = with_output(|out| {
+                link.side.lend_to(&mut self.side, out);
+                link.up.send(&mut link.stream, cx, &out.up).unwrap_or_default();
+                self.down.send(&mut self.stream, cx, &out.down)
+            });
+            return told.map(|()| false).map_err(|_| None);
+        }
         if take(&mut link.rests) {
             link.begun = Instant::now();
         }

@@ -349,3 +349,36 @@ async fn psql_shows_the_pools_of_real_clients() {
     shutdown.cancel();
     running.await.unwrap();
 }
+
+/// From the clients' share: three seconds.
+#[tokio::test]
+async fn settings_go_back_to_what_a_client_began_with_in_every_mode() {
+    let postgres = Postgres::start();
+    let users_file = postgres.directory.path().join("users");
+    std::fs::write(&users_file, format!("\"postgres\" \"{PASSWORD}\"\n")).unwrap();
+    std::fs::set_permissions(&users_file, Permissions::from_mode(0o600)).unwrap();
+    for mode in [PoolMode::Session, PoolMode::Transaction, PoolMode::Statement] {
+        let mut config = ProxyConfig::new("test", vec!["127.0.0.1:0".parse().unwrap()], vec![]);
+        (config.pool_mode, config.pool_size) = (mode, 1);
+        config.security = ProxySecurity {
+            auth: ProxyAuth::Scram,
+            users_file: Some(users_file.clone()),
+            ..ProxySecurity::default()
+        };
+        let proxy = Proxy::bind(config).await.unwrap();
+        let port = proxy.addresses()[0].1.port();
+        let views = watch::Sender::new((Some(postgres.view(1)), true));
+        let shutdown = CancellationToken::new();
+        let running = tokio::spawn(proxy.run(views.subscribe(), shutdown.clone()));
+        let show = "-c 'show work_mem'";
+        let words = ["set work_mem = '2MB'", "reset work_mem", "reset all", "discard all"];
+        let steps = words.map(|word| format!("-c \"{word}\" {show}")).join(" ");
+        let psql = format!("PGOPTIONS='-c work_mem=1MB' psql -XAtq {steps}");
+        // The next client of the one connection began otherwise.
+        let both = format!("{psql} && psql -XAtq {show}");
+        let wanted = (true, "2MB\n1MB\n1MB\n1MB\n4MB\n".to_owned());
+        assert_eq!(run(port, PASSWORD, &both).await, wanted, "{mode:?}");
+        shutdown.cancel();
+        running.await.unwrap();
+    }
+}

@@ -236,6 +236,17 @@ impl ServerSide {
         self.ask(&sql, out);
     }
 
+    /// Whether the session of a client that keeps the connection is no more what the client wants:
+    /// it was taken back to the connection's beginning, which is not the client's. Then it is lent
+    /// anew.
+    #[must_use]
+    pub fn must_settle(&self, client: &ClientSide) -> bool {
+        client.pinned.is_some()
+            && !Arc::ptr_eq(&self.applied, &client.wanted)
+            && self.is_at_rest()
+            && self.applied != client.wanted
+    }
+
     /// Takes the session back to its beginning; the connection is at rest again, and as new, when
     /// that is answered.
     pub fn discard(&mut self, out: &mut Output) {

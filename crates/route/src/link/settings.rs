@@ -105,7 +105,7 @@ impl Reported {
 }
 
 /// A name as an identifier, by its parts: parameters of extensions have two.
-fn identifier(name: &str) -> String {
+pub(super) fn identifier(name: &str) -> String {
     let part = |part: &str| format!("\"{}\"", part.replace('"', "\"\""));
     name.split('.').map(part).collect::<Vec<_>>().join(".")
 }

@@ -258,6 +258,37 @@ fn settings_follow_their_client() {
     assert_eq!(talk.lend().0, NOTHING);
 }
 
+/// A connection begins with other settings than its client did.
+#[test]
+fn resets_go_back_to_what_the_client_began_with() {
+    let begun = Settings::of_startup(&[("work_mem".to_owned(), "1MB".to_owned())]);
+    let mut talk = Talk::new();
+    talk.client =
+        ClientSide::new(PoolMode::Session, SessionState::Pin, Arc::new(begun), Arc::default());
+    assert_eq!(talk.lend().0, [r#"Q SET "work_mem" TO '1MB';|"#]);
+    talk.down(&["C SET|", "Z I"]);
+    let set = r#"SET "work_mem" TO '1MB'|"#;
+    assert_eq!(talk.up(&["Q reset work_mem|"]), [format!("Q {set}")]);
+    talk.down(&["C SET|", "Z I"]);
+    assert_eq!(talk.up(&["P |reset work_mem|||", "S"]), [format!("P |{set}||"), "S".to_owned()]);
+    talk.down(&["1", "Z I"]);
+    assert_eq!(talk.up(&["Q reset geqo|"]), ["Q reset geqo|"], "the connection's own will do");
+    talk.down(&["C RESET|", "Z I"]);
+    assert!(!talk.server.must_settle(&talk.client));
+    // All of them: the client's are applied again before it goes on.
+    for (all, tag) in [("reset all", "RESET"), ("discard all", "DISCARD ALL")] {
+        talk.query(all, tag, "I");
+        assert!(talk.server.must_settle(&talk.client), "{all}");
+        assert_eq!(talk.lend().0, [r#"Q SET "work_mem" TO '1MB';|"#]);
+        talk.down(&["C SET|", "Z I"]);
+        assert!(!talk.server.must_settle(&talk.client), "{all}");
+    }
+    // In a transaction there is no such moment.
+    talk.query("begin", "BEGIN", "T");
+    let up = talk.up(&["Q reset all|"]);
+    assert!(up[0].contains("RESET ALL in a transaction is refused"), "{up:?}");
+}
+
 #[test]
 fn settings_of_a_transaction_share_its_fate() {
     let wanted = |talk: &Talk| talk.client.wanted.0.len();

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use pgproto::lowered;
-use pgproto::wire::Cut;
+use pgproto::wire::{Cut, TransactionStatus};
 
 use super::client::{ClientSide, PoolMode, SessionState};
 use super::effect::{Effect, effect_of};
 use super::messages::{body, message, text};
 use super::pipeline::{Expect, OUTSTANDING_MAX};
 use super::server::ServerSide;
+use super::settings::identifier;
 use super::statements::{Prepared, prepared};
 use super::{LinkError, Output, SMALL_BYTES_MAX, STATEMENT_BYTES_MAX};
 
@@ -138,7 +139,12 @@ impl Up<'_> {
             return self.refused(&instead);
         }
         let (sql, _) = text(body(bytes)).ok_or(broken(b'Q', "its text has no end"))?;
-        let effect = effect_of(sql);
+        let (effect, instead) = self.own_beginning(effect_of(sql));
+        if let Some(sql) = instead {
+            message(&mut self.out.up, b'Q', &[sql.as_bytes(), &[0]]);
+            self.expect_query(effect);
+            return Ok(());
+        }
         if let Some(why) = self.refuses(&effect) {
             return self.refused(&refusal(bytes, &why));
         }
@@ -155,6 +161,19 @@ impl Up<'_> {
         self.expect_query(effect);
         self.pass(bytes);
         Ok(())
+    }
+
+    /// What the client's session began with is not what the connection did: a RESET of such a
+    /// parameter goes as a SET.
+    fn own_beginning(&self, effect: Effect) -> (Effect, Option<String>) {
+        let Effect::Reset { name } = &effect else {
+            return (effect, None);
+        };
+        let Some(value) = self.client.begun_with.0.get(name) else {
+            return (effect, None);
+        };
+        let sql = format!("SET {} TO {value}", identifier(name));
+        (Effect::Set { name: name.clone(), value: value.clone() }, Some(sql))
     }
 
     fn expect_query(&mut self, effect: Effect) {
@@ -178,11 +197,20 @@ impl Up<'_> {
             {
                 Some(format!("{what} is refused by the proxy in this pool mode"))
             }
+            // Outside of one, the settings are applied again before the next statement.
+            Effect::ResetAll if self.in_block() && !self.client.begun_with.0.is_empty() => {
+                Some("RESET ALL in a transaction is refused by the proxy".to_owned())
+            }
             Effect::Begin if self.client.mode == PoolMode::Statement => {
                 Some("transaction blocks are not allowed in statement mode".to_owned())
             }
             _ => None,
         }
+    }
+
+    /// The session may be in a transaction block when what comes next is executed.
+    fn in_block(&self) -> bool {
+        self.server.status != TransactionStatus::Idle || !self.server.pipeline.is_empty()
     }
 
     /// Too long to be looked into: it passes, and the connection stays with the client.
@@ -205,12 +233,18 @@ impl Up<'_> {
             return self.long_statement(bytes, expect);
         }
         let (sql, _) = text(tail).ok_or(broken(b'P', NO_END))?;
-        let refusal = self.help.replace(bytes).or_else(|| {
-            let why = self.refuses(&effect_of(sql))?;
+        let (effect, reset) = self.own_beginning(effect_of(sql));
+        let instead = self.help.replace(bytes).or_else(|| {
+            if let Some(sql) = reset {
+                let mut parse = Vec::new();
+                message(&mut parse, b'P', &[name, &[0], sql.as_bytes(), &[0, 0, 0]]);
+                return Some(parse);
+            }
+            let why = self.refuses(&effect)?;
             Some(refusal(bytes, &why))
         });
-        // What is refused is a statement like others: one that raises an error.
-        let bytes = refusal.as_deref().unwrap_or(bytes);
+        // What goes in its place is a statement like others; a refusal is one that raises an error.
+        let bytes = instead.as_deref().unwrap_or(bytes);
         let (name, tail) = text(body(bytes)).ok_or(broken(b'P', NO_END))?;
         if name.is_empty() {
             let statement = Arc::new(prepared(0, tail));
