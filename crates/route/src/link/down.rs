@@ -253,6 +253,7 @@ impl ServerSide {
             Effect::None
             | Effect::Rollback
             | Effect::ReadOnly
+            | Effect::AsksSequence
             | Effect::Begin
             | Effect::Commit
             | Effect::Leaves(_)

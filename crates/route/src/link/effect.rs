@@ -39,6 +39,9 @@ pub enum Effect {
     },
     /// All are.
     DeallocateAll,
+    /// It asks what the session last drew from a sequence: outside of the transaction that drew it,
+    /// that may be what another client drew.
+    AsksSequence,
     /// Something is left in the session that only this connection has.
     Leaves(&'static str),
     /// Several statements, none of which leaves anything; one may commit.
@@ -52,6 +55,7 @@ impl Effect {
             Effect::Commit | Effect::Several | Effect::ResetAll | Effect::Leaves(_) => true,
             Effect::None
             | Effect::ReadOnly
+            | Effect::AsksSequence
             | Effect::Begin
             | Effect::Rollback
             | Effect::Set { .. }
@@ -75,8 +79,8 @@ pub fn effect_of(sql: &[u8]) -> Effect {
     if let Some(leaves) = seen.leaves {
         return Effect::Leaves(leaves.as_str());
     }
-    if seen.asks_sequence {
-        return Effect::Leaves("currval or lastval");
+    if seen.asks_sequence && seen.single {
+        return Effect::AsksSequence;
     }
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     match seen.kind {

@@ -105,6 +105,12 @@ impl Pipeline {
         self.0.iter().any(Expect::may_commit)
     }
 
+    /// Whether a statement is among what is outstanding.
+    pub(crate) fn has_statement(&self) -> bool {
+        let is = |e: &Expect| matches!(e, Expect::Query { .. } | Expect::Execute { .. });
+        self.0.iter().any(is)
+    }
+
     pub(crate) fn may_end_block(&self) -> bool {
         self.0.iter().any(Expect::may_end_block)
     }

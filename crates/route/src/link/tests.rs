@@ -375,6 +375,31 @@ fn what_stays_in_a_session_pins_or_is_refused() {
 }
 
 #[test]
+fn a_sequence_is_asked_only_where_it_was_drawn_from() {
+    let refused = |up: &[String]| up.iter().any(|text| text.contains("are refused by the proxy"));
+    let mut talk = Talk::new();
+    assert!(refused(&talk.up(&["Q select lastval()|"])));
+    talk.down(&["E SERROR||", "Z I"]);
+    assert!(!refused(&talk.up(&["Q insert into t values (1); select lastval()|"])));
+    talk.down(&["C INSERT 0 1|", "C SELECT 1|", "Z I"]);
+    talk.query("begin", "BEGIN", "T");
+    assert!(!refused(&talk.up(&["Q select currval('s')|"])));
+    // By the extended protocol it counts when it is executed.
+    let mut talk = Talk::new();
+    assert!(!refused(&talk.up(&["P l|select lastval()|||", "S"])));
+    talk.down(&["1", "Z I"]);
+    let ask: [&str; 3] = ["B |l|||||", "E |||||", "S"];
+    assert!(refused(&talk.up(&ask)));
+    talk.down(&["2", "E SERROR|C34000||", "Z I"]);
+    assert!(talk.server.is_at_rest());
+    talk.query("begin", "BEGIN", "T");
+    assert!(!refused(&talk.up(&ask)));
+    let mut talk = Talk::new();
+    talk.client.pin("something");
+    assert!(!refused(&talk.up(&["Q select lastval()|"])));
+}
+
+#[test]
 fn copy_ends_at_rest_and_one_that_fails_half_way_does_not() {
     let mut talk = Talk::new();
     talk.up(&["Q copy t from stdin|"]);

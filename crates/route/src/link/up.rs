@@ -197,6 +197,7 @@ impl Up<'_> {
             {
                 Some(format!("{what} is refused by the proxy in this pool mode"))
             }
+            Effect::AsksSequence if self.is_first() => Some(SEQUENCE.to_owned()),
             // Outside of one, the settings are applied again before the next statement.
             Effect::ResetAll if self.in_block() && !self.client.begun_with.0.is_empty() => {
                 Some("RESET ALL in a transaction is refused by the proxy".to_owned())
@@ -211,6 +212,13 @@ impl Up<'_> {
     /// The session may be in a transaction block when what comes next is executed.
     fn in_block(&self) -> bool {
         self.server.status != TransactionStatus::Idle || !self.server.pipeline.is_empty()
+    }
+
+    /// The connection was lent for this statement, and may have been another client's before.
+    fn is_first(&self) -> bool {
+        self.client.pinned.is_none()
+            && self.server.status == TransactionStatus::Idle
+            && !self.server.pipeline.has_statement()
     }
 
     /// Too long to be looked into: it passes, and the connection stays with the client.
@@ -240,7 +248,8 @@ impl Up<'_> {
                 message(&mut parse, b'P', &[name, &[0], sql.as_bytes(), &[0, 0, 0]]);
                 return Some(parse);
             }
-            let why = self.refuses(&effect)?;
+            // When it is executed counts, not when it is prepared.
+            let why = self.refuses(&effect).filter(|_| effect != Effect::AsksSequence)?;
             Some(refusal(bytes, &why))
         });
         // What goes in its place is a statement like others; a refusal is one that raises an error.
@@ -407,6 +416,12 @@ impl Up<'_> {
         if let Some(Effect::Leaves(what)) = effect {
             self.client.pin(what);
         }
+        if effect == Some(&Effect::AsksSequence) && self.is_first() {
+            // The server says that there is no such portal, and so fails what it has to.
+            message(&mut self.out.up, b'E', &[SEQUENCE.as_bytes(), &[0; 5]]);
+            self.server.pipeline.push(Expect::Execute { prepared: None, may_commit: false });
+            return Ok(());
+        }
         let ends = effect.is_none_or(Effect::may_end_block);
         self.server.wrote |= effect.is_none_or(|effect| !effect.commits_nothing());
         self.server.pipeline.push(Expect::Execute { prepared, may_commit: ends });
@@ -424,6 +439,8 @@ impl Up<'_> {
     }
 }
 
+const SEQUENCE: &str =
+    "currval and lastval outside of a transaction are refused by the proxy in this pool mode";
 const LONG: &str = "a statement of more than 1 MiB";
 
 fn broken(tag: u8, why: &'static str) -> LinkError {
