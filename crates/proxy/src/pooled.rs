@@ -144,7 +144,9 @@ impl<'a> Pooled<'a> {
         }
         self.drain()?;
         // A cancel request that was on its way may have been what it waited for.
-        self.release_if_at_rest();
+        if self.inbox.is_empty() {
+            self.release_if_at_rest();
+        }
         let from_server = self.read_server(cx)?;
         let from_client = self.read_client(cx)?;
         Ok(from_server || from_client)
@@ -240,10 +242,18 @@ impl<'a> Pooled<'a> {
             return Ok(true);
         }
         self.sent += count;
+        let settled = link.side.is_settling();
         self.take_answer(scratch.bytes(count), cx)?;
         drop(scratch);
-        self.release_if_at_rest();
+        // Whoever got it for a statement that waits has it for that statement: given back now, it
+        // would go round among clients that each want other settings.
+        if !settled {
+            self.release_if_at_rest();
+        }
         self.process_inbox(cx)?;
+        if settled && self.inbox.is_empty() {
+            self.release_if_at_rest();
+        }
         Ok(true)
     }
 

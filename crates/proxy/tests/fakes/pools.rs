@@ -220,6 +220,31 @@ async fn a_connection_is_lent_again_when_the_cancel_request_has_arrived() {
     rig.until(|status| status.routes.busy == 0).await;
 }
 
+/// Each finds the other's settings in the one connection, and must not give it back for that.
+#[tokio::test]
+async fn clients_of_different_settings_take_turns() {
+    let a = FakeServer::start("a").await;
+    let view = cluster(Some("a"), 1, &[(&a, "primary", 1)]);
+    let rig = Rig::start(view, |config| {
+        transaction(config);
+        config.pool_size = 1;
+    })
+    .await;
+    let mut clients = Vec::new();
+    for number in 0..4 {
+        let mut client = Client::open(rig.address(READ_WRITE)).await.unwrap();
+        client.query(&format!("set work_mem to '{number}MB'")).await.unwrap();
+        clients.push(tokio::spawn(async move {
+            for _ in 0..100 {
+                assert_eq!(client.query("select 1").await.unwrap(), "a:select 1");
+            }
+        }));
+    }
+    for client in clients {
+        client.await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_client_that_leaves_in_a_transaction_takes_its_connection_along() {
     let (a, _b, rig) = two().await;

@@ -211,7 +211,7 @@ impl Up<'_> {
 
     /// The session may be in a transaction block when what comes next is executed.
     fn in_block(&self) -> bool {
-        self.server.status != TransactionStatus::Idle || !self.server.pipeline.is_empty()
+        self.server.status != TransactionStatus::Idle || self.server.pipeline.has_statement()
     }
 
     /// The connection was lent for this statement, and may have been another client's before.
