@@ -15,10 +15,10 @@
 //! - a client is told 57P01 only when no statement of its own can be in doubt, 08007 otherwise;
 //! - a client that has been told nothing may be moved to another server unseen.
 //!
-//! What a client sends is looked at in one respect: whether it sets `synchronous_commit` below `on`
-//! (I1). That is counted, and refused where the dynamic configuration says so.
+//! Whether a client sets `synchronous_commit` below `on` (I1) is looked at in either case. That is
+//! counted, and refused where the dynamic configuration says so.
 //!
-//! Not here: TLS, pooling, and where views of the cluster come from.
+//! Not here: where views of the cluster come from.
 #![forbid(unsafe_code)]
 
 mod admin;

@@ -1,9 +1,15 @@
 //! Which member, in which term, a connection belongs to.
 
-use types::{ClusterView, MemberName, Term};
+use types::{ClusterView, MemberName, Millis, Term};
 
 use crate::choice;
 use crate::event::{CutReason, Target};
+
+/// After a failed attempt to the primary, the next one follows this much later. A fresh primary is
+/// reached within it; a dead one costs one attempt at a time, however many clients wait.
+pub(crate) const PRIMARY_RETRY: Millis = Millis(20);
+/// A replica that could not be reached is left out this long.
+pub(crate) const REPLICA_RETRY: Millis = Millis(2000);
 
 /// The term and member that a connection belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +30,11 @@ impl Binding {
         if self.member == primary.member && self.primary_since.is_none() {
             self.primary_since = Some(newest);
         }
+    }
+
+    /// How long after a failed attempt the member is tried again.
+    pub(crate) fn retry(&self) -> Millis {
+        if self.primary_since.is_some() { PRIMARY_RETRY } else { REPLICA_RETRY }
     }
 
     /// Why the connection must end, if it must.

@@ -11,9 +11,6 @@ mod list;
 
 pub use self::list::{ServerPhase, ServerUse, Waiting};
 
-/// After a failed attempt to a member, the next one follows this much later.
-const OPEN_RETRY: Millis = Millis(20);
-
 /// Where clients are led at present.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Routes {
@@ -174,7 +171,7 @@ impl Pools {
         let nobody_waits = self.queues.get(&(pool, port)).is_none_or(BTreeSet::is_empty);
         if nobody_waits && !self.paused {
             // The ordinary case: nothing is written down before it is known to wait.
-            if let Some(shelf) = self.shelf_with_idle(routes, pool, port)
+            if let Some(shelf) = self.shelf_with_idle(now, routes, pool, port)
                 && let Some(server) = self.shelves[shelf].idle.pop()
             {
                 self.lend(client, server, actions);
@@ -265,7 +262,7 @@ impl Pools {
             return;
         };
         if server.phase == Phase::Opening {
-            let closed = Gate::ClosedUntil(now.plus(OPEN_RETRY));
+            let closed = Gate::ClosedUntil(now.plus(server.binding.retry()));
             let gate = self.gates.entry(server.binding.member.clone()).or_insert(closed);
             if *gate == Gate::TriedBy(id) {
                 *gate = closed;
@@ -447,7 +444,7 @@ impl Pools {
         }
         while let Some((_, client)) = self.queues.get(&(pool, port)).and_then(|q| q.first()) {
             let client = *client;
-            let idle = self.shelf_with_idle(routes, pool, port);
+            let idle = self.shelf_with_idle(now, routes, pool, port);
             let Some(server) = idle.and_then(|shelf| self.shelves[shelf].idle.pop()) else {
                 break;
             };
@@ -498,7 +495,13 @@ impl Pools {
     }
 
     /// The members that serve this port, the least used first.
-    fn targets<'a>(&self, routes: &'a Routes, pool: PoolId, port: Port) -> Vec<&'a Target> {
+    fn targets<'a>(
+        &self,
+        now: Millis,
+        routes: &'a Routes,
+        pool: PoolId,
+        port: Port,
+    ) -> Vec<&'a Target> {
         let primary = routes.primary.iter();
         match port {
             Port::ReadWrite => primary.collect(),
@@ -507,14 +510,34 @@ impl Pools {
                     let shelf = self.find_shelf(pool, &target.member);
                     shelf.map_or(0, |shelf| self.shelves[shelf].lent)
                 };
-                let mut replicas: Vec<&Target> = routes.replicas.iter().collect();
+                let reached = |target: &&Target| {
+                    let shelf = self.find_shelf(pool, &target.member).map(|n| &self.shelves[n]);
+                    self.gate_open(&target.member, now)
+                        || shelf.is_some_and(|shelf| shelf.lent + shelf.idle.len() > 0)
+                };
+                // The primary stands in where there is no replica that can be reached.
+                let mut replicas: Vec<&Target> = routes.replicas.iter().filter(reached).collect();
                 replicas.sort_by_key(lent);
                 if replicas.is_empty() { primary.collect() } else { replicas }
             }
         }
     }
 
-    fn shelf_with_idle(&self, routes: &Routes, pool: PoolId, port: Port) -> Option<usize> {
+    fn gate_open(&self, member: &MemberName, now: Millis) -> bool {
+        match self.gates.get(member) {
+            None => true,
+            Some(Gate::ClosedUntil(when)) => now >= *when,
+            Some(Gate::TriedBy(_)) => false,
+        }
+    }
+
+    fn shelf_with_idle(
+        &self,
+        now: Millis,
+        routes: &Routes,
+        pool: PoolId,
+        port: Port,
+    ) -> Option<usize> {
         let has_idle = |target: &Target| {
             let shelf = self.find_shelf(pool, &target.member)?;
             (!self.shelves[shelf].idle.is_empty()).then_some(shelf)
@@ -522,7 +545,7 @@ impl Pools {
         if port == Port::ReadWrite {
             return routes.primary.as_ref().and_then(has_idle);
         }
-        self.targets(routes, pool, port).into_iter().find_map(has_idle)
+        self.targets(now, routes, pool, port).into_iter().find_map(has_idle)
     }
 
     fn target_to_open(
@@ -538,12 +561,8 @@ impl Pools {
             shelf.is_none_or(|shelf| self.shelves[shelf].count() < size)
                 && self.groups_have_room(pool, &target.member)
         };
-        let is_open = |target: &&Target| match self.gates.get(&target.member) {
-            None => true,
-            Some(Gate::ClosedUntil(when)) => now >= *when,
-            Some(Gate::TriedBy(_)) => false,
-        };
-        let targets = self.targets(routes, pool, port).into_iter();
+        let is_open = |target: &&Target| self.gate_open(&target.member, now);
+        let targets = self.targets(now, routes, pool, port).into_iter();
         targets.filter(has_room).find(is_open).cloned()
     }
 

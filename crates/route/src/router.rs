@@ -15,12 +15,6 @@ mod hold;
 
 use self::hold::Hold;
 
-/// After a failed attempt to the primary, the next one follows this much later. A fresh primary is
-/// reached within it; a dead one costs one attempt at a time, however many clients wait.
-const PRIMARY_RETRY: Millis = Millis(20);
-/// A replica that could not be reached is left out this long.
-const REPLICA_RETRY: Millis = Millis(2000);
-
 /// While clients of pools wait, it is looked so often whose time is up.
 const POOL_LOOK: Millis = Millis(100);
 
@@ -412,8 +406,7 @@ impl Router {
             return;
         };
         self.metrics.of(client.port).connect_failures += 1;
-        let pause = if binding.primary_since.is_some() { PRIMARY_RETRY } else { REPLICA_RETRY };
-        let closed = Gate::ClosedUntil(now.plus(pause));
+        let closed = Gate::ClosedUntil(now.plus(binding.retry()));
         let gate = self.gates.entry(binding.member.clone()).or_insert(closed);
         // Late failures of a crowd do not put off the attempt that is due.
         if *gate == Gate::TriedBy(id) {

@@ -59,7 +59,7 @@ impl Cutter {
             if input.is_empty() {
                 return Ok(None);
             }
-            let bytes = self.take(input, self.missing);
+            let bytes = take(input, self.missing);
             self.missing -= bytes.len();
             return Ok(Some(Cut::More { tag: self.tag, bytes, rest: self.missing }));
         }
@@ -75,16 +75,16 @@ impl Cutter {
         if input.len() < need(tag, total).clamp(HEADER, total) {
             return Ok(None);
         }
-        let bytes = self.take(input, total);
+        let bytes = take(input, total);
         (self.tag, self.missing) = (tag, total - bytes.len());
         Ok(Some(Cut::Begin { tag, bytes, rest: self.missing }))
     }
+}
 
-    fn take<'a>(&self, input: &mut &'a [u8], wanted: usize) -> &'a [u8] {
-        let (bytes, rest) = input.split_at(wanted.min(input.len()));
-        *input = rest;
-        bytes
-    }
+fn take<'a>(input: &mut &'a [u8], wanted: usize) -> &'a [u8] {
+    let (bytes, rest) = input.split_at(wanted.min(input.len()));
+    *input = rest;
+    bytes
 }
 
 #[cfg(test)]

@@ -46,7 +46,7 @@ impl ServerSide {
                     self.hides &= rest > 0;
                     self.say_what_is_due(out);
                     if tag == b'Z' && self.pipeline.is_empty() {
-                        self.after_ready(client, out)?;
+                        self.after_ready(client)?;
                     }
                 }
             }
@@ -357,7 +357,7 @@ impl ServerSide {
         Ok(())
     }
 
-    fn after_ready(&mut self, client: &ClientSide, _out: &mut Output) -> Result<(), LinkError> {
+    fn after_ready(&self, client: &ClientSide) -> Result<(), LinkError> {
         let block = self.status != TransactionStatus::Idle;
         if block && client.mode == PoolMode::Statement && client.pinned.is_none() {
             return Err(LinkError::Block);

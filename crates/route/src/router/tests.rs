@@ -3,6 +3,7 @@ use std::sync::Arc;
 use types::{ClusterView, KeyValue, Millis, Revision, Term};
 
 use super::*;
+use crate::binding::{PRIMARY_RETRY, REPLICA_RETRY};
 use crate::event::ServerId;
 use crate::pools::ServerPhase;
 
@@ -472,6 +473,19 @@ fn a_member_that_refuses_is_tried_by_one_connection_at_a_time() {
         Refusal { sqlstate: "28P01".to_owned(), message: "no".to_owned(), hint: String::new() };
     let refused = Event::OpenRefused { server: ServerId(3), refusal };
     assert_eq!(story.step(refused), ["refuse 1 28P01", "refuse 2 28P01"]);
+}
+
+#[test]
+fn readers_of_a_pool_go_to_the_primary_while_no_replica_is_reached() {
+    let mut story = Story::new(config());
+    let pool = story.router.add_pool("app", "d", 2);
+    story.step(view(Some("a"), 1, &[primary("a", 1), replica("b")]));
+    let reads = |client| Event::Wants { client: ClientId(client), port: ReadOnly, pool };
+    assert_eq!(story.step(reads(1)), ["open 1 b"]);
+    assert_eq!(story.step(Event::OpenFailed { server: ServerId(1) }), ["open 2 a"]);
+    assert_eq!(story.opened(2), ["lend 2 to 1"]);
+    story.now += 2000;
+    assert_eq!(story.step(reads(2)), ["open 3 b"], "it is tried again after a while");
 }
 
 #[test]
