@@ -55,12 +55,18 @@ pub(crate) struct ProxyArgs {
     /// Treat warnings about the file as errors
     #[arg(long)]
     strict: bool,
+    /// Start it in the background and return when it serves, instead of the one that serves now
+    #[arg(long)]
+    detach: bool,
 }
 
 /// A call to the DCS by the proxy is given up after this and made again; routes stay meanwhile.
 const PROXY_RETRY_TIMEOUT: Millis = Millis(3_000);
 /// One attempt to reach a server.
 const CONNECT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// How long a proxy waits for its key in the DCS before it serves.
+const REGISTER_LIMIT: std::time::Duration = std::time::Duration::from_secs(3);
 
 /// How long the end of an agent waits for what it began.
 const SHUTDOWN_LIMIT: std::time::Duration = std::time::Duration::from_secs(1);
@@ -128,6 +134,9 @@ pub(crate) fn proxy(args: ProxyArgs, options: &CtlOptions) -> ExitCode {
             "{} warnings about the file, and --strict was given",
             warnings.len()
         );
+        if args.detach {
+            return crate::hot_restart::detach(file.proxy.control_socket.as_deref());
+        }
         // The proxy's workers are threads of their own; this one follows the cluster.
         runtime()?.block_on(run_proxy(file))?;
         Ok(ExitCode::SUCCESS)
@@ -161,17 +170,20 @@ async fn run_proxy(file: ProxyFile) -> anyhow::Result<()> {
     let id = config.id.clone();
     let listen = section.read_write.as_ref().or(section.read_only.as_ref());
     open_files(config.client_limit);
-    let proxy = proxy::Proxy::bind(config).await?;
+    let mut proxy = proxy::Proxy::bind(config).await?;
     // A proxy without the DCS holds its clients; so the DCS need not answer for it to start.
     let _follower = store.follow();
     let shutdown = CancellationToken::new();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let stop = shutdown.clone();
+    let (stop, handed_over) = (shutdown.clone(), crate::hot_restart::tell(&mut proxy));
     tokio::spawn(async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
+        }
+        if !handed_over.is_cancelled() {
+            agent::service_manager::stopping();
         }
         stop.cancel();
     });
@@ -182,17 +194,22 @@ async fn run_proxy(file: ProxyFile) -> anyhow::Result<()> {
             reload.notify_one();
         }
     });
+    let views = store.subscribe();
+    proxy.take_name(&views).await?;
     let registered = listen.map(|listen| {
         let at = HostPort { host: reachable(listen, &host), port: listen.port }.to_string();
-        let ended = shutdown.clone();
-        tokio::spawn(proxy::register(store.clone(), id, at, proxy.status(), ended))
+        let (registrant, ended) = (proxy.naming().join(), shutdown.clone());
+        tokio::spawn(proxy::register(store.clone(), (id, at), proxy.status(), registrant, ended))
     });
-    proxy.run(store.subscribe(), shutdown).await;
+    // A leader is to know of it before it has clients, if the DCS is there at all.
+    proxy.naming().until_written(proxy::Name::Own, REGISTER_LIMIT).await;
+    let ended = proxy.run(views, shutdown.clone()).await;
+    shutdown.cancel();
     if let Some(registered) = registered {
         // Its key goes with it, so that no leader waits for this proxy.
         tokio::time::timeout(SHUTDOWN_LIMIT, registered).await.map_or(Ok(()), |ended| ended)?;
     }
-    Ok(())
+    Ok(ended?)
 }
 
 /// Takes as many open files as the system allows: every client is one, or two with a connection of
@@ -249,6 +266,8 @@ fn proxy_config(section: &config::ProxySection, host: &str) -> anyhow::Result<pr
         workers: section.workers.unwrap_or(processors),
         admin_users: section.admin_users.iter().cloned().collect(),
         stats_users: section.stats_users.iter().cloned().collect(),
+        control_socket: section.control_socket.clone(),
+        drain_timeout: section.drain_timeout.as_duration(),
         connect_timeout: CONNECT_TIMEOUT,
         ..proxy::ProxyConfig::new(name, read_write, read_only)
     })

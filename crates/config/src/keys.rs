@@ -437,6 +437,18 @@ pub(crate) const STATIC: &[Key] = &[
         "Who may command the proxy, in its database pgherd; better known from users_file.",
     ),
     used("pgherd.proxy.stats_users", List, "", "Who may look at the proxy there, by SHOW."),
+    used(
+        "pgherd.proxy.control_socket",
+        Text,
+        "",
+        "A Unix socket by which a new proxy takes over from this one: hot restart.",
+    ),
+    used(
+        "pgherd.proxy.drain_timeout",
+        Duration,
+        "60",
+        "How long clients may stay after a take-over with the proxy that they came to.",
+    ),
     used("pgherd.proxy.auth", OneOf(AUTHS), "pass_through", "How clients authenticate."),
     used("pgherd.proxy.users_file", Text, "", "Stored passwords, as in PgBouncer's userlist.txt."),
     used("pgherd.proxy.rules_file", Text, "", "Who is let in from where, as in pg_hba.conf."),

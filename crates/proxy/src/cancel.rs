@@ -11,6 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::hot_restart::Predecessors;
 use crate::hub::Hub;
 
 /// From connecting until the server has closed, which says that the signal was sent.
@@ -23,6 +24,8 @@ pub(crate) struct CancelKeys {
     keys: Mutex<HashMap<CancelKey, ClientId>>,
     /// What our keys have in common, so that another proxy knows whose they are.
     mark: u16,
+    /// Those before us whose clients' requests come to us.
+    pub(crate) predecessors: Predecessors,
 }
 
 /// Keeps a key known; dropping it forgets the key, also when the client's task panics.
@@ -49,7 +52,12 @@ fn mark_of(id: &str) -> u16 {
 impl CancelKeys {
     /// Those of the proxy with this id.
     pub(crate) fn new(id: &str) -> CancelKeys {
-        CancelKeys { keys: Mutex::default(), mark: mark_of(id) }
+        let predecessors = Predecessors::default();
+        CancelKeys { keys: Mutex::default(), mark: mark_of(id), predecessors }
+    }
+
+    pub(crate) fn mark(&self) -> u16 {
+        self.mark
     }
 
     /// A key of our own for a client; `None` if the system has no random bytes.
@@ -72,16 +80,24 @@ impl CancelKeys {
         self.keys.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends the request to where it belongs: to our client's task, or to the proxy that gave the
-    /// key. One that nobody knows is dropped without a word, as a server does.
-    pub(crate) async fn forward(&self, hub: &Hub, key: &CancelKey, packet: &[u8]) {
+    /// Sends the request to our client's task; `false` if no client of ours has this key.
+    pub(crate) fn cancel_own(&self, hub: &Hub, key: &CancelKey) -> bool {
         let known = self.lock().get(key).copied();
         if let Some(client) = known {
             hub.cancel(client);
+        }
+        known.is_some()
+    }
+
+    /// Sends the request to where it belongs: to our client's task, or to the proxy that gave the
+    /// key. One that nobody knows is dropped without a word, as a server does.
+    pub(crate) async fn forward(&self, hub: &Hub, key: &CancelKey, packet: &[u8]) {
+        if self.cancel_own(hub, key) {
             return;
         }
-        // A request with our mark is not handed on, so none goes round in circles.
         let mark = u16::try_from(key.process >> 16).unwrap_or_default();
+        self.predecessors.cancel(key, mark).await;
+        // A request with our mark goes to no other proxy, so none goes round in circles.
         let others = hub.proxies();
         let theirs = others.iter().filter(|(id, _)| mark != self.mark && mark_of(id) == mark);
         for (id, address) in theirs {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ::config::{ProxyLimits, ProxySecurity};
@@ -16,6 +17,7 @@ const CLIENT_LIMIT: usize = 10_000;
 const POOL_SIZE: usize = 20;
 const POOL_TIMEOUT: Duration = Duration::from_secs(120);
 const PREPARED_STATEMENTS_MAX: usize = 200;
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The proxy's settings.
@@ -61,6 +63,10 @@ pub struct ProxyConfig {
     pub admin_users: BTreeSet<String>,
     /// Who may look at it there.
     pub stats_users: BTreeSet<String>,
+    /// Where a proxy that is started anew asks this one for its sockets.
+    pub control_socket: Option<PathBuf>,
+    /// How long clients may stay then with this one.
+    pub drain_timeout: Duration,
     /// How long one attempt to reach a server's TCP port takes, at most.
     pub connect_timeout: Duration,
     /// Replicas further behind than this many bytes get no new client; `None` is what the cluster's
@@ -100,6 +106,8 @@ impl ProxyConfig {
             workers: 1,
             admin_users: BTreeSet::new(),
             stats_users: BTreeSet::new(),
+            control_socket: None,
+            drain_timeout: DRAIN_TIMEOUT,
             connect_timeout: CONNECT_TIMEOUT,
             maximum_lag_bytes: None,
             tcp_user_timeout: None,

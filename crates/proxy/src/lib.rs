@@ -31,7 +31,9 @@ mod config;
 mod core;
 mod dial;
 mod door;
+mod hot_restart;
 mod hub;
+mod listening;
 #[doc(hidden)]
 pub mod login;
 mod lowering;
@@ -54,23 +56,25 @@ mod welcome;
 mod words;
 mod worker;
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
 use serde::Serialize;
-use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
+use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 use types::ClusterView;
 
 pub use self::config::ProxyConfig;
 pub use self::door::DoorError;
+pub use self::hot_restart::{Name, Naming, Registrant, Stage, TakeoverError, in_charge};
 pub use self::lowering::LoweredCommit;
 pub use self::registration::register;
 pub use route::link::{PoolMode, SessionState};
 
 use self::core::Core;
 use self::door::Door;
+use self::hot_restart::{Drains, HotRestart};
 use self::hub::Hub;
 
 /// What the proxy knows about the cluster at one moment. The sender replaces it as a whole.
@@ -129,7 +133,10 @@ pub enum ProxyError {
     #[error(transparent)]
     Door(#[from] DoorError),
     /// An address cannot be taken.
-    #[error("cannot listen on {address}; is another proxy or server using it?")]
+    #[error(
+        "cannot listen on {address}; is another proxy or server using it? (one that this proxy is \
+         to take over from needs the same control_socket)"
+    )]
     Listen {
         /// The address.
         address: SocketAddr,
@@ -137,30 +144,41 @@ pub enum ProxyError {
         #[source]
         source: std::io::Error,
     },
+    /// Another proxy was to hand over.
+    #[error(transparent)]
+    Takeover(#[from] TakeoverError),
 }
 
-/// A proxy that listens. Clients that connect before [`Proxy::run`] wait in the kernel's queue.
-#[derive(Debug)]
+/// A proxy that listens. Clients that connect before [`Proxy::run`] wait in the kernel's queue, or
+/// are served by the proxy that this one takes over from.
 pub struct Proxy {
     config: ProxyConfig,
     door: Door,
     listeners: Vec<(route::Port, TcpListener)>,
     status: watch::Sender<Status>,
     reload: Arc<Notify>,
+    restart: HotRestart,
 }
 
 impl Proxy {
-    /// Takes all addresses.
+    /// Takes all addresses; where a proxy is in charge behind the control socket, from that.
     ///
     /// # Errors
-    /// [`ProxyError`], naming the address.
+    /// [`ProxyError`], naming the address. A proxy that is in charge serves on then.
     pub async fn bind(config: ProxyConfig) -> Result<Proxy, ProxyError> {
         let read_write = config.read_write.iter().map(|a| (route::Port::ReadWrite, *a));
         let read_only = config.read_only.iter().map(|a| (route::Port::ReadOnly, *a));
         let door = Door::new(config.security.clone())?;
+        let (mut restart, mut sockets) =
+            HotRestart::begin(config.control_socket.as_deref()).await?;
         let mut listeners = Vec::new();
         for (port, address) in read_write.chain(read_only) {
-            let listener = TcpListener::bind(address)
+            let name = match port {
+                route::Port::ReadWrite => "read_write",
+                route::Port::ReadOnly => "read_only",
+            };
+            let listener = sockets
+                .listen(name, address)
                 .await
                 .map_err(|source| ProxyError::Listen { address, source })?;
             sockets::prepare(&listener, config.tcp_user_timeout);
@@ -169,8 +187,32 @@ impl Proxy {
         if listeners.is_empty() {
             return Err(ProxyError::NoAddress { name: config.name });
         }
+        restart.holds(sockets);
         let status = watch::Sender::new(Status { name: config.name.clone(), ..Status::default() });
-        Ok(Proxy { config, door, listeners, status, reload: Arc::default() })
+        Ok(Proxy { config, door, listeners, status, reload: Arc::default(), restart })
+    }
+
+    /// Has whoever runs the proxy told what becomes of it.
+    pub fn on_stage(&mut self, tell: impl Fn(Stage) + Send + Sync + 'static) {
+        self.restart.on_stage(Box::new(tell));
+    }
+
+    /// By which name the proxy is to be registered in the DCS.
+    #[must_use]
+    pub fn naming(&self) -> Naming {
+        self.restart.naming()
+    }
+
+    /// Where sockets are taken over: waits a moment for what the DCS shows, and has the proxy in
+    /// charge leave its name there to this one. From here to [`Proxy::run`] is a matter of seconds.
+    ///
+    /// # Errors
+    /// [`ProxyError`]; the proxy in charge serves on then.
+    pub async fn take_name<V: ViewSource>(
+        &mut self,
+        views: &watch::Receiver<V>,
+    ) -> Result<(), ProxyError> {
+        Ok(self.restart.take_name(views.clone()).await?)
     }
 
     /// The addresses taken, in the order of the configuration, read-write ones first.
@@ -195,10 +237,46 @@ impl Proxy {
     }
 
     /// Serves clients until `shutdown` is cancelled; they are told so, and it returns within about
-    /// two seconds. When the sender of `views` goes away, open routes stay as they are.
-    pub async fn run<V: ViewSource>(self, views: watch::Receiver<V>, shutdown: CancellationToken) {
+    /// two seconds. Or until a successor has taken the sockets over, and the clients that are here
+    /// have gone. When the sender of `views` goes away, open routes stay as they are.
+    ///
+    /// # Errors
+    /// The proxy in charge does not hand over after all.
+    pub async fn run<V: ViewSource>(
+        self,
+        views: watch::Receiver<V>,
+        shutdown: CancellationToken,
+    ) -> Result<(), ProxyError> {
         let hub = Arc::new(Hub::new(self.config, self.door));
-        Core::new(hub, self.status, self.reload).run(self.listeners, views, shutdown).await;
+        let drains = Drains::default();
+        let core = Core::new(hub.clone(), self.status, self.reload, drains.clone());
+        let shutdown = shutdown.child_token();
+        // Nothing is handed on before it is known who drains, and clients come at once.
+        let restart = self.restart.of(hub, drains);
+        let workers = core.start_workers(&self.listeners);
+        drop(self.listeners);
+        let (restart, refused) = (restart.run(), shutdown.clone());
+        let restart = tokio::spawn(async move {
+            let ended = restart.await;
+            if ended.is_err() {
+                refused.cancel();
+            }
+            ended
+        });
+        let aborts = AbortOnDrop(restart.abort_handle());
+        core.run(workers, views, shutdown).await;
+        drop(aborts);
+        // It was ended here, if it did not end by itself.
+        restart.await.map_or(Ok(()), |ended| Ok(ended?))
+    }
+}
+
+/// A task that ends with whoever began it.
+struct AbortOnDrop(AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 
@@ -211,6 +289,5 @@ pub async fn run<V: ViewSource>(
     views: watch::Receiver<V>,
     shutdown: CancellationToken,
 ) -> Result<(), ProxyError> {
-    Proxy::bind(config).await?.run(views, shutdown).await;
-    Ok(())
+    Proxy::bind(config).await?.run(views, shutdown).await
 }

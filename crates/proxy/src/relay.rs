@@ -154,8 +154,7 @@ impl<'a> Relay<'a> {
                 Poll::Ready(_) => return Turn::End(End::ServerGone),
             }
         }
-        if self.must_end() {
-            let ending = Ending::Cut(CutReason::Planned);
+        if let Some(ending) = self.must_end() {
             return Turn::End(End::Commanded(Command::End(ending)));
         }
         if self.must_ask() {
@@ -217,17 +216,23 @@ impl<'a> Relay<'a> {
         })
     }
 
-    /// The primary is about to step down, and the session is in no transaction.
-    fn must_end(&mut self) -> bool {
+    /// The primary is about to step down, or the proxy to end, and the session is in no transaction.
+    fn must_end(&mut self) -> Option<Ending> {
         let idle = self.exchange.status() == Some(TransactionStatus::Idle);
-        if !idle || !self.is_silent() || !self.mailbox.drains() {
-            return false;
+        if !idle || !self.is_silent() {
+            return None;
         }
-        let holds = self.hub.holds();
-        if !holds {
+        if self.hub.closes() {
+            return Some(Ending::Shutdown);
+        }
+        if !self.mailbox.drains() {
+            return None;
+        }
+        if !self.hub.holds() {
             self.mailbox.forget_drain();
+            return None;
         }
-        holds
+        Some(Ending::Cut(CutReason::Planned))
     }
 
     fn is_silent(&self) -> bool {

@@ -36,10 +36,9 @@ fn set_options(socket: &impl AsFd, user_timeout: Option<Duration>) -> io::Result
     sockopt::set_tcp_keepidle(socket, KEEPALIVE_IDLE)?;
     sockopt::set_tcp_keepintvl(socket, KEEPALIVE_INTERVAL)?;
     sockopt::set_tcp_keepcnt(socket, KEEPALIVE_PROBES)?;
-    if let Some(limit) = user_timeout {
-        let millis = u32::try_from(limit.as_millis()).unwrap_or(u32::MAX);
-        sockopt::set_tcp_user_timeout(socket, millis)?;
-    }
+    // 0 is the system's own, also for a socket that an earlier proxy had other ideas about.
+    let limit = user_timeout.unwrap_or_default();
+    sockopt::set_tcp_user_timeout(socket, u32::try_from(limit.as_millis()).unwrap_or(u32::MAX))?;
     Ok(())
 }
 

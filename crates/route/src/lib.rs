@@ -13,6 +13,7 @@
 
 mod binding;
 mod choice;
+mod drain;
 mod event;
 pub mod link;
 mod metrics;
@@ -20,6 +21,7 @@ mod pools;
 mod router;
 
 pub use choice::Awaited;
+pub use drain::{Drain, DrainStep};
 pub use event::{Action, ClientId, CutReason, Event, PoolId, Port, Refusal, ServerId, Target};
 pub use metrics::{Metrics, PortMetrics, Snapshot};
 pub use pools::{PoolUse, ServerPhase, ServerUse, Waiting};

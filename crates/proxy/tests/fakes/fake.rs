@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use pgproto::wire::{ErrorResponse, Severity, sqlstate_of};
-use proxy::{Proxy, ProxyConfig, Status};
+use proxy::{Proxy, ProxyConfig, ProxyError, Status};
 use route::Port;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -30,7 +30,7 @@ pub(crate) struct Rig {
     pub(crate) views: watch::Sender<View>,
     pub(crate) status: watch::Receiver<Status>,
     pub(crate) shutdown: CancellationToken,
-    pub(crate) running: JoinHandle<()>,
+    pub(crate) running: JoinHandle<Result<(), ProxyError>>,
 }
 
 impl Rig {
@@ -41,7 +41,11 @@ impl Rig {
         let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
         let mut config = ProxyConfig::new("test", vec![any], vec![any]);
         change(&mut config);
-        let proxy = Proxy::bind(config).await.unwrap();
+        Rig::run(Proxy::bind(config).await.unwrap(), view)
+    }
+
+    /// Runs a proxy that listens.
+    pub(crate) fn run(proxy: Proxy, view: Arc<ClusterView>) -> Rig {
         let views = watch::Sender::new((Some(view), true));
         let shutdown = CancellationToken::new();
         Rig {

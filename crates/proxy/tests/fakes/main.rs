@@ -3,6 +3,7 @@
 
 mod admin;
 mod fake;
+mod hot_restart;
 mod limits;
 mod pools;
 mod sessions;
