@@ -11,8 +11,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::front::Front;
 use crate::hot_restart::Predecessors;
-use crate::hub::Hub;
 
 /// From connecting until the server has closed, which says that the signal was sent.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -81,24 +81,24 @@ impl CancelKeys {
     }
 
     /// Sends the request to our client's task; `false` if no client of ours has this key.
-    pub(crate) fn cancel_own(&self, hub: &Hub, key: &CancelKey) -> bool {
+    pub(crate) fn cancel_own(&self, front: &Front, key: &CancelKey) -> bool {
         let known = self.lock().get(key).copied();
         if let Some(client) = known {
-            hub.cancel(client);
+            front.cancel(client);
         }
         known.is_some()
     }
 
     /// Sends the request to where it belongs: to our client's task, or to the proxy that gave the
     /// key. One that nobody knows is dropped without a word, as a server does.
-    pub(crate) async fn forward(&self, hub: &Hub, key: &CancelKey, packet: &[u8]) {
-        if self.cancel_own(hub, key) {
+    pub(crate) async fn forward(&self, front: &Front, key: &CancelKey, packet: &[u8]) {
+        if self.cancel_own(front, key) {
             return;
         }
         let mark = u16::try_from(key.process >> 16).unwrap_or_default();
         self.predecessors.cancel(key, mark).await;
         // A request with our mark goes to no other proxy, so none goes round in circles.
-        let others = hub.proxies();
+        let others = front.proxies();
         let theirs = others.iter().filter(|(id, _)| mark != self.mark && mark_of(id) == mark);
         for (id, address) in theirs {
             tracing::debug!(id, address, "a cancel request goes to the proxy that gave the key");

@@ -4,9 +4,9 @@
 //! authentication passes end to end; or it is a client of a pool, signs in here, and is lent a
 //! connection for a transaction, a statement or its whole stay.
 //!
-//! Layers: [`Proxy`] binds and runs; the hub holds what all clients share, with the router in it;
-//! workers accept clients, and each client's task moves its own bytes; the core task follows the
-//! cluster, keeps the time and publishes.
+//! Layers: [`Proxy`] binds and runs; the front holds what all clients share, a hub what those of
+//! one cluster do, with its router in it; workers accept clients, and each client's task moves its
+//! own bytes; a core task follows a cluster, keeps the time and publishes.
 //!
 //! Invariants:
 //! - after the router has cut a session, no byte goes to its server; what the kernel still holds
@@ -31,8 +31,11 @@ mod config;
 mod core;
 mod dial;
 mod door;
+mod draining;
+mod front;
 mod hot_restart;
 mod hub;
+mod known;
 mod listening;
 #[doc(hidden)]
 pub mod login;
@@ -43,6 +46,7 @@ mod pooled;
 mod question;
 mod registration;
 mod relay;
+mod running;
 #[doc(hidden)]
 pub mod secure;
 mod server;
@@ -74,8 +78,9 @@ pub use route::link::{PoolMode, SessionState};
 
 use self::core::Core;
 use self::door::Door;
+use self::front::Front;
 use self::hot_restart::{Drains, HotRestart};
-use self::hub::Hub;
+use self::running::Workers;
 
 /// What the proxy knows about the cluster at one moment. The sender replaces it as a whole.
 pub trait ViewSource: Send + Sync + 'static {
@@ -247,26 +252,28 @@ impl Proxy {
         views: watch::Receiver<V>,
         shutdown: CancellationToken,
     ) -> Result<(), ProxyError> {
-        let hub = Arc::new(Hub::new(self.config, self.door));
+        let front = Arc::new(Front::new(self.config, self.door));
         let drains = Drains::default();
-        let core = Core::new(hub.clone(), self.status, self.reload, drains.clone());
         let shutdown = shutdown.child_token();
-        // Nothing is handed on before it is known who drains, and clients come at once.
-        let restart = self.restart.of(hub, drains);
-        let workers = core.start_workers(&self.listeners);
+        // It is known that others may drain before clients come.
+        let restart = self.restart.of(front.clone(), drains.clone());
+        let workers = Workers::start(&front, &self.listeners);
         drop(self.listeners);
-        let (restart, refused) = (restart.run(), shutdown.clone());
+        let refused = shutdown.clone();
         let restart = tokio::spawn(async move {
-            let ended = restart.await;
+            let ended = restart.run().await;
             if ended.is_err() {
                 refused.cancel();
             }
             ended
         });
-        let aborts = AbortOnDrop(restart.abort_handle());
-        core.run(workers, views, shutdown).await;
-        drop(aborts);
-        // It was ended here, if it did not end by itself.
+        let ends_with_us = AbortOnDrop(restart.abort_handle());
+        let cluster = Core::new(front.clone(), front.hub.clone(), self.status).run(views);
+        tokio::select! {
+            () = cluster => {}
+            () = running::run(front, workers, (self.reload, drains), shutdown) => {}
+        }
+        drop(ends_with_us);
         restart.await.map_or(Ok(()), |ended| Ok(ended?))
     }
 }

@@ -4,7 +4,6 @@
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -17,7 +16,7 @@ use tokio::time::{interval, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::client;
-use crate::hub::Hub;
+use crate::front::Front;
 
 /// Connections beyond the limit of clients: cancel requests, and clients to be told of the limit.
 const CONNECTIONS_BEYOND_LIMIT: usize = 64;
@@ -41,26 +40,26 @@ pub(crate) struct Until {
 /// Starts a worker, which accepts from these sockets.
 pub(crate) fn start(
     number: usize,
-    hub: Arc<Hub>,
+    front: Arc<Front>,
     listeners: Vec<(Port, std::net::TcpListener)>,
     until: Until,
 ) -> io::Result<JoinHandle<()>> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     thread::Builder::new().name(format!("proxy-{number}")).spawn(move || {
-        runtime.block_on(run(hub, listeners, until));
+        runtime.block_on(run(front, listeners, until));
         // What still runs had its time; sockets close with it.
         runtime.shutdown_background();
     })
 }
 
-async fn run(hub: Arc<Hub>, listeners: Vec<(Port, std::net::TcpListener)>, until: Until) {
+async fn run(front: Arc<Front>, listeners: Vec<(Port, std::net::TcpListener)>, until: Until) {
     let Until { close, accepting: open, stop } = until;
     // Dropping the set at the end ends the accept loops.
     let mut accepting = JoinSet::new();
     for (port, listener) in listeners {
         match TcpListener::from_std(listener) {
             Ok(listener) => {
-                accepting.spawn(accept(hub.clone(), port, listener, open.clone()));
+                accepting.spawn(accept(front.clone(), port, listener, open.clone()));
             }
             Err(error) => tracing::error!(%error, "a worker cannot listen"),
         }
@@ -78,17 +77,21 @@ async fn run(hub: Arc<Hub>, listeners: Vec<(Port, std::net::TcpListener)>, until
     }
 }
 
-async fn accept(hub: Arc<Hub>, port: Port, listener: TcpListener, _open: mpsc::Sender<Infallible>) {
-    let most = hub.config.client_limit.saturating_add(CONNECTIONS_BEYOND_LIMIT);
+async fn accept(
+    front: Arc<Front>,
+    port: Port,
+    listener: TcpListener,
+    _open: mpsc::Sender<Infallible>,
+) {
+    let most = front.config.client_limit.saturating_add(CONNECTIONS_BEYOND_LIMIT);
     loop {
-        if hub.clients.load(Ordering::Relaxed) >= most {
+        if front.count() >= most {
             sleep(ACCEPT_RETRY).await;
             continue;
         }
         match listener.accept().await {
             Ok((socket, _)) => {
-                let place = hub.enter();
-                tokio::spawn(client::serve(place, port, socket));
+                tokio::spawn(client::serve(front.enter(), port, socket));
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a client");

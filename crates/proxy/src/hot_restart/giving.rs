@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::predecessors::Predecessors;
 use super::wire::{Message, Talk, TalkError};
 use super::{ANSWER_LIMIT, Name, Naming, RENAME_LIMIT, SUCCESSOR_LIMIT, Stage};
-use crate::hub::Hub;
+use crate::front::Front;
 use crate::listening::Listening;
 
 /// Conversations at once; more are closed without a word.
@@ -49,7 +49,7 @@ pub(crate) type Tell = Box<dyn Fn(Stage) + Send + Sync>;
 /// What is given, and whom it concerns.
 pub(crate) struct Giving {
     pub(crate) sockets: Vec<Listening>,
-    pub(crate) hub: Arc<Hub>,
+    pub(crate) front: Arc<Front>,
     pub(crate) naming: Naming,
     pub(crate) drains: Drains,
     pub(crate) tell: Tell,
@@ -148,13 +148,13 @@ async fn take_turns(
     talk: &Talk,
     successor: Option<u32>,
 ) -> Result<(), NotGiven> {
-    let hub = shared.giving.hub.clone();
+    let front = shared.giving.front.clone();
     let Ok(turn) = shared.turn.try_acquire() else {
         let why = "another proxy is taking its sockets over at this moment; look whether that one \
                    serves before a further one is started";
         return refuse(talk, why).await;
     };
-    if hub.snapshot().paused {
+    if front.is_paused() {
         return refuse(talk, "its pools are paused by an operator; RESUME first").await;
     }
     tracing::info!(successor, "another proxy asks for the listening sockets");
@@ -164,7 +164,7 @@ async fn take_turns(
             turn.forget();
             shared.handed_over.cancel();
             drop(shared);
-            serve_cancels(&hub, talk).await
+            serve_cancels(&front, talk).await
         }
         Err(error) => {
             shared.giving.naming.want(Name::Own);
@@ -181,16 +181,16 @@ async fn refuse(talk: &Talk, why: &str) -> Result<(), NotGiven> {
 }
 
 async fn hand_over(shared: &Shared, talk: &Talk, successor: Option<u32>) -> Result<(), NotGiven> {
-    let Giving { sockets, hub, naming, drains, tell } = &shared.giving;
+    let Giving { sockets, front, naming, drains, tell } = &shared.giving;
     for Listening { name, socket } in sockets {
         talk.send(&Message::Socket { name: name.clone() }, Some(socket.as_fd())).await?;
     }
     talk.send(&Message::ControlSocket, Some(shared.control.as_fd())).await?;
-    let predecessors: &Predecessors = &hub.cancel_keys.predecessors;
+    let predecessors: &Predecessors = &front.cancel_keys.predecessors;
     for (mark, copy) in predecessors.copies() {
         talk.send(&Message::Predecessor { mark }, Some(copy.as_fd())).await?;
     }
-    talk.send(&Message::AllSent { mark: hub.cancel_keys.mark() }, None).await?;
+    talk.send(&Message::AllSent { mark: front.cancel_keys.mark() }, None).await?;
     expect(talk, &Message::Ready).await?;
     naming.want(Name::Draining);
     if !naming.until_written(Name::Draining, RENAME_LIMIT).await {
@@ -218,12 +218,12 @@ async fn expect(talk: &Talk, message: &Message) -> Result<(), NotGiven> {
 }
 
 /// Takes cancel requests for our clients from the successor, for as long as either is there.
-async fn serve_cancels(hub: &Hub, talk: &Talk) -> Result<(), NotGiven> {
+async fn serve_cancels(front: &Front, talk: &Talk) -> Result<(), NotGiven> {
     loop {
         talk.until_it_speaks().await;
         match talk.receive(ANSWER_LIMIT).await? {
             (Message::Cancel { process, secret }, _) => {
-                hub.cancel_keys.cancel_own(hub, &CancelKey { process, secret });
+                front.cancel_keys.cancel_own(front, &CancelKey { process, secret });
                 talk.send(&Message::Cancelled, None).await?;
             }
             (said, _) => return Err(NotGiven::OutOfTurn(said.to_string())),

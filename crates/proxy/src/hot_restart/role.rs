@@ -12,7 +12,7 @@ use super::path::{Found, find};
 use super::taking::{Released, Taken, Takeover};
 use super::{Naming, Stage, TakeoverError, VIEW_LIMIT};
 use crate::ViewSource;
-use crate::hub::Hub;
+use crate::front::Front;
 use crate::listening::{Listeners, Listening};
 
 /// How far it is.
@@ -101,12 +101,12 @@ impl HotRestart {
     }
 
     /// Goes on for a proxy that is about to serve.
-    pub(crate) fn of(self, hub: Arc<Hub>, drains: Drains) -> Serving {
+    pub(crate) fn of(self, front: Arc<Front>, drains: Drains) -> Serving {
         if matches!(self.role, Role::Successor(_) | Role::Named(_)) {
-            hub.cancel_keys.predecessors.are_coming();
+            front.cancel_keys.predecessors.are_coming();
         }
         let HotRestart { role, sockets, naming, tell } = self;
-        Serving { role, giving: Giving { sockets, hub, naming, drains, tell } }
+        Serving { role, giving: Giving { sockets, front, naming, drains, tell } }
     }
 }
 
@@ -124,8 +124,8 @@ impl Serving {
                 return Ok(());
             }
             Role::InCharge(control) => control,
-            Role::Successor(takeover) => take(takeover.ready().await?, &giving.hub).await?,
-            Role::Named(released) => take(released, &giving.hub).await?,
+            Role::Successor(takeover) => take(takeover.ready().await?, &giving.front).await?,
+            Role::Named(released) => take(released, &giving.front).await?,
         };
         (giving.tell)(Stage::Serving);
         giving.answer(control).await;
@@ -133,8 +133,8 @@ impl Serving {
     }
 }
 
-async fn take(released: Released, hub: &Hub) -> Result<UnixListener, TakeoverError> {
+async fn take(released: Released, front: &Front) -> Result<UnixListener, TakeoverError> {
     let Taken { control, predecessors } = released.serving().await?;
-    hub.cancel_keys.predecessors.are(predecessors);
+    front.cancel_keys.predecessors.are(predecessors);
     Ok(control)
 }
