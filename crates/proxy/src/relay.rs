@@ -216,7 +216,8 @@ impl<'a> Relay<'a> {
         })
     }
 
-    /// The primary is about to step down, or the proxy to end, and the session is in no transaction.
+    /// The primary is about to step down, or the proxy to end, and the session is in no
+    /// transaction.
     fn must_end(&mut self) -> Option<Ending> {
         let idle = self.exchange.status() == Some(TransactionStatus::Idle);
         if !idle || !self.is_silent() {

@@ -1,5 +1,5 @@
-//! How a proxy comes to its end whose place another one has taken: its clients go on, and those that
-//! stay too long are asked to connect again.
+//! How a proxy comes to its end whose place another one has taken: its clients go on, and those
+//! that stay too long are asked to connect again.
 
 use types::Millis;
 

@@ -29,9 +29,9 @@ pub(crate) enum Found {
 
 /// Looks for the proxy behind the control socket; without one the socket is made.
 ///
-/// A socket that nobody listens on is replaced under a lock on its directory, so that of two proxies
-/// that find it so at the same time the second one finds the first. The file is never removed: it
-/// may be a successor's, and one that nobody listens on harms nobody.
+/// A socket that nobody listens on is replaced under a lock on its directory, so that of two
+/// proxies that find it so at the same time the second one finds the first. The file is never
+/// removed: it may be a successor's, and one that nobody listens on harms nobody.
 ///
 /// # Errors
 /// [`TakeoverError`], naming the path.

@@ -1,5 +1,5 @@
-//! Proxies that drain after this one has taken their sockets: cancel requests for their clients come
-//! here.
+//! Proxies that drain after this one has taken their sockets: cancel requests for their clients
+//! come here.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
