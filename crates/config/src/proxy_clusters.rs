@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use types::keys::prefix;
+
 use crate::check::{Findings, check, word};
 use crate::etcd;
 use crate::keys::{DATABASE, Key, STATIC};
@@ -11,6 +13,7 @@ use crate::proxy_auth::{ProxyAuth, ProxySecurity};
 use crate::proxy_section::{POOL_MODES, PoolMode};
 use crate::sections::Etcd;
 use crate::static_file::Reader;
+use crate::text::HostPort;
 use crate::tree::{Entry, Kind};
 use crate::values;
 
@@ -69,27 +72,50 @@ impl ProxyDatabases {
     }
 }
 
+/// The prefix of a cluster's keys, and the members of its etcd.
+type ClusterPlace = (String, Vec<HostPort>);
+
+/// One member of etcd in common is enough: it is of one etcd only.
+fn is_one(left: &ClusterPlace, right: &ClusterPlace) -> bool {
+    left.0 == right.0 && left.1.iter().any(|endpoint| right.1.contains(endpoint))
+}
+
 impl Reader {
     /// The clusters besides the file's own, by what this file calls them.
     pub(crate) fn proxy_clusters(&mut self) -> BTreeMap<String, ProxyCluster> {
         let mut clusters = BTreeMap::new();
-        let own = (self.text("scope"), self.namespace());
+        let scope = self.text("scope");
+        // What is wrong with it is said where the file's own cluster is read.
+        let etcd3 = etcd::read(&self.tree, &mut Vec::new());
+        let own = |scope: String| ProxyCluster { scope, namespace: None, etcd3: None };
+        let mut followed: Vec<(String, ProxyCluster)> =
+            scope.iter().map(|scope| (scope.clone(), own(scope.clone()))).collect();
         for entry in self.mapping(CLUSTERS) {
             let path = format!("{CLUSTERS}.{}", entry.key);
             let Some(cluster) = self.proxy_cluster(&path, &entry) else { continue };
-            let is_own = cluster.etcd3.is_none()
-                && own.0.as_ref() == Some(&cluster.scope)
-                && cluster.namespace.as_ref().is_none_or(|namespace| *namespace == own.1);
-            if is_own {
-                let why = "is the file's own cluster, which is followed in any case";
+            let place = |cluster: &ProxyCluster| self.place_of_cluster(cluster, etcd3.as_ref());
+            let same = followed.iter().find(|(_, known)| is_one(&place(known), &place(&cluster)));
+            if let Some((known, _)) = same {
+                // Two registrations under one key would answer for each other's clients.
+                let why = format!("is the cluster that is followed as {known} already");
                 self.errors.push(Problem::new(entry.at, path, why));
-            } else if own.0.as_ref() == Some(&entry.key) {
+            } else if scope.as_ref() == Some(&entry.key) {
                 let why = "is what the file's own cluster is called; choose another name";
                 self.errors.push(Problem::new(entry.at, path, why));
             }
+            followed.push((entry.key.clone(), cluster.clone()));
             clusters.insert(entry.key, cluster);
         }
         clusters
+    }
+
+    /// The prefix of its keys, and where they are.
+    fn place_of_cluster(&self, it: &ProxyCluster, of_file: Option<&Etcd>) -> ClusterPlace {
+        let of_file_namespace = self.namespace();
+        let namespace = it.namespace.as_ref().unwrap_or(&of_file_namespace);
+        let etcd3 = it.etcd3.as_ref().or(of_file);
+        let endpoints = etcd3.map(|etcd3| etcd3.endpoints.clone()).unwrap_or_default();
+        (prefix(namespace, &it.scope), endpoints)
     }
 
     fn proxy_cluster(&mut self, path: &str, entry: &Entry) -> Option<ProxyCluster> {
@@ -285,6 +311,8 @@ mod tests {
             pool_mode: Some(PoolMode::Session),
         };
         assert_eq!(find("old"), old);
+        let elsewhere = "clusters: {a: {scope: demo, etcd3: {hosts: e9}}}";
+        assert_eq!(read(&[POOLED, elsewhere]).expect("another etcd").clusters.len(), 1);
         let plain = read(&[POOLED]).expect("good");
         assert_eq!((plain.clusters.len(), plain.databases), (0, ProxyDatabases::default()));
     }
@@ -303,7 +331,17 @@ mod tests {
             ),
             (POOLED, "clusters: {a: {scope: b, etcd3: {}}}", "clusters.a.etcd3: is required"),
             (POOLED, "clusters: {a: {scope: b, etcd3: {hots: c}}}", "etcd3.hots: unknown key"),
-            (POOLED, "clusters: {a: {scope: demo}}", "clusters.a: is the file's own cluster"),
+            (POOLED, "clusters: {a: {scope: demo}}", "clusters.a: is the cluster that is followed"),
+            (
+                POOLED,
+                "clusters: {a: {scope: demo, namespace: service, etcd3: {hosts: 'e9, e1:2379'}}}",
+                "is the cluster that is followed as demo already",
+            ),
+            (
+                POOLED,
+                "clusters: {a: {scope: x}, b: {scope: x, namespace: /service}}",
+                "clusters.b: is the cluster that is followed as a already",
+            ),
             (POOLED, "clusters: {demo: {scope: b}}", "is what the file's own cluster is called"),
             (POOLED, "databases: none", "databases: must be a mapping of names"),
             (POOLED, "databases: {d: {cluster: x}}", "d.cluster: \"x\" is no cluster of pgherd"),
