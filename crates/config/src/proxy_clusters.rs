@@ -142,24 +142,18 @@ impl Reader {
     }
 
     /// Where the databases are.
-    pub(crate) fn proxy_databases(
-        &mut self,
-        clusters: &BTreeMap<String, ProxyCluster>,
-        security: &ProxySecurity,
-    ) -> ProxyDatabases {
+    pub(crate) fn proxy_databases(&mut self, security: &ProxySecurity) -> ProxyDatabases {
         let mut databases = ProxyDatabases::default();
+        let own = self.text("scope");
+        // What is wrong with one of them is said there.
+        let said: Vec<String> = self.mapping(CLUSTERS).into_iter().map(|entry| entry.key).collect();
         for entry in self.mapping(DATABASES) {
             let path = format!("{DATABASES}.{}", entry.key);
             let Some(mut database) = self.proxy_database(&path, &entry) else { continue };
             // The own cluster has a name too.
-            let own = self.text("scope");
-            let is_own =
-                |cluster: &String| !clusters.contains_key(cluster) && own.as_ref() == Some(cluster);
-            database.cluster = database.cluster.filter(|cluster| !is_own(cluster));
-            if let Some(cluster) = database.cluster.as_ref().filter(|c| !clusters.contains_key(*c))
-            {
-                let known: Vec<&str> = clusters.keys().map(String::as_str).collect();
-                let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            database.cluster = database.cluster.filter(|cluster| own.as_ref() != Some(cluster));
+            if let Some(cluster) = database.cluster.as_ref().filter(|name| !said.contains(name)) {
+                let known = if said.is_empty() { "none".to_owned() } else { said.join(", ") };
                 let why = format!("{cluster:?} is no cluster of {CLUSTERS}, which has {known}");
                 self.errors.push(Problem::new(entry.at, format!("{path}.cluster"), why));
             }
@@ -343,6 +337,11 @@ mod tests {
                 "clusters.b: is the cluster that is followed as a already",
             ),
             (POOLED, "clusters: {demo: {scope: b}}", "is what the file's own cluster is called"),
+            (
+                POOLED,
+                "clusters: {a: {scop: b}}, databases: {d: {cluster: a}}",
+                "clusters.a.scop: unknown key",
+            ),
             (POOLED, "databases: none", "databases: must be a mapping of names"),
             (POOLED, "databases: {d: {cluster: x}}", "d.cluster: \"x\" is no cluster of pgherd"),
             (POOLED, "databases: {d: {dbnam: x}}", "databases.d.dbnam: unknown key; did you mean"),

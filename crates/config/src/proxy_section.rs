@@ -130,7 +130,7 @@ impl Reader {
             workers: self.proxy_count("workers", 1).map(|workers| workers.min(WORKERS_MAX)),
             admin_users: self.proxy_users("admin_users", &security.auth),
             stats_users: self.proxy_users("stats_users", &security.auth),
-            databases: self.proxy_databases(&clusters, &security),
+            databases: self.proxy_databases(&security),
             clusters,
             security,
         })

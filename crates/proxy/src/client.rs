@@ -106,6 +106,11 @@ pub(crate) async fn serve(newcomer: Newcomer, port: Port, socket: TcpStream) {
         }
         return welcome::run(arrived).await;
     }
+    if front.is_full() {
+        // Each cluster's router counts its own clients only.
+        let word = words::too_many_clients(front.config.client_limit);
+        return sockets::say_goodbye(stream, &word).await;
+    }
     let visitor = Visitor::new(Errand::Session, judge.who().clone(), (&stream, address), &startup);
     place.front().visitors.enter(place.id, visitor);
     place.hub.step(Event::ClientArrived { client: place.id, port });

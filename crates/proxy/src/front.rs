@@ -175,13 +175,17 @@ impl Front {
     /// Has nobody lent a connection from now on; `false` if that is so already.
     pub(crate) fn pause(&self) -> bool {
         let _pausing = self.pausing.lock().unwrap_or_else(PoisonError::into_inner);
-        self.hubs().fold(false, |any, hub| hub.pause() || any)
+        let mut changed = false;
+        self.hubs().for_each(|hub| changed |= hub.pause());
+        changed
     }
 
     /// Ends a pause; `false` if there is none.
     pub(crate) fn resume(&self) -> bool {
         let _pausing = self.pausing.lock().unwrap_or_else(PoisonError::into_inner);
-        self.hubs().fold(false, |any, hub| hub.resume() || any)
+        let mut changed = false;
+        self.hubs().for_each(|hub| changed |= hub.resume());
+        changed
     }
 
     /// Completes when no connection is lent any more, with `true`, or when the pause is over.

@@ -193,17 +193,22 @@ async fn a_cluster_without_a_view_holds_its_own_clients_only() {
 
 #[tokio::test]
 async fn clients_of_all_clusters_count_together() {
-    let (_a, _b, rig) = two(|config| {
-        transaction(config);
-        config.client_limit = 1;
-    })
-    .await;
-    let first = open(&rig, "shop").await;
-    let refused = Client::open_as(rig.address(READ_WRITE), "app", "invoices").await.err().unwrap();
-    assert_eq!(refused.sqlstate, "53300");
-    first.goodbye().await;
-    rig.until(|status| status.clients == 0).await;
-    open(&rig, "invoices").await;
+    for pooled in [false, true] {
+        let (_a, _b, rig) = two(|config| {
+            if pooled {
+                transaction(config);
+            }
+            config.client_limit = 1;
+        })
+        .await;
+        let address = rig.address(READ_WRITE);
+        let first = open(&rig, "shop").await;
+        let refused = Client::open_as(address, "app", "invoices").await.err().unwrap();
+        assert_eq!(refused.sqlstate, "53300", "pooled: {pooled}");
+        first.goodbye().await;
+        rig.until(|status| status.clients == 0).await;
+        open(&rig, "invoices").await;
+    }
 }
 
 #[tokio::test]
