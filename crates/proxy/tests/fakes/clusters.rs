@@ -172,14 +172,14 @@ async fn what_one_cluster_knows_of_a_user_opens_no_other() {
 async fn a_cluster_without_a_view_holds_its_own_clients_only() {
     let a = FakeServer::start("a").await;
     let nothing = Arc::new(ClusterView::from_keys(Revision(1), &[]));
-    let rig = Rig::start_with(led_by(&a, 1), &[("billing", nothing)], |config| {
+    let mut rig = Rig::start_with(led_by(&a, 1), &[("billing", nothing)], |config| {
         transaction(config);
         config.databases = databases(&[("invoices", billing())]);
         config.hold_timeout = Some(Duration::from_millis(50));
     })
     .await;
+    rig.until(|status| status.routes.read_write.is_some()).await;
     // Its source ends, too.
-    let mut rig = rig;
     rig.other_views.clear();
     rig.until_other("billing", |status| !status.routes.fresh).await;
     let held = Client::open_as(rig.address(READ_WRITE), "app", "invoices").await.err().unwrap();
