@@ -123,7 +123,8 @@ pub enum TakeoverError {
     },
     /// The conversation broke off.
     #[error(
-        "the proxy in charge was asked for its sockets and {while_it} failed; if it lives it serves on"
+        "the proxy in charge was asked for its sockets and {while_it} failed; it serves on, if it \
+         lives"
     )]
     Talk {
         /// What went on.

@@ -33,6 +33,7 @@ pub async fn register(
     mut registrant: Registrant,
     shutdown: CancellationToken,
 ) {
+    let cluster = status.borrow().cluster.clone();
     let key = |name: Name| Key {
         id: name.of(&id),
         session: Session::new(store.client().clone(), TTL),
@@ -50,9 +51,11 @@ pub async fn register(
         let record = record(&address, &status.borrow_and_update());
         let kept = key.keep(&store, &record).await;
         match &kept {
-            Ok(()) if !well => tracing::info!(id = key.id, "the proxy is registered again"),
+            Ok(()) if !well => {
+                tracing::info!(cluster, id = key.id, "the proxy is registered again");
+            }
             Err(error) if well => {
-                tracing::warn!(id = key.id, %error, "cannot keep the proxy's key");
+                tracing::warn!(cluster, id = key.id, %error, "cannot keep the proxy's key");
             }
             Ok(()) | Err(_) => {}
         }

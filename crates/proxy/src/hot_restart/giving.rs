@@ -169,9 +169,9 @@ async fn take_turns(
         Err(error) => {
             shared.giving.naming.want(Name::Own);
             let cause = std::error::Error::source(&error).map(ToString::to_string);
-            tracing::warn!(successor, %error, cause, "nothing is handed over, this proxy serves on");
-            refuse(talk, &format!("{error}{}", cause.map_or(String::new(), |c| format!(": {c}"))))
-                .await
+            tracing::warn!(successor, %error, cause, "nothing is handed over, we serve on");
+            let cause = cause.map_or_else(String::new, |cause| format!(": {cause}"));
+            refuse(talk, &format!("{error}{cause}")).await
         }
     }
 }

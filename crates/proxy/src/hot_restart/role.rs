@@ -1,19 +1,19 @@
 //! Which side of a take-over this proxy is on, from its start to its end.
 
+use std::fmt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::Arc;
 
-use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::giving::{Drains, Giving, Tell};
 use super::path::{Found, find};
 use super::taking::{Released, Taken, Takeover};
 use super::{Naming, Stage, TakeoverError, VIEW_LIMIT};
-use crate::ViewSource;
 use crate::front::Front;
 use crate::listening::{Listeners, Listening};
+use crate::{ViewSource, Views};
 
 /// How far it is.
 enum Role {
@@ -34,6 +34,12 @@ pub(crate) struct HotRestart {
     sockets: Vec<Listening>,
     naming: Naming,
     tell: Tell,
+}
+
+impl fmt::Debug for HotRestart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HotRestart").field("sockets", &self.sockets).finish_non_exhaustive()
+    }
 }
 
 /// The same while it serves.
@@ -80,19 +86,18 @@ impl HotRestart {
         self.naming.clone()
     }
 
-    /// Waits a moment for a view, and has the one in charge leave its name.
+    /// Waits a moment for the views, and has the one in charge leave its name.
     ///
     /// # Errors
     /// [`TakeoverError`]; it serves on.
     pub(crate) async fn take_name<V: ViewSource>(
         &mut self,
-        mut views: watch::Receiver<V>,
+        views: Views<V>,
     ) -> Result<(), TakeoverError> {
         self.role = match std::mem::replace(&mut self.role, Role::Alone) {
             Role::Successor(takeover) => {
                 // Without one clients wait, as they do whenever the DCS is away.
-                let seen = views.wait_for(|view| view.fresh() && view.view().is_some());
-                drop(timeout(VIEW_LIMIT, seen).await);
+                timeout(VIEW_LIMIT, all_seen(views)).await.unwrap_or_default();
                 Role::Named(takeover.ready().await?)
             }
             role @ (Role::Alone | Role::InCharge(_) | Role::Named(_)) => role,
@@ -137,4 +142,12 @@ async fn take(released: Released, front: &Front) -> Result<UnixListener, Takeove
     let Taken { control, predecessors } = released.serving().await?;
     front.cancel_keys.predecessors.are(predecessors);
     Ok(control)
+}
+
+async fn all_seen<V: ViewSource>(views: Views<V>) {
+    let Views { own, others } = views;
+    for mut views in [own].into_iter().chain(others.into_values()) {
+        // The error is that of a source that has ended, which shows nothing any more.
+        drop(views.wait_for(|view| view.fresh() && view.view().is_some()).await);
+    }
 }

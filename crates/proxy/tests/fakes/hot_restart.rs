@@ -67,7 +67,7 @@ impl Stand {
             stages.send_replace(Some(stage));
         });
         let naming = proxy.naming();
-        let rig = Rig::run(proxy, self.view());
+        let rig = Rig::run(proxy, self.view(), &[]);
         timeout(PATIENCE, stage.wait_for(Option::is_some)).await.unwrap().unwrap();
         Generation { rig, naming, stage }
     }
@@ -186,7 +186,7 @@ async fn a_second_successor_is_refused_and_the_end_of_the_first_leaves_all_as_it
     let registrant = old.naming.join();
     let mut client = Client::open(old.address()).await.unwrap();
     let mut first = Proxy::bind(stand.config.clone()).await.unwrap();
-    let error = Proxy::bind(stand.config.clone()).await.err().unwrap().to_string();
+    let error = Proxy::bind(stand.config.clone()).await.unwrap_err().to_string();
     assert!(error.contains("another proxy is taking its sockets over at this moment"), "{error}");
     // Even with the name in the DCS left to it.
     let renamed = async {
@@ -195,7 +195,7 @@ async fn a_second_successor_is_refused_and_the_end_of_the_first_leaves_all_as_it
         registrant.written.send_replace(Some(proxy::Name::Draining));
     };
     let (_views, view) = watch::channel((Some(stand.view()), true));
-    let (named, ()) = tokio::join!(first.take_name(&view), renamed);
+    let (named, ()) = tokio::join!(first.take_name(view), renamed);
     named.unwrap();
     drop(first);
     let mut wanted = registrant.wanted.clone();
@@ -219,7 +219,7 @@ async fn what_the_successor_cannot_have_leaves_the_old_one_in_charge() {
     let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut config = stand.config.clone();
     config.read_only = vec![taken.local_addr().unwrap()];
-    assert!(matches!(Proxy::bind(config).await.err().unwrap(), ProxyError::Listen { .. }));
+    assert!(matches!(Proxy::bind(config).await.unwrap_err(), ProxyError::Listen { .. }));
     let mut client = Client::open(old.address()).await.unwrap();
     assert_eq!(client.query("select 1").await.unwrap(), "a:select 1");
     // One without its read-only port closes that.
@@ -239,7 +239,7 @@ async fn a_paused_proxy_does_not_hand_over() {
     let old = stand.next().await;
     let mut boss = Client::open_as(old.address(), "boss", "pgherd").await.unwrap();
     assert_eq!(boss.query("PAUSE").await.unwrap(), "PAUSE");
-    let error = Proxy::bind(stand.config.clone()).await.err().unwrap().to_string();
+    let error = Proxy::bind(stand.config.clone()).await.unwrap_err().to_string();
     assert!(error.contains("its pools are paused by an operator; RESUME first"), "{error}");
     assert_eq!(boss.query("RESUME").await.unwrap(), "RESUME");
     let _next = stand.next().await;
