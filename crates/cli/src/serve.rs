@@ -188,7 +188,11 @@ async fn run_proxy(file: ProxyFile) -> anyhow::Result<()> {
             reload.notify_one();
         }
     });
-    proxy.take_name(stores.views()).await?;
+    tokio::select! {
+        taken = proxy.take_name(stores.views()) => taken?,
+        // Whoever is in charge serves on.
+        () = shutdown.cancelled() => return Ok(()),
+    }
     let naming = proxy.naming();
     let mut registered = JoinSet::new();
     if let Some(listen) = listen {

@@ -250,6 +250,10 @@ impl Proxy {
         views: impl Into<Views<V>>,
         shutdown: CancellationToken,
     ) -> Result<(), ProxyError> {
+        if shutdown.is_cancelled() {
+            // Whoever is in charge is not to stop for one that ends.
+            return Ok(());
+        }
         let Views { own, others: mut views } = views.into();
         let front = self.front;
         let drains = Drains::default();
