@@ -3,6 +3,7 @@
 use types::Millis;
 
 use crate::proxy_auth::{ProxyAuth, ProxySecurity};
+use crate::proxy_http::ProxyHttp;
 use crate::proxy_limits::ProxyLimits;
 use crate::static_file::Reader;
 use crate::text::HostPort;
@@ -78,6 +79,8 @@ pub struct ProxySection {
     pub admin_users: Vec<String>,
     /// Who may look at it.
     pub stats_users: Vec<String>,
+    /// Where it says by HTTP how it is, if it does.
+    pub http: Option<ProxyHttp>,
 }
 
 impl Reader {
@@ -114,6 +117,7 @@ impl Reader {
             workers: self.proxy_count("workers", 1).map(|workers| workers.min(WORKERS_MAX)),
             admin_users: self.proxy_users("admin_users", &security.auth),
             stats_users: self.proxy_users("stats_users", &security.auth),
+            http: ProxyHttp::read(&self.tree, &mut self.errors),
             security,
         })
     }
