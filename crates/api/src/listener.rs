@@ -34,8 +34,8 @@ pub(crate) struct Bounds {
 }
 
 impl Bounds {
-    /// The agent's. The silence is above twice the usual `loop_wait`, as a switchover's client waits
-    /// that long.
+    /// The agent's. The silence is above twice the usual `loop_wait`, which a switchover's client
+    /// waits.
     pub(crate) const OF_AGENT: Bounds = Bounds {
         connections: 256,
         silence: Duration::from_secs(180),

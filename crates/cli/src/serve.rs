@@ -157,7 +157,7 @@ async fn run_proxy(file: ProxyFile) -> anyhow::Result<()> {
     let store = ClusterStore::new(client, keys::prefix(&file.namespace, &file.scope));
     let section = &file.proxy;
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let config = proxy_config(section, &host)?;
+    let config = proxy_config(&file.scope, section, &host)?;
     let id = config.id.clone();
     let listen = section.read_write.as_ref().or(section.read_only.as_ref());
     open_files(config.client_limit);
@@ -219,13 +219,18 @@ fn reachable(listen: &HostPort, host: &str) -> String {
     if listen.is_wildcard() { host.to_owned() } else { listen.host.clone() }
 }
 
-fn proxy_config(section: &config::ProxySection, host: &str) -> anyhow::Result<proxy::ProxyConfig> {
+fn proxy_config(
+    scope: &str,
+    section: &config::ProxySection,
+    host: &str,
+) -> anyhow::Result<proxy::ProxyConfig> {
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let name = section.name.clone().unwrap_or_else(|| host.to_owned());
     let (read_write, read_only) =
         (addresses(section.read_write.as_ref())?, addresses(section.read_only.as_ref())?);
     let listen = section.read_write.as_ref().or(section.read_only.as_ref());
     Ok(proxy::ProxyConfig {
+        cluster: scope.to_owned(),
         // Two proxies of one host have two ports.
         id: format!("{name}:{}", listen.map_or(0, |listen| listen.port)),
         read_only_suffix: section.read_only_suffix.clone(),
@@ -249,6 +254,7 @@ fn proxy_config(section: &config::ProxySection, host: &str) -> anyhow::Result<pr
         workers: section.workers.unwrap_or(processors),
         admin_users: section.admin_users.iter().cloned().collect(),
         stats_users: section.stats_users.iter().cloned().collect(),
+        http: section.http.clone(),
         connect_timeout: CONNECT_TIMEOUT,
         ..proxy::ProxyConfig::new(name, read_write, read_only)
     })

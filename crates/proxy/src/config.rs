@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use ::config::{ProxyLimits, ProxySecurity};
+use ::config::{ProxyHttp, ProxyLimits, ProxySecurity};
 use route::RouterConfig;
 use route::link::{PoolMode, SessionState};
 use types::Millis;
@@ -23,6 +23,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct ProxyConfig {
     /// Its name, for status and logs.
     pub name: String,
+    /// The cluster's name, for figures.
+    pub cluster: String,
     /// What it is called in the DCS, where no two proxies may have the same id.
     pub id: String,
     /// Where clients of the primary connect.
@@ -61,6 +63,8 @@ pub struct ProxyConfig {
     pub admin_users: BTreeSet<String>,
     /// Who may look at it there.
     pub stats_users: BTreeSet<String>,
+    /// Where it says by HTTP how it is, if it does.
+    pub http: Option<ProxyHttp>,
     /// How long one attempt to reach a server's TCP port takes, at most.
     pub connect_timeout: Duration,
     /// Replicas further behind than this many bytes get no new client; `None` is what the cluster's
@@ -82,6 +86,7 @@ impl ProxyConfig {
     ) -> ProxyConfig {
         let name = name.into();
         ProxyConfig {
+            cluster: String::new(),
             id: name.clone(),
             name,
             read_write,
@@ -100,6 +105,7 @@ impl ProxyConfig {
             workers: 1,
             admin_users: BTreeSet::new(),
             stats_users: BTreeSet::new(),
+            http: None,
             connect_timeout: CONNECT_TIMEOUT,
             maximum_lag_bytes: None,
             tcp_user_timeout: None,

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use route::ClientId;
+use route::{ClientId, Port};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use types::Millis;
@@ -14,8 +14,12 @@ use crate::cancel::CancelKeys;
 use crate::client::{self, Command};
 use crate::config::ProxyConfig;
 use crate::door::{Door, DoorError};
+use crate::http::HttpDoor;
 use crate::hub::Hub;
 use crate::mailbox::Mailbox;
+use crate::secure::Stream;
+use crate::sockets;
+use crate::tally::Tally;
 use crate::users::Users;
 use crate::visitors::Visitors;
 use crate::words::Ending;
@@ -28,6 +32,9 @@ pub(crate) struct Front {
     /// Clients of pools, which have signed in.
     pub(crate) users: Users,
     pub(crate) visitors: Visitors,
+    pub(crate) tally: Tally,
+    /// Who may look at the proxy by HTTP, if it has that.
+    pub(crate) http: Option<HttpDoor>,
     /// The cluster that clients are led to.
     pub(crate) hub: Arc<Hub>,
     clients: AtomicUsize,
@@ -41,7 +48,7 @@ pub(crate) struct Front {
 }
 
 impl Front {
-    pub(crate) fn new(config: ProxyConfig, door: Door) -> Front {
+    pub(crate) fn new(config: ProxyConfig, door: Door, http: Option<HttpDoor>) -> Front {
         let (config, door) = (Arc::new(config), Arc::new(door));
         Front {
             cancel_keys: Arc::new(CancelKeys::new(&config.id)),
@@ -50,6 +57,8 @@ impl Front {
             door,
             users: Users::default(),
             visitors: Visitors::default(),
+            tally: Tally::default(),
+            http,
             clients: AtomicUsize::new(0),
             panics: AtomicU64::new(0),
             gone: Notify::new(),
@@ -125,8 +134,17 @@ impl Front {
     /// The first [`DoorError`].
     pub(crate) fn reload(&self) -> Result<(), DoorError> {
         self.door.reload()?;
+        if let Some(http) = &self.http {
+            http.reload()?;
+        }
         self.hub.known.doubt_all();
         Ok(())
+    }
+
+    /// Tells a client of this port a last word, and closes.
+    pub(crate) async fn dismiss(&self, port: Port, stream: Stream, word: &[u8]) {
+        self.tally.errors.told(port, word);
+        sockets::say_goodbye(stream, word).await;
     }
 
     /// Ids and addresses of the other proxies, as they are registered.

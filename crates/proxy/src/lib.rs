@@ -31,7 +31,10 @@ mod config;
 mod core;
 mod dial;
 mod door;
+mod figures;
 mod front;
+mod histogram;
+mod http;
 mod hub;
 mod known;
 #[doc(hidden)]
@@ -40,6 +43,7 @@ mod lowering;
 mod mailbox;
 mod open;
 mod pooled;
+mod process;
 mod question;
 mod registration;
 mod relay;
@@ -47,9 +51,11 @@ mod running;
 #[doc(hidden)]
 pub mod secure;
 mod server;
+mod sessions;
 mod sockets;
 mod startup;
 mod stats;
+mod tally;
 mod time_limits;
 mod users;
 mod visitors;
@@ -75,6 +81,7 @@ pub use route::link::{PoolMode, SessionState};
 use self::core::Core;
 use self::door::Door;
 use self::front::Front;
+use self::http::HttpDoor;
 
 /// What the proxy knows about the cluster at one moment. The sender replaces it as a whole.
 pub trait ViewSource: Send + Sync + 'static {
@@ -131,6 +138,15 @@ pub enum ProxyError {
     /// Something about authentication or TLS.
     #[error(transparent)]
     Door(#[from] DoorError),
+    /// The address for HTTP cannot be taken.
+    #[error("cannot listen on {listen} (pgherd.proxy.http); is another program using it?")]
+    ListenHttp {
+        /// The address.
+        listen: ::config::HostPort,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
     /// An address cannot be taken.
     #[error("cannot listen on {address}; is another proxy or server using it?")]
     Listen {
@@ -148,6 +164,7 @@ pub struct Proxy {
     config: ProxyConfig,
     door: Door,
     listeners: Vec<(route::Port, TcpListener)>,
+    http: Option<(HttpDoor, TcpListener)>,
     status: watch::Sender<Status>,
     reload: Arc<Notify>,
 }
@@ -172,8 +189,18 @@ impl Proxy {
         if listeners.is_empty() {
             return Err(ProxyError::NoAddress { name: config.name });
         }
+        let http = match config.http.clone() {
+            Some(config) => Some(http::open(config).await?),
+            None => None,
+        };
         let status = watch::Sender::new(Status { name: config.name.clone(), ..Status::default() });
-        Ok(Proxy { config, door, listeners, status, reload: Arc::default() })
+        Ok(Proxy { config, door, listeners, http, status, reload: Arc::default() })
+    }
+
+    /// Where it answers HTTP, if it does.
+    #[must_use]
+    pub fn http_address(&self) -> Option<SocketAddr> {
+        self.http.as_ref().and_then(|(_, listener)| listener.local_addr().ok())
     }
 
     /// The addresses taken, in the order of the configuration, read-write ones first.
@@ -200,10 +227,13 @@ impl Proxy {
     /// Serves clients until `shutdown` is cancelled; they are told so, and it returns within about
     /// two seconds. When the sender of `views` goes away, open routes stay as they are.
     pub async fn run<V: ViewSource>(self, views: watch::Receiver<V>, shutdown: CancellationToken) {
-        let front = Arc::new(Front::new(self.config, self.door));
+        let (http, http_listener) = self.http.unzip();
+        let front = Arc::new(Front::new(self.config, self.door, http));
+        let pages = http::serve(front.clone(), http_listener, self.status.subscribe());
         let cluster = Core::new(front.clone(), front.hub.clone(), self.status).run(views);
         tokio::select! {
             () = cluster => {}
+            () = pages => {}
             () = running::run(front, self.listeners, self.reload, shutdown) => {}
         }
     }

@@ -48,14 +48,14 @@ pub(crate) struct PoolSurvey {
 
 /// How the clients and the servers of a pool are.
 #[derive(Debug, Clone, Copy, Default)]
-struct Tally {
-    clients: usize,
-    waiting: usize,
-    longest: Duration,
-    lent: usize,
-    idle: usize,
-    cleaning: usize,
-    opening: usize,
+pub(crate) struct Tally {
+    pub(crate) clients: usize,
+    pub(crate) waiting: usize,
+    pub(crate) longest: Duration,
+    pub(crate) lent: usize,
+    pub(crate) idle: usize,
+    pub(crate) cleaning: usize,
+    pub(crate) opening: usize,
 }
 
 impl Survey {
@@ -78,7 +78,8 @@ impl Survey {
         sums
     }
 
-    fn tallies(&self) -> BTreeMap<PoolId, Tally> {
+    /// Each pool that has any of them.
+    pub(crate) fn tallies(&self) -> BTreeMap<PoolId, Tally> {
         let mut tallies: BTreeMap<PoolId, Tally> = BTreeMap::new();
         for server in &self.servers {
             let tally = tallies.entry(server.pool).or_default();

@@ -3,6 +3,7 @@
 
 mod admin;
 mod fake;
+mod figures;
 mod limits;
 mod pools;
 mod sessions;
