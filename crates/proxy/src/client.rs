@@ -256,7 +256,12 @@ impl Session<'_> {
         let outcome = (!relay.meter.is_let_in()).then(|| match &end {
             End::ClientGone => Outcome::Left,
             End::ServerGone if relay.exchange.ended_with_error() => Outcome::Rejected,
-            _ => Outcome::Refused,
+            End::ServerGone
+            | End::Commanded(_)
+            | End::Lowered
+            | End::ClientBroken(_)
+            | End::ServerBroken(_)
+            | End::StandbyNotAwaited => Outcome::Refused,
         });
         let Relay { client: socket, server, exchange, .. } = relay;
         let last_word = match end {

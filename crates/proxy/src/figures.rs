@@ -10,7 +10,7 @@ use std::time::Duration;
 use route::{CutReason, PoolId, Port, ServerPhase, Snapshot};
 
 use crate::LoweredCommit;
-use crate::admin::{Survey, Tally};
+use crate::admin::{PoolTally, Survey};
 use crate::front::Front;
 use crate::histogram::Spread;
 use crate::hub::{Hub, PoolKey};
@@ -52,7 +52,7 @@ struct Cluster {
 struct Pool {
     key: PoolKey,
     size: usize,
-    now: Tally,
+    now: PoolTally,
     /// Connections by member and phase.
     servers: BTreeMap<(String, &'static str), usize>,
     work: Vec<Work>,

@@ -13,10 +13,14 @@ const TICKS_PER_SECOND: f64 = 100.0;
 
 /// Writes what is known.
 pub(crate) fn write(out: &mut Exposition) {
-    if let Some(cpu) = fs::read_to_string("/proc/self/stat").ok().and_then(|text| cpu_ticks(&text))
-    {
-        let seconds = cpu as f64 / TICKS_PER_SECOND;
-        out.counter("process_cpu_seconds_total", "Processor time that was used.", seconds);
+    let stat = fs::read_to_string("/proc/self/stat").ok();
+    if let Some(Ticks { used, started }) = stat.and_then(|stat| Ticks::read(&stat)) {
+        let used = used as f64 / TICKS_PER_SECOND;
+        out.counter("process_cpu_seconds_total", "Processor time that was used.", used);
+        if let Some(booted) = fs::read_to_string("/proc/stat").ok().and_then(|stat| booted(&stat)) {
+            let start = booted as f64 + started as f64 / TICKS_PER_SECOND;
+            out.gauge("process_start_time_seconds", "When it was started, since 1970.", start);
+        }
     }
     if let Ok(status) = fs::read_to_string("/proc/self/status") {
         for (line, name, help) in [
@@ -39,15 +43,30 @@ pub(crate) fn write(out: &mut Exposition) {
     }
 }
 
-/// The third and the fourth field from the end of those that say how long it ran: for itself, and
-/// in the kernel for it.
-fn cpu_ticks(stat: &str) -> Option<u64> {
-    // The program's name stands in brackets, and may hold anything.
-    let (_, fields) = stat.rsplit_once(')')?;
-    // Behind it the first field is the third: 14 and 15 are the 12th and 13th of these.
-    let mut fields = fields.split_ascii_whitespace().skip(11);
-    let (user, system) = (fields.next()?.parse::<u64>().ok()?, fields.next()?.parse().ok()?);
-    user.checked_add(system)
+/// Of a process, in [`TICKS_PER_SECOND`].
+#[derive(Debug, PartialEq, Eq)]
+struct Ticks {
+    /// Processor time, that of the kernel for it too.
+    used: u64,
+    /// When it was started, since the system was.
+    started: u64,
+}
+
+impl Ticks {
+    fn read(stat: &str) -> Option<Ticks> {
+        // The program's name stands in brackets, and may hold anything. Behind it comes field 3.
+        let (_, fields) = stat.rsplit_once(')')?;
+        let mut fields = fields.split_ascii_whitespace();
+        let mut skip = |count: usize| fields.nth(count)?.parse::<u64>().ok();
+        // Fields 14, 15 and 22.
+        let (user, system) = (skip(11)?, skip(0)?);
+        Some(Ticks { used: user.checked_add(system)?, started: skip(6)? })
+    }
+}
+
+/// When the system was started, in seconds since 1970.
+fn booted(stat: &str) -> Option<u64> {
+    stat.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()
 }
 
 /// The number of a line `name:   number`.
@@ -73,8 +92,9 @@ mod tests {
     #[test]
     fn fields_are_found_behind_any_name() {
         let stat = "7 (a) 1 2) S 1 7 7 0 -1 4194560 500 0 3 0 250 50 0 0 20 0 4 0 100 200";
-        assert_eq!(cpu_ticks(stat), Some(300));
-        assert_eq!(cpu_ticks("7 (a) S 1"), None);
+        assert_eq!(Ticks::read(stat), Some(Ticks { used: 300, started: 100 }));
+        assert_eq!(Ticks::read("7 (a) S 1"), None);
+        assert_eq!(booted("cpu 1 2\nbtime 1795471105\nprocesses 3\n"), Some(1_795_471_105));
         let status = "Name:\tx\nVmRSS:\t  12 kB\nThreads:\t4\n";
         assert_eq!((number_after(status, "VmRSS"), number_after(status, "Vm")), (Some(12), None));
     }
@@ -84,6 +104,7 @@ mod tests {
         let mut out = Exposition::default();
         write(&mut out);
         let text = out.into_text();
+        assert!(text.contains("\nprocess_start_time_seconds 1"), "{text}");
         for name in ["cpu_seconds_total", "resident_memory_bytes", "threads", "open_fds", "max_fds"]
         {
             let line = text.lines().find(|line| line.starts_with(&format!("process_{name} ")));

@@ -29,7 +29,7 @@ use crate::visitors::Errand;
 use crate::welcome::{self, Arrived};
 use crate::words::{self, Ending};
 
-pub(crate) use self::show::{PoolSurvey, Survey, Tally};
+pub(crate) use self::show::{PoolSurvey, PoolTally, Survey};
 
 /// No command is longer, nor what is sent ahead of an answer.
 const COMMAND_BYTES_MAX: usize = 16 * 1024;

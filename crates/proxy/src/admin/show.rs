@@ -48,7 +48,7 @@ pub(crate) struct PoolSurvey {
 
 /// How the clients and the servers of a pool are.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Tally {
+pub(crate) struct PoolTally {
     pub(crate) clients: usize,
     pub(crate) waiting: usize,
     pub(crate) longest: Duration,
@@ -79,8 +79,8 @@ impl Survey {
     }
 
     /// Each pool that has any of them.
-    pub(crate) fn tallies(&self) -> BTreeMap<PoolId, Tally> {
-        let mut tallies: BTreeMap<PoolId, Tally> = BTreeMap::new();
+    pub(crate) fn tallies(&self) -> BTreeMap<PoolId, PoolTally> {
+        let mut tallies: BTreeMap<PoolId, PoolTally> = BTreeMap::new();
         for server in &self.servers {
             let tally = tallies.entry(server.pool).or_default();
             match server.phase {

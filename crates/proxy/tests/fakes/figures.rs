@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use api::RestClient;
 use config::{CertificateFiles, HostPort, HttpUser, ProxyAuth, ProxyHttp, ProxySecurity};
-use proxy::{PoolMode, ProxyConfig};
+use proxy::{PoolMode, Proxy, ProxyConfig};
 use route::Port;
 use tls::{ClientSettings, Identity, Verify};
+use tokio::net::TcpListener;
 use tokio::time::timeout;
 use types::RestAddress;
 
@@ -105,6 +106,12 @@ async fn a_pools_figures_are_those_of_show_stats() {
     ];
     let lines = busy.map(|(name, value)| (name.replace("POOL", pool), value));
     until(&rig, &lines.each_ref().map(|(name, value)| (name.as_str(), *value))).await;
+
+    for key in [&clients[3].key, &vec![7; 8]] {
+        Client::cancel(rig.address(READ_WRITE), key).await;
+    }
+    let led = |to: &str| format!(r#"cancel_requests_total{{led_to="{to}"}}"#);
+    until(&rig, &[(&led("own"), 1.0), (&led("unknown"), 1.0), (&led("other_proxy"), 0.0)]).await;
 
     for client in &mut clients[..2] {
         client.query("commit").await.unwrap();
@@ -298,6 +305,18 @@ async fn load_balancers_learn_where_clients_are_led() {
     rig.until(|status| !status.routes.fresh).await;
     check([health, liveness, ("/ready", 503), ("/read-write", 503), ("/read-only", 503)]).await;
     assert!(metrics(&rig).await[&format!("pgherd_proxy_{age}")] > 0.0);
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_named() {
+    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let any = vec!["127.0.0.1:0".parse().unwrap()];
+    let listen = HostPort { port, ..local().listen };
+    let http = Some(ProxyHttp { listen, ..local() });
+    let config = ProxyConfig { http, ..ProxyConfig::new("test", any, Vec::new()) };
+    let error = Proxy::bind(config).await.unwrap_err().to_string();
+    assert!(error.contains(&format!("127.0.0.1:{port} (pgherd.proxy.http)")), "{error}");
 }
 
 #[tokio::test]
