@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use ::config::{ProxyHttp, ProxyLimits, ProxySecurity};
+use ::config::{ProxyDatabases, ProxyHttp, ProxyLimits, ProxySecurity};
 use route::RouterConfig;
 use route::link::{PoolMode, SessionState};
 use types::Millis;
@@ -23,10 +23,14 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct ProxyConfig {
     /// Its name, for status and logs.
     pub name: String,
-    /// The cluster's name, for figures.
-    pub cluster: String,
     /// What it is called in the DCS, where no two proxies may have the same id.
     pub id: String,
+    /// What its own cluster is called, for status, logs and figures.
+    pub cluster: String,
+    /// The clusters that it follows besides its own, by name.
+    pub clusters: BTreeSet<String>,
+    /// Which databases are in which of them; all are in the own cluster if nothing is said.
+    pub databases: ProxyDatabases,
     /// Where clients of the primary connect.
     pub read_write: Vec<SocketAddr>,
     /// Where clients of the replicas connect.
@@ -86,8 +90,10 @@ impl ProxyConfig {
     ) -> ProxyConfig {
         let name = name.into();
         ProxyConfig {
-            cluster: String::new(),
             id: name.clone(),
+            cluster: "own".to_owned(),
+            clusters: BTreeSet::new(),
+            databases: ProxyDatabases::default(),
             name,
             read_write,
             read_only,
@@ -123,5 +129,15 @@ impl ProxyConfig {
             max_user_connections: self.limits.max_user_connections,
             max_db_connections: self.limits.max_db_connections,
         }
+    }
+}
+
+/// How long clients have a connection, as the file says it.
+#[must_use]
+pub fn pool_mode(of_file: ::config::PoolMode) -> PoolMode {
+    match of_file {
+        ::config::PoolMode::Session => PoolMode::Session,
+        ::config::PoolMode::Transaction => PoolMode::Transaction,
+        ::config::PoolMode::Statement => PoolMode::Statement,
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use route::{CutReason, PoolId, Port, ServerPhase, Snapshot};
 
 use crate::LoweredCommit;
-use crate::admin::{PoolTally, Survey};
+use crate::admin::{ClusterSurvey, PoolTally, Survey};
 use crate::front::Front;
 use crate::histogram::Spread;
 use crate::hub::{Hub, PoolKey};
@@ -85,24 +85,38 @@ impl Figures {
             logins: front.tally.logins.all(),
             errors: front.tally.errors.all(),
             cancels: front.tally.cancels.all(),
-            clusters: vec![Cluster::of(front, &front.hub)],
+            clusters: Cluster::all(front),
         }
     }
 }
 
 impl Cluster {
-    fn of(front: &Front, hub: &Hub) -> Cluster {
-        let survey = hub.survey(front);
+    fn all(front: &Front) -> Vec<Cluster> {
+        let survey = Survey::of(front);
         let tallies = survey.tallies();
-        let mut servers = servers(&survey);
+        let clusters = survey.clusters.iter().zip(front.hubs());
+        clusters.map(|(cluster, hub)| Cluster::of((&survey, &tallies), cluster, hub)).collect()
+    }
+
+    fn of(
+        (survey, tallies): (&Survey, &BTreeMap<&PoolKey, PoolTally>),
+        cluster: &ClusterSurvey,
+        hub: &Hub,
+    ) -> Cluster {
+        let shown = cluster.keys();
+        let mut servers = servers(cluster);
         let pools = hub.pools();
         let known = pools.iter().filter(|pool| pool.welcome().is_some());
-        let pools = known.map(|pool| Pool {
-            key: pool.key.clone(),
-            size: hub.config.pool_size,
-            now: tallies.get(&pool.id).copied().unwrap_or_default(),
-            servers: servers.remove(&pool.id).unwrap_or_default(),
-            work: work(&pool.stats),
+        let pools = known.filter_map(|pool| {
+            // What SHOW shows it as; one that is newer than the survey comes the next time.
+            let shown = *shown.get(&pool.id)?;
+            Some(Pool {
+                key: pool.key.clone(),
+                size: survey.databases.get(&shown.database)?.pool_size,
+                now: tallies.get(shown).copied().unwrap_or_default(),
+                servers: servers.remove(&pool.id).unwrap_or_default(),
+                work: work(&pool.stats),
+            })
         });
         let tally = &hub.tally;
         let sessions = tally.sessions.all().into_iter().map(|(key, sessions)| Sessions {
@@ -111,7 +125,7 @@ impl Cluster {
             work: work(&sessions.stats),
         });
         Cluster {
-            name: hub.config.cluster.clone(),
+            name: hub.name.clone(),
             pools: pools.collect(),
             sessions: sessions.collect(),
             routes: hub.snapshot(),
@@ -125,9 +139,9 @@ impl Cluster {
 }
 
 /// The connections of each pool, by member and phase.
-fn servers(survey: &Survey) -> BTreeMap<PoolId, BTreeMap<(String, &'static str), usize>> {
+fn servers(cluster: &ClusterSurvey) -> BTreeMap<PoolId, BTreeMap<(String, &'static str), usize>> {
     let mut pools: BTreeMap<PoolId, BTreeMap<_, usize>> = BTreeMap::new();
-    for server in &survey.servers {
+    for server in &cluster.servers {
         let phase = match server.phase {
             ServerPhase::Opening => "opening",
             ServerPhase::Idle => "idle",

@@ -1,5 +1,6 @@
 //! What the proxy says of itself by HTTP: figures, status, and whether clients should come here.
 
+use std::collections::BTreeMap;
 use std::future::pending;
 use std::sync::Arc;
 
@@ -74,35 +75,44 @@ fn read(config: &ProxyHttp) -> Result<api::Door, DoorError> {
     Ok(api::Door { access, tls: tls.transpose()?, ..api::Door::default() })
 }
 
+/// The status of each cluster, by its name.
+type Statuses = BTreeMap<String, watch::Receiver<Status>>;
+
 /// Answers for as long as the proxy runs.
-pub(crate) async fn serve(
-    front: Arc<Front>,
-    listener: Option<TcpListener>,
-    status: watch::Receiver<Status>,
-) {
+pub(crate) async fn serve(front: Arc<Front>, listener: Option<TcpListener>, statuses: Statuses) {
     if let (Some(listener), Some(http)) = (listener, &front.http) {
         let door = http.door.subscribe();
         let front = front.clone();
-        let pages = Arc::new(move |path: &str| page(&front, &status, path));
+        let pages = Arc::new(move |path: &str| page(&front, &statuses, path));
         let ended = serve_pages(listener, door, pages, pending()).await;
         tracing::error!(?ended, "the proxy answers no HTTP any more");
     }
     pending().await
 }
 
-fn page(front: &Front, status: &watch::Receiver<Status>, path: &str) -> Option<Page> {
+/// What the first part of a path asks for; the second, where there is one, is the cluster.
+fn page(front: &Front, statuses: &Statuses, path: &str) -> Option<Page> {
+    let path = path.strip_prefix('/')?;
+    let (what, cluster) = path.split_once('/').map_or((path, None), |(w, c)| (w, Some(c)));
+    match (what, cluster) {
+        ("metrics", None) => return Some(Page::metrics(Figures::of(front).to_text())),
+        ("health" | "liveness", None) => return Some(Page::check(true, "the proxy runs")),
+        // A cluster that is not known is no reason to keep the clients of the others away.
+        ("ready", None) => {
+            let all = statuses.values().map(|status| ready(&status.borrow().routes));
+            return all.min_by_key(|page| page.status);
+        }
+        _ => {}
+    }
     // Cloned at once: holding the borrow would block the next publication.
-    let now = || status.borrow().clone();
-    let page = match path {
-        "/metrics" => Page::metrics(Figures::of(front).to_text()),
-        "/status" => Page::json(serde_json::to_string(&now()).unwrap_or_default()),
-        "/health" | "/liveness" => Page::check(true, "the proxy runs"),
-        "/ready" => ready(&now().routes),
-        "/read-write" => route(&now().routes, Port::ReadWrite),
-        "/read-only" => route(&now().routes, Port::ReadOnly),
+    let status = statuses.get(cluster.unwrap_or(&front.own.name))?.borrow().clone();
+    Some(match what {
+        "status" => Page::json(serde_json::to_string(&status).unwrap_or_default()),
+        "ready" => ready(&status.routes),
+        "read-write" => route(&status.routes, Port::ReadWrite),
+        "read-only" => route(&status.routes, Port::ReadOnly),
         _ => return None,
-    };
-    Some(page)
+    })
 }
 
 /// Whether clients are led to a server at this port.

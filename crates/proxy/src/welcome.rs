@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use config::{AuthMethod, Decision};
 use pgproto::wire::{ErrorResponse, Severity, Startup};
-use route::link::{ClientSide, PoolMode, Reported, Settings, parameter_status, ready_for_query};
+use route::link::{ClientSide, Reported, Settings, parameter_status, ready_for_query};
 use route::{Event, Port};
 use tokio::io::AsyncWriteExt;
 
@@ -56,7 +56,7 @@ impl Arrived<'_> {
 }
 
 /// Signs the client in and serves it to its end.
-pub(crate) async fn run(mut client: Arrived<'_>, mode: PoolMode) {
+pub(crate) async fn run(mut client: Arrived<'_>) {
     let place = client.place;
     let logins = &place.front().tally.logins;
     // What the login needs is not kept for as long as the client stays.
@@ -70,7 +70,8 @@ pub(crate) async fn run(mut client: Arrived<'_>, mode: PoolMode) {
     };
     logins.add((client.port, Outcome::LetIn));
     let SignedIn { pool, settings, told, unread, key, counted } = signed_in;
-    client.is_in(Errand::Pool(pool.id));
+    client.is_in(Errand::Pool);
+    let mode = place.front().destination(&pool.key.database).pool_mode;
     let Arrived { port, stream, judge, .. } = client;
     let side = ClientSide::new(mode, place.hub.config.session_state, settings, told);
     Pooled::new(place, (pool, port), judge, stream, side, unread).serve().await;
@@ -120,7 +121,10 @@ async fn admit(
 ) -> Result<SignedIn, Farewell> {
     let place = client.place;
     let hub = &place.hub;
-    let pool = hub.pool(PoolKey::clone(client.judge.who()));
+    let who = client.judge.who();
+    let destination = place.front().destination(&who.database);
+    let dbname = destination.dbname(&who.database);
+    let pool = hub.pool(PoolKey::clone(who), dbname, destination.pool_size);
     let counted = counted(place.front(), &pool.key.user)?;
     let settings = pool.share_settings(Arc::new(Settings::of_startup(&client.startup.parameters)));
     let reported = match pool.welcome() {
@@ -289,8 +293,10 @@ async fn borrow_asker(
     user: &str,
     database: &str,
 ) -> Result<Box<ServerConnection>, Farewell> {
+    // Each cluster is asked in its own database of this name, wherever clients are led by it.
+    let size = client.place.front().destination(database).pool_size;
     let key = PoolKey { database: database.to_owned(), user: user.to_owned() };
-    let pool = client.place.hub.pool(key);
+    let pool = client.place.hub.pool(key, database, size);
     borrow(client, &pool).await
 }
 

@@ -6,7 +6,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use api::RestClient;
-use config::{CertificateFiles, HostPort, HttpUser, ProxyAuth, ProxyHttp, ProxySecurity};
+use config::{
+    CertificateFiles, HostPort, HttpUser, ProxyAuth, ProxyDatabase, ProxyDatabases, ProxyHttp,
+    ProxySecurity,
+};
 use proxy::{PoolMode, Proxy, ProxyConfig};
 use route::Port;
 use tls::{ClientSettings, Identity, Verify};
@@ -305,6 +308,60 @@ async fn load_balancers_learn_where_clients_are_led() {
     rig.until(|status| !status.routes.fresh).await;
     check([health, liveness, ("/ready", 503), ("/read-write", 503), ("/read-only", 503)]).await;
     assert!(metrics(&rig).await[&format!("pgherd_proxy_{age}")] > 0.0);
+}
+
+#[tokio::test]
+async fn each_cluster_has_figures_and_checks_of_its_own() {
+    let (a, b) = (FakeServer::start("a").await, FakeServer::start("b").await);
+    let billing = cluster(Some("b"), 1, &[(&b, "primary", 1)]);
+    let own = cluster(Some("a"), 1, &[(&a, "primary", 1)]);
+    let rig = Rig::start_with(own, &[("billing", billing)], |config| {
+        observed(config);
+        let there =
+            ProxyDatabase { cluster: Some("billing".to_owned()), ..ProxyDatabase::default() };
+        let named = [("invoices".to_owned(), ProxyDatabase { pool_size: Some(7), ..there })];
+        config.databases = ProxyDatabases { named: named.into(), others: ProxyDatabase::default() };
+    })
+    .await;
+    let mut clients = Vec::new();
+    for database in ["shop", "invoices"] {
+        let mut client = Client::open_as(rig.address(READ_WRITE), "app", database).await.unwrap();
+        client.query("begin").await.unwrap();
+        clients.push(client);
+    }
+    let (shop, invoices) = (
+        r#"cluster="demo",database="shop",user="app""#,
+        r#"cluster="billing",database="invoices",user="app""#,
+    );
+    let lines = [
+        (format!(r#"pool_connections{{{shop},member="a",state="active"}}"#), 1.0),
+        (format!(r#"pool_connections{{{invoices},member="b",state="active"}}"#), 1.0),
+        (format!(r#"pool_clients{{{invoices},state="active"}}"#), 1.0),
+        (format!("pool_size{{{shop}}}"), 2.0),
+        (format!("pool_size{{{invoices}}}"), 7.0),
+    ];
+    until(&rig, &lines.each_ref().map(|(name, value)| (name.as_str(), *value))).await;
+    let gone = (Some(cluster(None, 1, &[(&b, "demoted", 1)])), false);
+    rig.other_views["billing"].send_replace(gone);
+    rig.until_other("billing", |status| !status.routes.fresh).await;
+    for (path, status) in [
+        ("/ready", 200),
+        ("/ready/demo", 200),
+        ("/ready/billing", 503),
+        ("/read-write", 200),
+        ("/read-write/billing", 503),
+        ("/read-only/demo", 200),
+        ("/ready/elsewhere", 404),
+        ("/metrics/billing", 404),
+    ] {
+        assert_eq!(get(&rig, path, None).await.0, status, "{path}");
+    }
+    let (_, status) = get(&rig, "/status/billing", None).await;
+    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    assert_eq!(
+        (&status["cluster"], &status["routes"]["read_write"]),
+        (&"billing".into(), &().into())
+    );
 }
 
 #[tokio::test]
