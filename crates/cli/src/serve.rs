@@ -326,6 +326,7 @@ fn proxy_config(file: &ProxyFile, host: &str) -> anyhow::Result<proxy::ProxyConf
         workers: section.workers.unwrap_or(processors),
         admin_users: section.admin_users.iter().cloned().collect(),
         stats_users: section.stats_users.iter().cloned().collect(),
+        http: section.http.clone(),
         control_socket: section.control_socket.clone(),
         drain_timeout: section.drain_timeout.as_duration(),
         connect_timeout: CONNECT_TIMEOUT,

@@ -13,6 +13,7 @@ use tokio::time::timeout;
 
 use crate::front::Front;
 use crate::hot_restart::Predecessors;
+use crate::tally::Cancelled;
 
 /// From connecting until the server has closed, which says that the signal was sent.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -84,6 +85,7 @@ impl CancelKeys {
     pub(crate) fn cancel_own(&self, front: &Front, key: &CancelKey) -> bool {
         let known = self.lock().get(key).copied();
         if let Some(client) = known {
+            front.tally.cancels.add(Cancelled::Own);
             front.cancel(client);
         }
         known.is_some()
@@ -96,13 +98,22 @@ impl CancelKeys {
             return;
         }
         let mark = u16::try_from(key.process >> 16).unwrap_or_default();
-        self.predecessors.cancel(key, mark).await;
+        if self.predecessors.cancel(key, mark).await {
+            front.tally.cancels.add(Cancelled::OtherProxy);
+            return;
+        }
         // A request with our mark goes to no other proxy, so none goes round in circles.
         let others = front.proxies();
         let theirs = others.iter().filter(|(id, _)| mark != self.mark && mark_of(id) == mark);
+        let mut nobodys = true;
         for (id, address) in theirs {
+            nobodys = false;
+            front.tally.cancels.add(Cancelled::OtherProxy);
             tracing::debug!(id, address, "a cancel request goes to the proxy that gave the key");
             deliver(address, packet).await;
+        }
+        if nobodys {
+            front.tally.cancels.add(Cancelled::Unknown);
         }
     }
 }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ::config::{ProxyDatabases, ProxyLimits, ProxySecurity};
+use ::config::{ProxyDatabases, ProxyHttp, ProxyLimits, ProxySecurity};
 use route::RouterConfig;
 use route::link::{PoolMode, SessionState};
 use types::Millis;
@@ -27,7 +27,7 @@ pub struct ProxyConfig {
     pub name: String,
     /// What it is called in the DCS, where no two proxies may have the same id.
     pub id: String,
-    /// What its own cluster is called, for status and logs.
+    /// What its own cluster is called, for status, logs and figures.
     pub cluster: String,
     /// The clusters that it follows besides its own, by name.
     pub clusters: BTreeSet<String>,
@@ -69,6 +69,8 @@ pub struct ProxyConfig {
     pub admin_users: BTreeSet<String>,
     /// Who may look at it there.
     pub stats_users: BTreeSet<String>,
+    /// Where it says by HTTP how it is, if it does.
+    pub http: Option<ProxyHttp>,
     /// Where a proxy that is started anew asks this one for its sockets.
     pub control_socket: Option<PathBuf>,
     /// How long clients may stay then with this one.
@@ -115,6 +117,7 @@ impl ProxyConfig {
             workers: 1,
             admin_users: BTreeSet::new(),
             stats_users: BTreeSet::new(),
+            http: None,
             control_socket: None,
             drain_timeout: DRAIN_TIMEOUT,
             connect_timeout: CONNECT_TIMEOUT,

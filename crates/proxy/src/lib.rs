@@ -33,8 +33,11 @@ mod destination;
 mod dial;
 mod door;
 mod draining;
+mod figures;
 mod front;
+mod histogram;
 mod hot_restart;
+mod http;
 mod hub;
 mod known;
 mod listening;
@@ -44,6 +47,7 @@ mod lowering;
 mod mailbox;
 mod open;
 mod pooled;
+mod process;
 mod question;
 mod registration;
 mod relay;
@@ -51,9 +55,11 @@ mod running;
 #[doc(hidden)]
 pub mod secure;
 mod server;
+mod sessions;
 mod sockets;
 mod startup;
 mod stats;
+mod tally;
 mod time_limits;
 mod users;
 mod views;
@@ -117,6 +123,15 @@ pub enum ProxyError {
     /// Something about authentication or TLS.
     #[error(transparent)]
     Door(#[from] DoorError),
+    /// The address for HTTP cannot be taken.
+    #[error("cannot listen on {listen} (pgherd.proxy.http); is another program using it?")]
+    ListenHttp {
+        /// The address.
+        listen: ::config::HostPort,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
     /// A database is where the proxy cannot lead anybody.
     #[error(transparent)]
     Cluster(#[from] UnknownCluster),
@@ -143,6 +158,7 @@ pub enum ProxyError {
 pub struct Proxy {
     front: Arc<Front>,
     listeners: Vec<(route::Port, TcpListener)>,
+    http: Option<tokio::net::TcpListener>,
     status: watch::Sender<Status>,
     /// Of the clusters besides its own, by name.
     others: BTreeMap<String, watch::Sender<Status>>,
@@ -177,16 +193,22 @@ impl Proxy {
         if listeners.is_empty() {
             return Err(ProxyError::NoAddress { name: config.name });
         }
+        let (http, http_listener) = match config.http.clone() {
+            Some(config) => Some(http::open(config, &mut sockets).await?),
+            None => None,
+        }
+        .unzip();
         restart.holds(sockets);
         let name = config.name.clone();
-        let front = Arc::new(Front::new(config, door)?);
+        let front = Arc::new(Front::new(config, door, http)?);
         let status = |hub: &Arc<Hub>| {
             let (name, cluster) = (name.clone(), hub.name.clone());
             watch::Sender::new(Status { name, cluster, ..Status::default() })
         };
         let others = front.others.iter().map(|(name, hub)| (name.clone(), status(hub))).collect();
         let status = status(&front.own);
-        Ok(Proxy { front, listeners, status, others, reload: Arc::default(), restart })
+        let reload = Arc::default();
+        Ok(Proxy { front, listeners, http: http_listener, status, others, reload, restart })
     }
 
     /// Has whoever runs the proxy told what becomes of it.
@@ -212,6 +234,12 @@ impl Proxy {
         Ok(self.restart.take_name(views.into()).await?)
     }
 
+    /// Where it answers HTTP, if it does.
+    #[must_use]
+    pub fn http_address(&self) -> Option<SocketAddr> {
+        self.http.as_ref().and_then(|listener| listener.local_addr().ok())
+    }
+
     /// The addresses taken, in the order of the configuration, read-write ones first.
     #[must_use]
     pub fn addresses(&self) -> Vec<(route::Port, SocketAddr)> {
@@ -231,6 +259,12 @@ impl Proxy {
     #[must_use]
     pub fn other_statuses(&self) -> BTreeMap<String, watch::Receiver<Status>> {
         self.others.iter().map(|(name, status)| (name.clone(), status.subscribe())).collect()
+    }
+
+    /// Of all clusters, by name.
+    fn statuses(&self) -> BTreeMap<String, watch::Receiver<Status>> {
+        let own = (self.front.own.name.clone(), self.status());
+        self.other_statuses().into_iter().chain([own]).collect()
     }
 
     /// Whoever notifies this has certificates, users and rules read again.
@@ -254,6 +288,7 @@ impl Proxy {
             // Whoever is in charge is not to stop for one that ends.
             return Ok(());
         }
+        let statuses = self.statuses();
         let Views { own, others: mut views } = views.into();
         let front = self.front;
         let drains = Drains::default();
@@ -281,7 +316,9 @@ impl Proxy {
                 None => cores.spawn(core.run(views::none())),
             };
         }
+        let pages = http::serve(front.clone(), self.http, statuses, drains.begin.clone());
         tokio::select! {
+            () = pages => {}
             Some(Err(ended)) = cores.join_next() => {
                 // They end with a panic only, and nothing is to be served without them.
                 if let Ok(panic) = ended.try_into_panic() {

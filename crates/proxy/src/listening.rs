@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsFd;
 
 /// A listening socket, with what is served there.
 #[derive(Debug)]
@@ -32,14 +33,28 @@ impl Listeners {
         name: &str,
         address: SocketAddr,
     ) -> io::Result<TcpListener> {
-        let there = |known: &Listening| known.socket.local_addr().is_ok_and(|at| at == address);
-        let socket = match self.inherited.iter().position(there) {
-            Some(at) => self.inherited.swap_remove(at).socket,
+        let socket = match self.inherited(&[address]) {
+            Some(socket) => socket,
             None => tokio::net::TcpListener::bind(address).await?.into_std()?,
         };
-        let copy = socket.try_clone()?;
-        self.held.push(Listening { name: name.to_owned(), socket: copy });
+        self.hold(name, &socket)?;
         Ok(socket)
+    }
+
+    /// The socket that is there at one of these addresses.
+    pub(crate) fn inherited(&mut self, addresses: &[SocketAddr]) -> Option<TcpListener> {
+        let is_there = |known: &Listening| {
+            known.socket.local_addr().is_ok_and(|address| addresses.contains(&address))
+        };
+        let found = self.inherited.iter().position(is_there)?;
+        Some(self.inherited.swap_remove(found).socket)
+    }
+
+    /// Keeps a copy for a successor.
+    pub(crate) fn hold(&mut self, name: &str, socket: &impl AsFd) -> io::Result<()> {
+        let copy = TcpListener::from(socket.as_fd().try_clone_to_owned()?);
+        self.held.push(Listening { name: name.to_owned(), socket: copy });
+        Ok(())
     }
 
     /// Closes what the configuration does not name any more; the copies, for a successor.

@@ -39,6 +39,13 @@ struct Known {
     talk: Arc<Talk>,
 }
 
+impl Known {
+    /// Whether it is there still, and these are its keys.
+    fn serves(&self, mark: u16) -> bool {
+        self.mark == mark && !self.requests.is_closed()
+    }
+}
+
 /// All that drain. One for each restart within `drain_timeout`.
 #[derive(Debug)]
 pub(crate) struct Predecessors {
@@ -75,13 +82,15 @@ impl Predecessors {
         self.lock().clear();
     }
 
-    /// Hands a cancel request on to those whose keys have its mark. Completes when it has arrived.
-    pub(crate) async fn cancel(&self, key: &CancelKey, mark: u16) {
+    /// Hands a cancel request on to those whose keys have its mark; `false` if there are none.
+    /// Completes when it has arrived.
+    pub(crate) async fn cancel(&self, key: &CancelKey, mark: u16) -> bool {
         let mut settled = self.settled.subscribe();
         // Where it does not settle nobody is known to drain.
         drop(timeout(SETTLE_LIMIT, settled.wait_for(|settled| *settled)).await);
-        let theirs: Vec<Known> = self.lock().iter().filter(|k| k.mark == mark).cloned().collect();
-        for one in theirs {
+        let theirs: Vec<Known> =
+            self.lock().iter().filter(|known| known.serves(mark)).cloned().collect();
+        for one in &theirs {
             let (done, arrived) = oneshot::channel();
             if one.requests.try_send((key.clone(), done)).is_ok() {
                 // The error is that of a proxy that has ended, and its clients with it.
@@ -89,6 +98,7 @@ impl Predecessors {
                 timeout(REQUEST_LIMIT, arrived).await.unwrap_or_default();
             }
         }
+        !theirs.is_empty()
     }
 
     /// Copies of the connections, for a successor.

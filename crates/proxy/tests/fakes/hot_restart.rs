@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use config::{ProxyAuth, ProxySecurity};
+use api::client::request;
+use config::{HostPort, ProxyAuth, ProxyHttp, ProxySecurity};
 use proxy::{Naming, PoolMode, Proxy, ProxyConfig, ProxyError, Stage, in_charge};
 use route::Port;
 use tokio::sync::watch;
@@ -230,6 +231,32 @@ async fn what_the_successor_cannot_have_leaves_the_old_one_in_charge() {
     old.ends().await.unwrap();
     assert!(tokio::net::TcpStream::connect(read_only).await.is_err());
     assert!(Client::open(new.address()).await.is_ok());
+}
+
+#[tokio::test]
+async fn http_goes_over_with_the_other_sockets() {
+    let mut stand = Stand::new(true, PATIENCE).await;
+    let place = |port| HostPort { host: "127.0.0.1".to_owned(), port };
+    let http = |listen| ProxyHttp { listen, user: None, certificate: None, ca: None };
+    stand.config.http = Some(http(place(0)));
+    let old = stand.next().await;
+    let port = old.rig.http();
+    stand.config.http = Some(http(place(port)));
+    // The old one stays for its client, and its pages do not.
+    let mut stays = Client::open(old.address()).await.unwrap();
+    let clients = async || {
+        let asked = request("GET", "127.0.0.1", port, "/status", None, None, PATIENCE).await;
+        let status: serde_json::Value = serde_json::from_slice(&asked.unwrap().1).unwrap();
+        status["clients"].as_u64()
+    };
+    old.rig.until(|status| status.clients == 1).await;
+    assert_eq!(clients().await, Some(1));
+    let new = stand.next().await;
+    assert_eq!((new.rig.http(), clients().await), (port, Some(0)));
+    assert_eq!(stays.query("select 1").await.unwrap(), "a:select 1");
+    stays.goodbye().await;
+    old.ends().await.unwrap();
+    assert_eq!(clients().await, Some(0));
 }
 
 #[tokio::test]
