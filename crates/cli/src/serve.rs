@@ -229,6 +229,8 @@ fn proxy_config(section: &config::ProxySection, host: &str) -> anyhow::Result<pr
         // Two proxies of one host have two ports.
         id: format!("{name}:{}", listen.map_or(0, |listen| listen.port)),
         read_only_suffix: section.read_only_suffix.clone(),
+        read_write_split: section.read_write_split,
+        site: section.site.clone(),
         hold_timeout: section.hold_timeout.map(Millis::as_duration),
         hold_limit: section.hold_limit,
         client_limit: section.client_limit,

@@ -13,7 +13,7 @@ use types::{ClusterView, Millis, Revision};
 
 use crate::hub::Hub;
 use crate::words::Ending;
-use crate::{Status, ViewSource, worker};
+use crate::{Status, ViewSource, prober, worker};
 
 /// How long clients may take to hear that the proxy stops.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
@@ -49,6 +49,7 @@ impl Core {
         let stop = CancellationToken::new();
         let _stop_at_the_end = stop.clone().drop_guard();
         self.start_workers(listeners, &stop);
+        self.start_prober(&stop);
         let (hub, reload) = (self.hub.clone(), self.reload.clone());
         let mut sweep = interval(SWEEP_INTERVAL);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -102,6 +103,13 @@ impl Core {
             if let Err(error) = started {
                 tracing::error!(number, %error, "cannot start a worker");
             }
+        }
+    }
+
+    fn start_prober(&self, stop: &CancellationToken) {
+        if self.hub.config.read_write_split {
+            let (hub, stop) = (self.hub.clone(), stop.clone());
+            tokio::spawn(async move { stop.run_until_cancelled(prober::run(hub)).await });
         }
     }
 

@@ -38,9 +38,11 @@ mod lowering;
 mod mailbox;
 mod open;
 mod pooled;
+mod prober;
 mod question;
 mod registration;
 mod relay;
+mod rounds;
 #[doc(hidden)]
 pub mod secure;
 mod server;

@@ -66,8 +66,11 @@ pub(crate) async fn run(mut client: Arrived<'_>, mode: PoolMode) {
     let SignedIn { settings, told, unread, key, counted } = signed_in;
     client.is_in(Errand::Pool(pool.id));
     let Arrived { port, stream, judge, .. } = client;
-    let side = ClientSide::new(mode, place.hub.config.session_state, settings, told);
-    Pooled::new(place, (pool, port), judge, stream, side, unread).serve().await;
+    let config = &place.hub.config;
+    let splits = config.read_write_split && port == Port::ReadWrite && mode != PoolMode::Session;
+    let side = ClientSide::new(mode, config.session_state, settings, told).splitting(splits);
+    let pooled = Pooled::new(place, (pool, port), judge, stream, side, unread);
+    if splits { pooled.splitting() } else { pooled }.serve().await;
     drop((key, counted));
 }
 
@@ -89,7 +92,7 @@ async fn sign_in(client: &mut Arrived<'_>, pool: &Arc<Pool>) -> Result<SignedIn,
     let mut hello = authenticated(client, &pool.key.user, &mut unread).await?;
     let counted = counted(hub, &pool.key.user)?;
     let settings = pool.share_settings(Arc::new(Settings::of_startup(&client.startup.parameters)));
-    let reported = match pool.welcome() {
+    let reported = match pool.welcome(client.port) {
         Some(reported) => reported,
         None => {
             let connection = borrow(client, pool).await?;

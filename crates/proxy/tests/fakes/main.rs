@@ -6,3 +6,4 @@ mod fake;
 mod limits;
 mod pools;
 mod sessions;
+mod split;

@@ -4,7 +4,7 @@ use types::{ClusterView, Lsn, MemberName, Millis, Term};
 
 use super::Router;
 use crate::choice;
-use crate::event::{Action, ClientId, PoolId, Port, ServerId};
+use crate::event::{Action, ClientId, PoolId, Port, ServerId, Target};
 use crate::freshness::Round;
 
 impl Router {
@@ -31,6 +31,15 @@ impl Router {
         if !self.pools.lend_read(now, known, client, (pool, written), actions) {
             self.want(now, client, (pool, Port::ReadWrite), actions);
         }
+    }
+
+    /// Who is asked about the WAL: the primary, and the newest term, and the replicas that serve
+    /// reads.
+    #[must_use]
+    pub fn whom_to_ask(&self) -> Option<(Target, Term, Vec<Target>)> {
+        let primary = self.routes.primary.clone()?;
+        let replicas = self.routes.replicas.iter().map(|replica| replica.target.clone());
+        Some((primary, self.routes.newest_term, replicas.collect()))
     }
 
     pub(super) fn wal_ends(&mut self, round: Round, member: &MemberName, term: Term, lsn: Lsn) {
