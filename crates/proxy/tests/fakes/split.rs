@@ -68,7 +68,7 @@ async fn a_client_reads_what_it_wrote_and_others_read_at_the_replica() {
 
 #[tokio::test]
 async fn what_a_replica_refuses_the_primary_answers_unseen() {
-    let (_a, b, rig) = a_and_b().await;
+    let (a, b, rig) = a_and_b().await;
     let mut client = client(&rig).await;
     client.until_reads_at("b").await;
     let before = b.queries();
