@@ -152,8 +152,8 @@ impl Reader {
         let keeps = self.proxy_pool_mode() == PoolMode::Session || *auth == ProxyAuth::PassThrough;
         if splits && keeps {
             let why = "needs pgherd.proxy.pool_mode transaction or statement, and another \
-                       pgherd.proxy.auth than pass_through: else a client has one server connection \
-                       for its stay";
+                       pgherd.proxy.auth than pass_through: else a client has one server for \
+                       its stay";
             self.error(PATH, why);
         }
         splits

@@ -37,8 +37,8 @@ pub struct ProxyConfig {
     pub read_only: Vec<SocketAddr>,
     /// Who asks for a database whose name ends so is led as a reader to the one without the suffix.
     pub read_only_suffix: Option<String>,
-    /// Single statements of the primary's clients that only read are asked of replicas, where clients
-    /// have no connection of their own.
+    /// Single statements of the primary's clients that only read are asked of replicas, where
+    /// clients have no connection of their own.
     pub read_write_split: bool,
     /// Where it is: replicas whose tag `site` says the same come first.
     pub site: Option<String>,

@@ -114,8 +114,8 @@ pub enum Event {
         /// Of which pool.
         pool: PoolId,
     },
-    /// A client of a pool, which has none and came to the primary's port, wants a connection for one
-    /// statement that only reads.
+    /// A client of a pool, which has none and came to the primary's port, wants a connection for
+    /// one statement that only reads.
     WantsRead {
         /// Who.
         client: ClientId,
@@ -136,7 +136,8 @@ pub enum Event {
         /// The answer.
         lsn: Lsn,
     },
-    /// A replica was asked how far it has replayed. A member is asked again only when this was told.
+    /// A replica was asked how far it has replayed. A member is asked again only when this was
+    /// told.
     Replayed {
         /// Who was asked.
         member: MemberName,

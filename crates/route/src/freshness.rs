@@ -2,9 +2,10 @@
 //! and no position is kept for each of them.
 //!
 //! The proxy asks the primary again and again where its WAL ends. Each question has a number. What
-//! was acknowledged before a question was sent lies below its answer, so a replica that has replayed
-//! up to there has all of it. A client keeps the number of the last question that was begun when its
-//! last write was acknowledged; it may read where a later question is known to be met.
+//! was acknowledged before a question was sent lies below its answer, so a replica that has
+//! replayed up to there has all of it. A client keeps the number of the last question that was
+//! begun when its last write was acknowledged; it may read where a later question is known to be
+//! met.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -60,7 +61,7 @@ impl Freshness {
             return;
         }
         // A primary that crashed may have lost what no replica can have either.
-        while self.marks.pop_back_if(|(_, end)| *end >= lsn).is_some() {}
+        self.marks.truncate(self.marks.partition_point(|(_, end)| *end < lsn));
         if self.marks.len() >= MARKS_MAX {
             self.marks.pop_front();
         }

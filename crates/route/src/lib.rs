@@ -7,8 +7,8 @@
 //!   that member's key says `primary` in the leader key's term;
 //! - a connection to a primary is bound to the term in which it was opened; once a newer term or
 //!   another leader is seen, it is cut, and no later view opens a route to an older term;
-//! - a single read of a read-write client goes to a replica only if that one is known to have all that
-//!   the client was told is written, in the present term;
+//! - a single read of a read-write client goes to a replica only if that one is known to have all
+//!   that the client was told is written, in the present term;
 //! - no client waits longer than `hold_timeout`, and no more than `hold_limit` wait at once.
 #![forbid(unsafe_code)]
 

@@ -163,9 +163,7 @@ impl Router {
                 self.pools.lost(now, &self.routes, server, &mut actions);
             }
             Event::OpenRefused { server, refusal } => {
-                for client in self.pools.refused(now, server) {
-                    self.refuse_waiting(client, refusal.clone(), &mut actions);
-                }
+                self.open_refused(now, server, &refusal, &mut actions);
             }
             Event::View(view) => {
                 self.view = Some(view.clone());

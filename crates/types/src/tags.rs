@@ -63,8 +63,8 @@ impl Tags {
         match self.get("site") {
             Some(Value::String(named)) => named == site,
             // Sites may have numbers.
-            Some(other) => other.to_string() == site,
-            None => false,
+            Some(Value::Number(named)) => named.to_string() == site,
+            Some(_) | None => false,
         }
     }
 

@@ -16,7 +16,7 @@ const OF_THE_PRIMARY: [&str; 11] = [
     "pgrowlocks",
     // Settings, which may differ from server to server.
     "current_setting",
-    // Columns of a sequence, which is ahead on a standby: its WAL is written for many values at once.
+    // Columns of a sequence, which is ahead on a standby: WAL is written for many values at once.
     "is_called",
     "log_cnt",
     // Runs what it is given, in this transaction.
@@ -48,7 +48,9 @@ pub fn reads_on_standby(text: &[u8]) -> bool {
             Token::Symbol(b';') => {
                 return tokens.all(|more| more.is_symbol(b';')) && !tokens.unclear;
             }
-            Token::Word(text) if !may_stand(word(text)) || is_of_the_primary(text) => return false,
+            Token::Word(text) if is_of_the_primary(text) || !may_stand(word(text)) => {
+                return false;
+            }
             Token::Name(text) if is_of_the_primary(text) || names_state(word(text)) => {
                 return false;
             }
@@ -77,8 +79,7 @@ fn begins_query(token: Token<'_>) -> bool {
     }
 }
 
-/// `EXPLAIN [VERBOSE] query`. Options in parentheses are read as part of the query, in which ANALYZE
-/// may not stand.
+/// `EXPLAIN [(options)] [VERBOSE] query`, without ANALYZE.
 fn explains_a_read(tokens: &mut Tokens<'_>) -> bool {
     let Some(mut next) = tokens.next() else {
         return false;
@@ -103,11 +104,14 @@ fn explains_a_read(tokens: &mut Tokens<'_>) -> bool {
 }
 
 fn is_analyze(token: Token<'_>) -> bool {
-    matches!(token, Token::Word(text) | Token::Name(text) if is(text, "analyze") || is(text, "analyse"))
+    match token {
+        Token::Word(text) | Token::Name(text) => is(text, "analyze") || is(text, "analyse"),
+        _ => false,
+    }
 }
 
-/// Whether a word may stand in a statement that reads. FOR alone may: it is UPDATE or SHARE behind it
-/// that locks.
+/// Whether a word may stand in a statement that reads. FOR alone may: it is UPDATE or SHARE behind
+/// it that locks.
 fn may_stand(word: Word) -> bool {
     !matches!(word, Word::Writes | Word::Into | Word::Update | Word::Uescape) && !names_state(word)
 }
@@ -130,7 +134,7 @@ fn is_of_the_primary(text: &[u8]) -> bool {
     let begins = |with: &&str| {
         text.get(..with.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(with.as_bytes()))
     };
-    OF_THE_PRIMARY.iter().any(|name| is(text, name)) || BEGINNINGS.iter().any(|with| begins(&with))
+    OF_THE_PRIMARY.iter().any(|name| is(text, name)) || BEGINNINGS.iter().any(begins)
 }
 
 fn is(text: &[u8], wanted: &str) -> bool {
@@ -219,6 +223,7 @@ mod tests {
             "select U&\"!006eextval\" UESCAPE '!' ('s')",
             "explain analyze select f()",
             "explain (ANALYZE) select f()",
+            "explain (\"analyze\") select f()",
             "explain (buffers, analyse true, costs off) select 1",
             "explain verbose analyze select 1",
             "explain insert into t values (1)",

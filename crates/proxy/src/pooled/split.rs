@@ -1,7 +1,7 @@
 //! Single reads of a client of the primary's port, which replicas answer.
 //!
-//! A replica is asked on trial: as long as the client has been told nothing, the primary can be asked
-//! the same. The client's next message waits meanwhile, since it may be the primary's.
+//! A replica is asked on trial: as long as the client has been told nothing, the primary can be
+//! asked the same. The client's next message waits meanwhile, since it may be the primary's.
 
 use std::task::Context;
 

@@ -14,7 +14,8 @@ fn splitting(config: &mut ProxyConfig) {
 /// A proxy in front of `a`, which leads, and of `b`, which has replayed all of it, and a client.
 async fn a_and_b() -> (FakeServer, FakeServer, Rig) {
     let (a, b) = (FakeServer::start("a").await, FakeServer::start("b").await);
-    (a.be_at(100), b.be_at(100));
+    a.be_at(100);
+    b.be_at(100);
     b.be_read_only();
     let members = [(&a, "primary", 1), (&b, "replica", 0)];
     let rig = Rig::start(cluster(Some("a"), 1, &members), splitting).await;

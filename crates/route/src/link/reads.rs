@@ -144,7 +144,8 @@ pub struct Trial {
     heard: Vec<u8>,
     looked: usize,
     cutter: Cutter,
-    /// A parameter has changed in the session.
+    /// The statement has been executed, and a parameter has changed in the session.
+    completed: bool,
     altered: bool,
     /// The replica has become a primary.
     promoted: bool,
@@ -174,6 +175,7 @@ impl Trial {
             heard: Vec::new(),
             looked: 0,
             cutter: Cutter::default(),
+            completed: false,
             altered: false,
             promoted: false,
         }
@@ -194,8 +196,11 @@ impl Trial {
             match self.cutter.next(&mut rest, need) {
                 Ok(Some(Cut::Begin { tag: b'E', bytes, .. })) => {
                     let canceled = sqlstate_of(body(bytes)) == Some(QUERY_CANCELED);
-                    verdict = Some(if canceled { Heard::Answer } else { Heard::Error });
+                    // What was done may have been written, if it is a primary by now.
+                    let given = canceled || self.completed;
+                    verdict = Some(if given { Heard::Answer } else { Heard::Error });
                 }
+                Ok(Some(Cut::Begin { tag: b'C', .. })) => self.completed = true,
                 Ok(Some(Cut::Begin { tag: b'S', bytes, .. })) => match text(body(bytes)) {
                     Some((name, _)) if name == IN_HOT_STANDBY.as_bytes() => self.promoted = true,
                     Some(_) | None => self.altered = true,

@@ -9,8 +9,8 @@ use crate::freshness::{Freshness, Round};
 
 impl Pools {
     /// Lends a connection to a replica that has what the client wrote, if there is one now; else
-    /// the client is the primary's. Nobody waits for a replica: where one could be had, it is opened
-    /// for the reads to come.
+    /// the client is the primary's. Nobody waits for a replica: where one could be had, it is
+    /// opened for the reads to come.
     pub(crate) fn lend_read(
         &mut self,
         now: Millis,

@@ -1,7 +1,9 @@
 //! What clients are told that are not served.
 
+use types::Millis;
+
 use super::Router;
-use crate::event::{Action, ClientId, Port, Refusal, Target};
+use crate::event::{Action, ClientId, Port, Refusal, ServerId, Target};
 
 const CANNOT_CONNECT_NOW: &str = "57P03";
 pub(super) const TOO_MANY_CONNECTIONS: &str = "53300";
@@ -28,6 +30,19 @@ impl Router {
     ) {
         if self.pools.forget_wish(client) {
             actions.push(Action::Refuse { client, refusal });
+        }
+    }
+
+    /// A server does not let a pool in.
+    pub(super) fn open_refused(
+        &mut self,
+        now: Millis,
+        server: ServerId,
+        refusal: &Refusal,
+        actions: &mut Vec<Action>,
+    ) {
+        for client in self.pools.refused(now, server) {
+            self.refuse_waiting(client, refusal.clone(), actions);
         }
     }
 

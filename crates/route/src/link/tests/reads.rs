@@ -128,6 +128,7 @@ fn an_answer_is_kept_until_it_is_whole_and_an_error_is_the_primarys_to_repeat() 
         (&["E SERROR|C25006||", "Z I"], Heard::Error),
         (&["1", "2", "T ||", ROW, "E SERROR|C40001||", "Z I"], Heard::Error),
         (&["E SFATAL|C57P01||"], Heard::Error),
+        (&["T ||", ROW, "C SELECT 1|", "E SFATAL|C57P01||"], Heard::Answer),
         (&["T ||", "E SERROR|C57014||", "Z I"], Heard::Answer),
         (&["T ||", ROW, "C SELECT 1|", "S search_path|x|", "Z I"], Heard::Altered),
         (&["C SELECT 1|", "S in_hot_standby|off|", "Z I"], Heard::Answer),
