@@ -25,6 +25,7 @@ use crate::open;
 use crate::rounds::Rounds;
 use crate::server::ServerConnection;
 use crate::stats::{PERIOD, Stats};
+use crate::tally::ClusterTally;
 use crate::words::Ending;
 
 /// Who a pool is for; the database is what clients call it.
@@ -85,6 +86,12 @@ impl Pool {
         }
     }
 
+    /// Whether any server has let the proxy in.
+    pub(crate) fn was_let_in(&self) -> bool {
+        let welcome = self.welcome.lock().unwrap_or_else(PoisonError::into_inner);
+        welcome.primary.is_some() || welcome.replica.is_some()
+    }
+
     /// A server has let the proxy in, and reports this.
     pub(crate) fn welcomed(&self, reported: &Arc<Reported>, is_primary: bool) {
         let mut welcome = self.welcome.lock().unwrap_or_else(PoisonError::into_inner);
@@ -131,6 +138,7 @@ pub(crate) struct Hub {
     pub(crate) known: Known,
     pub(crate) lowering: Lowering,
     pub(crate) rounds: Rounds,
+    pub(crate) tally: ClusterTally,
     /// Something worth publishing has happened since it was looked at.
     dirty: AtomicBool,
     /// A hold of the leader's is followed, so that every end of a transaction counts.
@@ -166,6 +174,7 @@ impl Hub {
             door,
             lowering: Lowering::default(),
             rounds: Rounds::default(),
+            tally: ClusterTally::default(),
             dirty: AtomicBool::new(false),
             holding: AtomicBool::new(false),
             paused: AtomicBool::new(false),
@@ -473,8 +482,12 @@ impl Hub {
             return;
         }
         *period = Period { began: now, last: length };
-        let pools: Vec<Arc<Pool>> = self.desk().pools.values().cloned().collect();
-        pools.iter().for_each(|pool| pool.stats.end_period());
+        self.pools().iter().for_each(|pool| pool.stats.end_period());
+    }
+
+    /// All pools, by database and user.
+    pub(crate) fn pools(&self) -> Vec<Arc<Pool>> {
+        self.desk().pools.values().cloned().collect()
     }
 
     /// Has nobody lent a connection from now on; `false` if that is so already.
