@@ -9,3 +9,4 @@ mod hot_restart;
 mod limits;
 mod pools;
 mod sessions;
+mod split;
