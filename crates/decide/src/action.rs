@@ -46,7 +46,7 @@ pub enum Lane {
     Member,
     /// Every other transaction on the DCS.
     Dcs,
-    /// What proxies are asked to do before a hand-over; no hand-over waits for its answer.
+    /// What proxies are asked to do before a planned stop, which does not wait for its answer.
     Hold,
     /// The guard.
     Guard,
@@ -73,6 +73,9 @@ pub enum Lane {
     /// The end of the agent.
     Exit,
 }
+
+/// How long a fast stop may take before it is given up; an immediate one follows.
+pub const STOP_FAST: Millis = Millis(60_000);
 
 /// How to stop PostgreSQL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -261,7 +264,7 @@ pub enum Act {
         /// The value.
         hold: HoldRecord,
     },
-    /// Delete `pgherd/hold`, on condition of our leader key: no hand-over is under way.
+    /// Delete `pgherd/hold`, on condition of our leader key: no planned stop is under way.
     RemoveHold {
         /// The leader key's modification revision.
         leader_key: Revision,
