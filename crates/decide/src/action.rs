@@ -46,7 +46,8 @@ pub enum Lane {
     Member,
     /// Every other transaction on the DCS.
     Dcs,
-    /// What proxies are asked to do before a planned stop, which does not wait for its answer.
+    /// What proxies are asked to do before a planned stop, which waits for the answer for a moment
+    /// alone.
     Hold,
     /// The guard.
     Guard,

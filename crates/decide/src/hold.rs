@@ -18,8 +18,12 @@ use crate::action::Act;
 use crate::brain::{Brain, Leadership};
 use crate::reason::Reason;
 
-/// How long a proxy has for its answer; one that is dead is registered until its lease ends.
+/// How long a proxy has for its answer, from when it can have seen the hold; one that is dead is
+/// registered until its lease ends.
 const ANSWER: Millis = Millis(300);
+/// How long the store may take to show the hold. On a busy machine that is longer than an answer
+/// takes, and whoever has not been asked yet cannot have answered.
+const WRITE: Millis = Millis(700);
 
 /// The stop that a hold is for.
 #[derive(Debug, Clone, Copy)]
@@ -36,6 +40,8 @@ pub(crate) struct Hold {
     /// The store's revision when it was begun: no two holds have it in common.
     id: u64,
     begun: Millis,
+    /// Since when the store has it, as far as this leader sees.
+    seen: Option<Millis>,
     /// Nothing is waited for any more.
     over: bool,
 }
@@ -45,7 +51,9 @@ impl Hold {
     fn waits_until(&self, proxy: &ProxyRecord, grace: Millis) -> Option<Millis> {
         match proxy.hold {
             Some(id) if id == self.id => (proxy.busy > 0).then(|| self.begun.plus(grace)),
-            Some(_) | None => Some(self.begun.plus(ANSWER)),
+            Some(_) | None => {
+                Some(self.seen.map_or(self.begun.plus(WRITE), |seen| seen.plus(ANSWER)))
+            }
         }
     }
 }
@@ -65,7 +73,11 @@ impl Brain {
             return false;
         }
         let id = u64::try_from(view.revision.0).unwrap_or_default();
-        let hold = self.leader.hold.get_or_insert(Hold { id, begun: now, over: false });
+        let hold = self.leader.hold.get_or_insert(Hold { id, begun: now, seen: None, over: false });
+        let written = view.active_hold().is_some_and(|written| written.value.id == hold.id);
+        if written {
+            hold.seen.get_or_insert(now);
+        }
         let awaited = view.proxies.values().filter_map(|p| hold.waits_until(&p.value, grace));
         let next = awaited.filter(|until| now < *until).min();
         let Some(next) = next.filter(|_| !hold.over) else {
@@ -73,8 +85,8 @@ impl Brain {
             return false;
         };
         let id = hold.id;
-        if view.active_hold().is_none_or(|written| written.value.id != id) {
-            let until = ANSWER.max(grace).plus(stop.lasts);
+        if !written {
+            let until = WRITE.plus(ANSWER).max(grace).plus(stop.lasts);
             let hold = HoldRecord { id, until, why: stop.why.to_owned() };
             self.issue(now, Act::WriteHold { leader_key: key, hold }, Reason::ClientsFinish);
         }
