@@ -449,8 +449,8 @@ pub struct Pledge {
 }
 
 /// `pgherd/hold`: the leader asks the proxies to begin no transaction on it any more, because its
-/// primary is about to be stopped, for a hand-over or a restart. It hangs on the leader's lease, and counts only while its
-/// writer leads: [`crate::ClusterView::active_hold`].
+/// primary is about to be stopped, for a hand-over or a restart. It hangs on the leader's lease,
+/// and counts only while its writer leads: [`crate::ClusterView::active_hold`].
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct HoldRecord {
     /// Distinguishes the holds of one cluster; a proxy names it in its own key.
