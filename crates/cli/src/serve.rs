@@ -1,15 +1,17 @@
 //! The long-running commands: `pgherd agent` and `pgherd proxy`.
 
+use std::collections::BTreeMap;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use config::{HostPort, Log, LogLevel, ProxyFile, Static};
-use dcs::{Client, ClientConfig, ClusterStore};
+use config::{Etcd, HostPort, Log, LogLevel, ProxyCluster, ProxyFile, Static};
+use dcs::{Client, ClientConfig, ClusterStore, ViewState};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use types::{Millis, keys};
 
@@ -146,24 +148,16 @@ fn finish(result: anyhow::Result<ExitCode>) -> ExitCode {
 }
 
 async fn run_proxy(file: ProxyFile) -> anyhow::Result<()> {
-    let client = Client::connect(ClientConfig {
-        endpoints: file.etcd3.endpoints.iter().map(ToString::to_string).collect(),
-        username: file.etcd3.username.clone(),
-        password: file.etcd3.password.as_ref().map(|p| p.expose().to_owned()),
-        tls: agent::etcd_client(&file.etcd3),
-        retry_timeout: PROXY_RETRY_TIMEOUT,
-        seed: None,
-    })?;
-    let store = ClusterStore::new(client, keys::prefix(&file.namespace, &file.scope));
+    let stores = Stores::of(&file)?;
     let section = &file.proxy;
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let config = proxy_config(section, &host)?;
+    let config = proxy_config(&file, &host)?;
     let id = config.id.clone();
     let listen = section.read_write.as_ref().or(section.read_only.as_ref());
     open_files(config.client_limit);
     let proxy = proxy::Proxy::bind(config).await?;
     // A proxy without the DCS holds its clients; so the DCS need not answer for it to start.
-    let _follower = store.follow();
+    let _followers: Vec<_> = stores.all().map(ClusterStore::follow).collect();
     let shutdown = CancellationToken::new();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -182,17 +176,76 @@ async fn run_proxy(file: ProxyFile) -> anyhow::Result<()> {
             reload.notify_one();
         }
     });
-    let registered = listen.map(|listen| {
+    let mut registered = JoinSet::new();
+    if let Some(listen) = listen {
         let at = HostPort { host: reachable(listen, &host), port: listen.port }.to_string();
-        let ended = shutdown.clone();
-        tokio::spawn(proxy::register(store.clone(), id, at, proxy.status(), ended))
-    });
-    proxy.run(store.subscribe(), shutdown).await;
-    if let Some(registered) = registered {
-        // Its key goes with it, so that no leader waits for this proxy.
-        tokio::time::timeout(SHUTDOWN_LIMIT, registered).await.map_or(Ok(()), |ended| ended)?;
+        let mut register = |store: &ClusterStore, status| {
+            let (id, at, ended) = (id.clone(), at.clone(), shutdown.clone());
+            registered.spawn(proxy::register(store.clone(), id, at, status, ended));
+        };
+        register(&stores.own, proxy.status());
+        for (name, status) in proxy.other_statuses() {
+            if let Some(store) = stores.others.get(&name) {
+                register(store, status);
+            }
+        }
     }
-    Ok(())
+    proxy.run(stores.views(), shutdown).await;
+    // Its keys go with it, so that no leader waits for this proxy. A DCS that does not answer must
+    // not keep the others waiting.
+    let all = async {
+        while let Some(ended) = registered.join_next().await {
+            ended?;
+        }
+        Ok(())
+    };
+    tokio::time::timeout(SHUTDOWN_LIMIT, all).await.unwrap_or(Ok(()))
+}
+
+/// The stores of the clusters that a proxy follows.
+struct Stores {
+    own: ClusterStore,
+    /// By what the file calls them.
+    others: BTreeMap<String, ClusterStore>,
+}
+
+impl Stores {
+    fn of(file: &ProxyFile) -> anyhow::Result<Stores> {
+        let client = etcd(&file.etcd3)?;
+        let other = |(name, cluster): (&String, &ProxyCluster)| {
+            let client = match &cluster.etcd3 {
+                Some(its_own) => etcd(its_own).with_context(|| format!("the cluster {name}"))?,
+                None => client.clone(),
+            };
+            let namespace = cluster.namespace.as_ref().unwrap_or(&file.namespace);
+            let store = ClusterStore::new(client, keys::prefix(namespace, &cluster.scope));
+            Ok((name.clone(), store))
+        };
+        let others = file.proxy.clusters.iter().map(other).collect::<anyhow::Result<_>>()?;
+        let own = ClusterStore::new(client, keys::prefix(&file.namespace, &file.scope));
+        Ok(Stores { own, others })
+    }
+
+    fn all(&self) -> impl Iterator<Item = &ClusterStore> {
+        [&self.own].into_iter().chain(self.others.values())
+    }
+
+    fn views(&self) -> proxy::Views<ViewState> {
+        let own = proxy::Views::from(self.own.subscribe());
+        let others = self.others.iter();
+        others.fold(own, |views, (name, store)| views.with(name, store.subscribe()))
+    }
+}
+
+fn etcd(etcd3: &Etcd) -> anyhow::Result<Client> {
+    Ok(Client::connect(ClientConfig {
+        endpoints: etcd3.endpoints.iter().map(ToString::to_string).collect(),
+        username: etcd3.username.clone(),
+        password: etcd3.password.as_ref().map(|p| p.expose().to_owned()),
+        tls: agent::etcd_client(etcd3),
+        retry_timeout: PROXY_RETRY_TIMEOUT,
+        seed: None,
+    })?)
 }
 
 /// Takes as many open files as the system allows: every client is one, or two with a connection of
@@ -219,7 +272,8 @@ fn reachable(listen: &HostPort, host: &str) -> String {
     if listen.is_wildcard() { host.to_owned() } else { listen.host.clone() }
 }
 
-fn proxy_config(section: &config::ProxySection, host: &str) -> anyhow::Result<proxy::ProxyConfig> {
+fn proxy_config(file: &ProxyFile, host: &str) -> anyhow::Result<proxy::ProxyConfig> {
+    let section = &file.proxy;
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let name = section.name.clone().unwrap_or_else(|| host.to_owned());
     let (read_write, read_only) =
@@ -228,15 +282,14 @@ fn proxy_config(section: &config::ProxySection, host: &str) -> anyhow::Result<pr
     Ok(proxy::ProxyConfig {
         // Two proxies of one host have two ports.
         id: format!("{name}:{}", listen.map_or(0, |listen| listen.port)),
+        cluster: file.scope.clone(),
+        clusters: section.clusters.keys().cloned().collect(),
+        databases: section.databases.clone(),
         read_only_suffix: section.read_only_suffix.clone(),
         hold_timeout: section.hold_timeout.map(Millis::as_duration),
         hold_limit: section.hold_limit,
         client_limit: section.client_limit,
-        pool_mode: match section.pool_mode {
-            config::PoolMode::Session => proxy::PoolMode::Session,
-            config::PoolMode::Transaction => proxy::PoolMode::Transaction,
-            config::PoolMode::Statement => proxy::PoolMode::Statement,
-        },
+        pool_mode: proxy::pool_mode(section.pool_mode),
         security: section.security.clone(),
         pool_size: section.pool_size,
         pool_timeout: section.pool_timeout.as_duration(),
