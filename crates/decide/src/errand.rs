@@ -423,7 +423,8 @@ impl Brain {
             }
             Phase::Holding => {
                 let lasts = STOP_FAST.plus(errand.start_limit());
-                if self.clients_finish_first(now, view, leadership, lasts) {
+                let restarts = !errand.what.replaces();
+                if restarts && self.clients_finish_first(now, view, leadership, lasts) {
                     return;
                 }
                 self.enter(now, Phase::Stopping);

@@ -11,7 +11,8 @@ use anyhow::Context;
 use types::{ClusterView, FailoverRequest, MemberName};
 
 use super::restart::{RESTART_LIMIT, RestartArgs};
-use super::restart_plan::{Detour, is_ready};
+use super::restart_plan::{Detour, is_ready, streams};
+use super::select::Role;
 use super::store::Store;
 use super::{CtlConfig, ask, prompt, say, switchover};
 
@@ -29,8 +30,9 @@ pub(super) async fn restart(
     args.selection.show(&view)?;
     let way = Detour::of(&view).map_err(anyhow::Error::msg).context("not by switchover")?;
     let named = &args.selection.members;
+    let leads = matches!(args.selection.role, None | Some(Role::Leader | Role::Primary));
     anyhow::ensure!(
-        named.is_empty() || *named == [way.leader.0.clone()],
+        leads && (named.is_empty() || *named == [way.leader.0.clone()]),
         "only the leader, {}, is restarted by a switchover",
         way.leader
     );
@@ -62,15 +64,15 @@ impl Trip<'_> {
         let Detour { leader, candidate, standbys } = way;
         for (index, standby) in standbys.iter().enumerate() {
             self.step(index + 1, &format!("restart of the standby {standby}"))?;
-            let restarted = self.restart(standby).await;
-            restarted.with_context(|| format!("{leader} leads on, and was not restarted"))?;
+            let restarted = self.restart(standby, leader).await;
+            restarted.with_context(|| format!("nothing was asked of {leader} yet"))?;
         }
         let there = standbys.len() + 1;
         self.step(there, &format!("switchover from {leader} to {candidate}"))?;
         let switched = self.switch(leader, candidate).await;
-        switched.with_context(|| format!("{leader} was not restarted on purpose"))?;
+        switched.context("pgherd list shows who leads; nothing else was begun")?;
         self.step(there + 1, &format!("{leader} comes back as a standby with what is configured"))?;
-        let back = self.ready(leader, candidate).await;
+        let back = self.until(candidate, leader, is_ready).await;
         back.with_context(|| format!("{candidate} leads on; look at the log of {leader}"))?;
         self.step(there + 2, &format!("switchover back to {leader}"))?;
         let back = self.switch(candidate, leader).await;
@@ -83,19 +85,18 @@ impl Trip<'_> {
         say(&format!("{number}/{}: {what}\n", self.steps))
     }
 
-    async fn restart(&self, standby: &MemberName) -> anyhow::Result<()> {
+    async fn restart(&self, standby: &MemberName, leader: &MemberName) -> anyhow::Result<()> {
         let view = self.store.read().await?;
-        let leader = view.leader_name().context("the leader is gone")?.clone();
         let path = ("POST", "/restart");
         let body = serde_json::json!({});
         let asked = ask::member(&view, standby, self.config, path, Some(&body), RESTART_LIMIT);
         let (status, text) = asked.await?;
         anyhow::ensure!(status == 200, "restart on member {standby}: {status}, {text}");
-        self.ready(standby, &leader).await
+        self.until(leader, standby, streams).await
     }
 
     async fn switch(&self, from: &MemberName, to: &MemberName) -> anyhow::Result<()> {
-        self.ready(to, from).await?;
+        self.until(from, to, is_ready).await?;
         let request = FailoverRequest {
             leader: Some(from.clone()),
             member: Some(to.clone()),
@@ -104,8 +105,13 @@ impl Trip<'_> {
         switchover::hand_over(&request, &*self.store.read().await?, self.config).await
     }
 
-    /// Waits until `name` could take over from `leader`, and waits for no restart itself.
-    async fn ready(&self, name: &MemberName, leader: &MemberName) -> anyhow::Result<()> {
+    /// Waits until this standby of `leader` is well, and waits for no restart itself.
+    async fn until(
+        &self,
+        leader: &MemberName,
+        name: &MemberName,
+        well: fn(&ClusterView, &MemberName) -> bool,
+    ) -> anyhow::Result<()> {
         let until = tokio::time::Instant::now() + READY_LIMIT;
         loop {
             let view = self.store.read().await?;
@@ -115,12 +121,12 @@ impl Trip<'_> {
                 "{} leads, who should not; nothing further was done",
                 leads.map_or("nobody", MemberName::as_str)
             );
-            if leads.is_some() && is_ready(&view, name) && !waits_for_restart(&view, name) {
+            if leads.is_some() && well(&view, name) && !waits_for_restart(&view, name) {
                 return Ok(());
             }
             anyhow::ensure!(
                 tokio::time::Instant::now() < until,
-                "{name} is no synchronous standby with what is configured after {} s",
+                "{name} is no standby to be counted on, with what is configured, after {} s",
                 READY_LIMIT.as_secs()
             );
             tokio::time::sleep(POLL).await;

@@ -1,7 +1,7 @@
 //! In which order members are restarted, and whether a primary can be restarted by way of a
 //! switchover. Pure functions of a view.
 
-use api::Settings;
+use api::{Settings, Synchronous};
 use types::{ClusterView, Member, MemberName};
 
 /// Of these a standby must have at least as much as its primary; with less it stops replaying, and
@@ -81,12 +81,25 @@ impl Detour {
         let candidate = candidate(view).ok_or(
             "no synchronous standby is fit to lead (pgherd list shows who is, and why not)",
         )?;
+        if settings.synchronous == Synchronous::On && some_are_left_out(view, leader) {
+            return Err(format!(
+                "synchronous_mode is on, and more standbys stream than are synchronous: {leader} \
+                 could not come back as one; raise synchronous_node_count, or take mode quorum"
+            ));
+        }
         let waits = |name: &&MemberName| view.member(name).is_some_and(|m| m.pending_restart);
         let mut standbys: Vec<MemberName> =
             view.members.keys().filter(|name| *name != leader).filter(waits).cloned().collect();
         standbys.sort_by_key(|name| *name != candidate);
         Ok(Detour { leader: leader.clone(), candidate, standbys })
     }
+}
+
+/// Whether the set of synchronous standbys has no place for all of them: who is in stays in.
+fn some_are_left_out(view: &ClusterView, leader: &MemberName) -> bool {
+    let voters = view.active_sync().map_or(0, |sync| sync.value.voters.len());
+    let may = view.members.iter().filter(|(name, m)| *name != leader && m.value.tags.may_sync());
+    may.count() > voters
 }
 
 fn candidate(view: &ClusterView) -> Option<MemberName> {
@@ -98,12 +111,16 @@ fn candidate(view: &ClusterView) -> Option<MemberName> {
 /// Whether this member is a synchronous standby that could lead now.
 pub(super) fn is_ready(view: &ClusterView, name: &MemberName) -> bool {
     let listed = view.active_sync().is_some_and(|sync| sync.value.voters.contains(name));
-    let ready = |member: &Member| {
-        member.is_fit()
-            && member.tags.may_lead()
-            && member.replication_state.as_deref() == Some("streaming")
+    let may_lead = view.member(name).is_some_and(|member| member.tags.may_lead());
+    listed && may_lead && streams(view, name)
+}
+
+/// Whether this member is a standby that runs and streams.
+pub(super) fn streams(view: &ClusterView, name: &MemberName) -> bool {
+    let streams = |member: &Member| {
+        member.is_fit() && member.replication_state.as_deref() == Some("streaming")
     };
-    listed && view.leader_name() != Some(name) && view.member(name).is_some_and(ready)
+    view.leader_name() != Some(name) && view.member(name).is_some_and(streams)
 }
 
 #[cfg(test)]
@@ -166,6 +183,16 @@ mod tests {
         assert!(lowered.starts_with("max_wal_senders is lowered"), "{lowered}");
         let paused = refused(cluster(r#"{"pause":true}"#, &raised, STREAMS));
         assert!(paused.contains("maintenance mode"), "{paused}");
+        let one = r#"{"leader":"b","sync_standby":"a"}"#;
+        let mode_on = test_view::view(&[
+            ("leader", "b"),
+            ("config", r#"{"synchronous_mode":true}"#),
+            ("sync", one),
+            ("members/a", STREAMS),
+            ("members/b", &raised),
+            ("members/c", STREAMS),
+        ]);
+        assert!(refused(mode_on).contains("synchronous_node_count"));
         let mut alone = cluster("{}", &raised, STREAMS);
         alone.sync = None;
         assert!(refused(alone).starts_with("no synchronous standby"));
