@@ -1,5 +1,6 @@
 //! Cancel requests: each goes to the server whose session it names.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -42,6 +43,27 @@ impl KnownKey {
     }
 }
 
+/// Random bytes of a key.
+type Random = [u8; 6];
+/// So many keys' are taken from the system at once, which takes longer than all the rest.
+const RANDOM_AHEAD: usize = 40;
+
+thread_local! {
+    static RANDOM: RefCell<Vec<Random>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Bytes that nobody else has or can foresee; each are given once.
+fn random() -> Result<Random, getrandom::Error> {
+    RANDOM.with_borrow_mut(|ahead| {
+        if ahead.is_empty() {
+            let mut bytes = [0; RANDOM_AHEAD * size_of::<Random>()];
+            getrandom::fill(&mut bytes)?;
+            ahead.extend_from_slice(bytes.as_chunks().0);
+        }
+        ahead.pop().ok_or(getrandom::Error::UNEXPECTED)
+    })
+}
+
 /// The mark of a proxy's keys: a hash of its id in the DCS (FNV-1a, which is the same everywhere).
 fn mark_of(id: &str) -> u16 {
     let hash = id
@@ -63,12 +85,13 @@ impl CancelKeys {
 
     /// A key of our own for a client; `None` if the system has no random bytes.
     pub(crate) fn create(self: &Arc<CancelKeys>, owner: ClientId) -> Option<KnownKey> {
-        let mut random = [0; 6];
-        if let Err(error) = getrandom::fill(&mut random) {
-            tracing::error!(%error, "no random bytes for a cancel key");
-            return None;
-        }
-        let [low @ .., s0, s1, s2, s3] = random;
+        let [low @ .., s0, s1, s2, s3] = match random() {
+            Ok(random) => random,
+            Err(error) => {
+                tracing::error!(%error, "no random bytes for a cancel key");
+                return None;
+            }
+        };
         // The mark has 15 bits: clients show the number as a signed one.
         let process = u32::from(self.mark) << 16 | u32::from(u16::from_be_bytes(low)) | 1;
         let key = CancelKey { process, secret: vec![s0, s1, s2, s3] };

@@ -19,7 +19,6 @@
 //! counted, and refused where the dynamic configuration says so.
 //!
 //! Not here: where views of the cluster come from.
-#![forbid(unsafe_code)]
 
 mod admin;
 mod answers;
@@ -190,6 +189,7 @@ impl Proxy {
                 .await
                 .map_err(|source| ProxyError::Listen { address, source })?;
             sockets::prepare(&listener, config.tcp_user_timeout);
+            sockets::accept_who_speaks(&listener);
             listeners.push((port, listener));
         }
         if listeners.is_empty() {

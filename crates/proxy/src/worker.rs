@@ -90,8 +90,8 @@ async fn accept(
             continue;
         }
         match listener.accept().await {
-            Ok((socket, _)) => {
-                tokio::spawn(client::serve(front.enter(), port, socket));
+            Ok((socket, address)) => {
+                tokio::spawn(client::serve(front.enter(), port, (socket, address)));
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a client");
