@@ -24,6 +24,8 @@ use tokio_postgres::{Client, NoTls};
 
 /// Everything here takes a second or two; this ends what hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// What every proxy says.
+const LOG: &str = "hot-restart.log";
 /// As the proxy's name and port give it.
 const NAME: &str = "clients";
 
@@ -66,7 +68,7 @@ impl Stand<'_> {
         command.args(["proxy", "-c"]).arg(&self.file).args(arguments).stdin(Stdio::null());
         let notify = self.notices.local_addr().unwrap();
         command.env("NOTIFY_SOCKET", notify.as_pathname().unwrap());
-        let log = self.lab.directory.path().join("hot-restart.log");
+        let log = self.lab.directory.path().join(LOG);
         let log = File::options().create(true).append(true).open(log).unwrap();
         command.stdout(log.try_clone().unwrap()).stderr(log);
         command
@@ -160,6 +162,8 @@ fn a_new_proxy_takes_over_under_clients() {
     sessions_of_the_old_one(&stand);
     let stand = Stand::new(&lab, "detach", "60s");
     the_background_and_a_broken_file(&stand);
+    let log = std::fs::read_to_string(lab.directory.path().join(LOG)).unwrap();
+    assert!(!log.contains("WARN") && !log.contains("ERROR"), "{log}");
 }
 
 /// Clients that connect for each transaction see no error; sessions that stay are asked to connect

@@ -23,6 +23,8 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long the accept loops may take to end.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
+/// How long it may take to tell the successor.
+const TELL_LIMIT: Duration = Duration::from_secs(1);
 
 /// The workers, from outside.
 pub(crate) struct Workers {
@@ -78,6 +80,8 @@ pub(crate) async fn run(
                 workers.close().await;
                 draining = Some(Draining::begin(front.clone()));
                 drains.begun.send_replace(true);
+                // Without a client this is the end, and the successor would take it for a crash.
+                timeout(TELL_LIMIT, drains.told.cancelled()).await.unwrap_or_default();
             }
             () = front.gone.notified(), if draining.is_some() => {}
             () = reload.notified() => match front.reload() {

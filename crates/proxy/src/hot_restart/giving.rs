@@ -35,11 +35,14 @@ pub(crate) struct Drains {
     pub(crate) begin: CancellationToken,
     /// It accepts none.
     pub(crate) begun: watch::Sender<bool>,
+    /// The successor knows that.
+    pub(crate) told: CancellationToken,
 }
 
 impl Default for Drains {
     fn default() -> Drains {
-        Drains { begin: CancellationToken::new(), begun: watch::Sender::new(false) }
+        let (begin, told) = (CancellationToken::new(), CancellationToken::new());
+        Drains { begin, begun: watch::Sender::new(false), told }
     }
 }
 
@@ -207,6 +210,7 @@ async fn hand_over(shared: &Shared, talk: &Talk, successor: Option<u32>) -> Resu
     drop(timeout(CLOSE_LIMIT, begun.wait_for(|begun| *begun)).await);
     // A successor that has ended by now has none of our clients.
     talk.send(&Message::Draining, None).await.unwrap_or_default();
+    drains.told.cancel();
     Ok(())
 }
 
