@@ -164,8 +164,8 @@ impl ClientSide {
         Ok(())
     }
 
-    /// Listens to what a client wants that has connected from `peer`, over TLS if it asks for that and there is any: by its
-    /// request, or at once as clients of PostgreSQL 17 can. Where TLS may
+    /// Listens to what a client wants that has connected from `peer`, over TLS if it asks for that
+    /// and there is any: by its request, or at once as clients of PostgreSQL 17 can. Where TLS may
     /// follow, nothing is read beyond the packet.
     ///
     /// Cancel safety: none, the connection is of no use afterwards.
