@@ -163,7 +163,8 @@ fn a_new_proxy_takes_over_under_clients() {
     let stand = Stand::new(&lab, "detach", "60s");
     the_background_and_a_broken_file(&stand);
     let log = std::fs::read_to_string(lab.directory.path().join(LOG)).unwrap();
-    assert!(!log.contains("WARN") && !log.contains("ERROR"), "{log}");
+    // Each said to its successor that it drains, also those that had no client then.
+    assert!(!log.contains("has ended, or hangs") && !log.contains("ERROR"), "{log}");
 }
 
 /// Clients that connect for each transaction see no error; sessions that stay are asked to connect
