@@ -334,6 +334,12 @@ pub(crate) const STATIC: &[Key] = &[
     ),
     used("pgherd.stop_margin", Duration, "dynamic", "Beats the dynamic configuration."),
     used("pgherd.proxy.name", Text, "the host's", "The proxy's name."),
+    used(
+        "pgherd.proxy.members",
+        List,
+        "as the cluster's keys say",
+        "REST interfaces of members, as http://host:port, which tell of the cluster without etcd.",
+    ),
     used("pgherd.proxy.read_write", Address, "", "Where it listens for the primary's clients."),
     used("pgherd.proxy.read_only", Address, "", "Where it listens for the replicas' clients."),
     used(

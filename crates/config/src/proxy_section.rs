@@ -1,6 +1,6 @@
 //! `pgherd.proxy`: where the proxy listens, how long clients wait, how connections are shared.
 
-use types::Millis;
+use types::{Millis, RestAddress};
 
 use crate::proxy_auth::{ProxyAuth, ProxySecurity};
 use crate::proxy_limits::ProxyLimits;
@@ -18,6 +18,8 @@ const POOL_SIZE_DEFAULT: usize = 20;
 const CLIENT_LIMIT_DEFAULT: usize = 10_000;
 const PREPARED_STATEMENTS_MAX_DEFAULT: usize = 200;
 const POOL_TIMEOUT_DEFAULT: Millis = Millis(120_000);
+/// Members that are asked at the same time.
+const MEMBERS_MAX: usize = 32;
 /// More threads than this serve nobody faster.
 const WORKERS_MAX: usize = 256;
 
@@ -46,6 +48,8 @@ pub enum SessionState {
 pub struct ProxySection {
     /// Its name; `None`: the host's.
     pub name: Option<String>,
+    /// REST interfaces of members that tell it of the cluster when the DCS does not.
+    pub members: Vec<RestAddress>,
     /// Where it listens for clients of the primary.
     pub read_write: Option<HostPort>,
     /// Where it listens for clients of the replicas.
@@ -87,6 +91,7 @@ impl Reader {
         let security = ProxySecurity::read(&self.tree, &mut self.errors);
         Some(ProxySection {
             name: self.text("pgherd.proxy.name"),
+            members: self.proxy_members(),
             read_write: self.address("pgherd.proxy.read_write"),
             read_only: self.address("pgherd.proxy.read_only"),
             read_only_suffix: self.text("pgherd.proxy.read_only_suffix").filter(|s| !s.is_empty()),
@@ -116,6 +121,27 @@ impl Reader {
             stats_users: self.proxy_users("stats_users", &security.auth),
             security,
         })
+    }
+
+    fn proxy_members(&mut self) -> Vec<RestAddress> {
+        let path = "pgherd.proxy.members";
+        let urls = self.tree.at(path).and_then(values::comma_list).unwrap_or_default();
+        let mut members = Vec::new();
+        for url in urls {
+            let is_http = url.starts_with("http://") || url.starts_with("https://");
+            match RestAddress::of_url(&url).filter(|_| is_http) {
+                Some(address) if !members.contains(&address) => members.push(address),
+                Some(_) => {}
+                None => self.error(path, format!("{url:?} is not http://host:port")),
+            }
+        }
+        if members.len() > MEMBERS_MAX {
+            self.error(
+                path,
+                format!("must be at most {MEMBERS_MAX}; the others are found by them"),
+            );
+        }
+        members
     }
 
     /// Users of the proxy's own database, which it has only where it signs clients in itself.

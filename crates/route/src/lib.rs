@@ -11,6 +11,7 @@
 //! - no client waits longer than `hold_timeout`, and no more than `hold_limit` wait at once.
 #![forbid(unsafe_code)]
 
+mod belief;
 mod binding;
 mod choice;
 mod event;
@@ -19,6 +20,7 @@ mod metrics;
 mod pools;
 mod router;
 
+pub use belief::{Belief, Word};
 pub use choice::Awaited;
 pub use event::{Action, ClientId, CutReason, Event, PoolId, Port, Refusal, ServerId, Target};
 pub use metrics::{Metrics, PortMetrics, Snapshot};

@@ -18,6 +18,9 @@ use self::hold::Hold;
 /// While clients of pools wait, it is looked so often whose time is up.
 const POOL_LOOK: Millis = Millis(100);
 
+/// Said where a view that is not current leaves clients waiting.
+const STALE: &str = " Nobody tells the proxy of the cluster now, neither the DCS nor a member.";
+
 const CANNOT_CONNECT_NOW: &str = "57P03";
 const TOO_MANY_CONNECTIONS: &str = "53300";
 
@@ -264,7 +267,7 @@ impl Router {
     }
 
     fn see(&mut self, now: Millis, view: &ClusterView, actions: &mut Vec<Action>) {
-        self.routes.newest_term = self.routes.newest_term.max(choice::newest_term(view));
+        self.routes.newest_term = self.routes.newest_term.max(view.newest_term());
         let mut primary = choice::primary_route(view, self.routes.newest_term);
         let begins = self.follow_hold(now, view);
         if let (Some(_), Ok(target)) = (self.hold, &primary) {
@@ -507,7 +510,7 @@ impl Router {
 
     fn hint(&self) -> String {
         let waited = self.config.hold_timeout;
-        let stale = if self.fresh { "" } else { " The proxy does not reach the DCS now." };
+        let stale = if self.fresh { "" } else { STALE };
         match &self.primary {
             Err(awaited) => format!("hold_timeout is {waited}: {awaited}.{stale}"),
             Ok(Target { member, host, port, .. }) => format!(
