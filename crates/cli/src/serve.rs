@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
+use api::RestClient;
 use config::{HostPort, Log, LogLevel, ProxyFile, Static};
 use dcs::{Client, ClientConfig, ClusterStore};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -145,16 +146,35 @@ fn finish(result: anyhow::Result<ExitCode>) -> ExitCode {
     }
 }
 
-async fn run_proxy(file: ProxyFile) -> anyhow::Result<()> {
+/// The keys of the proxy's cluster, where it has an etcd.
+fn cluster_store(file: &ProxyFile) -> anyhow::Result<Option<ClusterStore>> {
+    let Some(etcd) = &file.etcd3 else { return Ok(None) };
     let client = Client::connect(ClientConfig {
-        endpoints: file.etcd3.endpoints.iter().map(ToString::to_string).collect(),
-        username: file.etcd3.username.clone(),
-        password: file.etcd3.password.as_ref().map(|p| p.expose().to_owned()),
-        tls: agent::etcd_client(&file.etcd3),
+        endpoints: etcd.endpoints.iter().map(ToString::to_string).collect(),
+        username: etcd.username.clone(),
+        password: etcd.password.as_ref().map(|p| p.expose().to_owned()),
+        tls: agent::etcd_client(etcd),
         retry_timeout: PROXY_RETRY_TIMEOUT,
         seed: None,
     })?;
-    let store = ClusterStore::new(client, keys::prefix(&file.namespace, &file.scope));
+    let prefix = keys::prefix(&file.namespace, &file.scope);
+    Ok(Some(ClusterStore::new(client, prefix)))
+}
+
+/// Where the proxy learns of its cluster.
+fn sources(file: &ProxyFile) -> anyhow::Result<proxy::Sources> {
+    let insecure = file.rest_client.insecure;
+    let rest = RestClient::new(agent::rest_client(&file.rest_client, insecure));
+    let members = file.proxy.members.clone();
+    if members.iter().any(|member| member.tls) {
+        rest.prepare().context("cannot prepare TLS to the members (pgherd.proxy.members)")?;
+    }
+    Ok(proxy::Sources { scope: file.scope.clone(), dcs: cluster_store(file)?, members, rest })
+}
+
+async fn run_proxy(file: ProxyFile) -> anyhow::Result<()> {
+    let sources = sources(&file)?;
+    let store = sources.dcs.clone();
     let section = &file.proxy;
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let config = proxy_config(section, &host)?;
@@ -162,8 +182,8 @@ async fn run_proxy(file: ProxyFile) -> anyhow::Result<()> {
     let listen = section.read_write.as_ref().or(section.read_only.as_ref());
     open_files(config.client_limit);
     let proxy = proxy::Proxy::bind(config).await?;
-    // A proxy without the DCS holds its clients; so the DCS need not answer for it to start.
-    let _follower = store.follow();
+    // A proxy that knows of no primary holds its clients; so nobody need answer for it to start.
+    let following = sources.follow();
     let shutdown = CancellationToken::new();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -182,12 +202,13 @@ async fn run_proxy(file: ProxyFile) -> anyhow::Result<()> {
             reload.notify_one();
         }
     });
-    let registered = listen.map(|listen| {
+    // Without the DCS no leader knows of this proxy, or waits for it.
+    let registered = listen.zip(store).map(|(listen, store)| {
         let at = HostPort { host: reachable(listen, &host), port: listen.port }.to_string();
         let ended = shutdown.clone();
-        tokio::spawn(proxy::register(store.clone(), id, at, proxy.status(), ended))
+        tokio::spawn(proxy::register(store, id, at, proxy.status(), ended))
     });
-    proxy.run(store.subscribe(), shutdown).await;
+    proxy.run(following.subscribe(), shutdown).await;
     if let Some(registered) = registered {
         // Its key goes with it, so that no leader waits for this proxy.
         tokio::time::timeout(SHUTDOWN_LIMIT, registered).await.map_or(Ok(()), |ended| ended)?;

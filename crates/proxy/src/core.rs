@@ -105,7 +105,7 @@ impl Core {
         }
     }
 
-    /// Takes what the DCS shows.
+    /// Takes what is known of the cluster.
     fn look(&mut self, source: &impl ViewSource, source_ended: bool) {
         let fresh = source.fresh() && !source_ended;
         if let Some(view) = source.view() {
@@ -118,7 +118,7 @@ impl Core {
         }
         if fresh != self.fresh {
             self.fresh = fresh;
-            tracing::info!(proxy = %self.hub.config.name, fresh, "the view of the DCS");
+            tracing::info!(proxy = %self.hub.config.name, fresh, "the view of the cluster");
             self.hub.step(if fresh { Event::DcsBack } else { Event::DcsLost });
         }
     }

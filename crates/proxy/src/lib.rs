@@ -18,7 +18,7 @@
 //! Whether a client sets `synchronous_commit` below `on` (I1) is looked at in either case. That is
 //! counted, and refused where the dynamic configuration says so.
 //!
-//! Not here: where views of the cluster come from.
+//! Where views of the cluster come from, [`Proxy::run`] is told; usually [`Sources`].
 #![forbid(unsafe_code)]
 
 mod admin;
@@ -45,6 +45,7 @@ mod relay;
 pub mod secure;
 mod server;
 mod sockets;
+mod sources;
 mod startup;
 mod stats;
 mod time_limits;
@@ -67,6 +68,7 @@ pub use self::config::ProxyConfig;
 pub use self::door::DoorError;
 pub use self::lowering::LoweredCommit;
 pub use self::registration::register;
+pub use self::sources::{Following, Known, Sources};
 pub use route::link::{PoolMode, SessionState};
 
 use self::core::Core;
@@ -88,16 +90,6 @@ impl ViewSource for (Option<Arc<ClusterView>>, bool) {
 
     fn fresh(&self) -> bool {
         self.1
-    }
-}
-
-impl ViewSource for dcs::ViewState {
-    fn view(&self) -> Option<Arc<ClusterView>> {
-        self.view.clone()
-    }
-
-    fn fresh(&self) -> bool {
-        self.fresh
     }
 }
 
