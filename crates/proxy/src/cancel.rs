@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::hub::Hub;
+use crate::front::Front;
 
 /// From connecting until the server has closed, which says that the signal was sent.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -74,15 +74,15 @@ impl CancelKeys {
 
     /// Sends the request to where it belongs: to our client's task, or to the proxy that gave the
     /// key. One that nobody knows is dropped without a word, as a server does.
-    pub(crate) async fn forward(&self, hub: &Hub, key: &CancelKey, packet: &[u8]) {
+    pub(crate) async fn forward(&self, front: &Front, key: &CancelKey, packet: &[u8]) {
         let known = self.lock().get(key).copied();
         if let Some(client) = known {
-            hub.cancel(client);
+            front.cancel(client);
             return;
         }
         // A request with our mark is not handed on, so none goes round in circles.
         let mark = u16::try_from(key.process >> 16).unwrap_or_default();
-        let others = hub.proxies();
+        let others = front.proxies();
         let theirs = others.iter().filter(|(id, _)| mark != self.mark && mark_of(id) == mark);
         for (id, address) in theirs {
             tracing::debug!(id, address, "a cancel request goes to the proxy that gave the key");

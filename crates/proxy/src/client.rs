@@ -11,9 +11,11 @@ use tokio::net::TcpStream;
 use crate::admin;
 use crate::chosen;
 use crate::dial::{Opened, open};
-use crate::hub::{Entered, PoolKey};
+use crate::front::{Entered, Newcomer};
+use crate::hub::PoolKey;
 use crate::login::proxy_protocol::{self, Origin};
 use crate::lowering::{Judge, Statements};
+use crate::mailbox::Mailbox;
 use crate::open::limits;
 use crate::relay::{End, Relay};
 use crate::secure::{Stream, Welcomed, Wish};
@@ -55,25 +57,36 @@ pub(crate) enum Command {
     Again,
 }
 
-/// Serves a client until its end. The hub learns of that from the end of its place.
-pub(crate) async fn serve(place: Entered, port: Port, socket: TcpStream) {
+/// Posts a command; what is not done for it is returned, and that is the command itself if the
+/// client was told to end, for that is final. Several may post at once: whoever takes an end out
+/// puts it back.
+pub(crate) fn put(mailbox: &Mailbox<Command>, command: Command) -> Option<Command> {
+    match mailbox.post(command) {
+        Some(end @ Command::End(_)) => mailbox.post(end),
+        untaken => untaken,
+    }
+}
+
+/// Serves a client until its end. Front and hub learn of that from the end of its place.
+pub(crate) async fn serve(newcomer: Newcomer, port: Port, socket: TcpStream) {
     // What is needed once is not kept for as long as the client stays.
-    let Some((welcomed, address)) = Box::pin(at_the_door(&place, socket)).await else {
+    let Some((welcomed, address)) = Box::pin(at_the_door(&newcomer, socket)).await else {
         return;
     };
     let Welcomed { stream, channel, wish, unread } = welcomed;
     let (startup, packet) = match wish {
         Wish::Session(startup, packet) => (startup, packet),
         Wish::Cancel(key, packet) => {
-            let hub = &place.hub;
-            return Box::pin(hub.cancel_keys.forward(hub, &key, &packet)).await;
+            let front = &newcomer.front;
+            return Box::pin(front.cancel_keys.forward(front, &key, &packet)).await;
         }
     };
-    let suffix = place.hub.config.read_only_suffix.as_deref();
+    let suffix = newcomer.front.config.read_only_suffix.as_deref();
     let (port, startup, packet) = match chosen::choose(port, startup, packet, suffix) {
         Ok(chosen) => chosen,
         Err(error) => return sockets::say_goodbye(stream, &words::no_such_route(&error)).await,
     };
+    let place = newcomer.led_to_its_cluster();
     let mut judge = Judge::new(place.id, Arc::new(who(&startup)));
     if judge.refuses_startup(&place.hub.lowering, &startup) {
         return sockets::say_goodbye(stream, &words::lowered_startup()).await;
@@ -92,21 +105,21 @@ pub(crate) async fn serve(place: Entered, port: Port, socket: TcpStream) {
         return welcome::run(arrived, mode).await;
     }
     let visitor = Visitor::new(Errand::Session, judge.who().clone(), (&stream, address), &startup);
-    place.hub.visitors.enter(place.id, visitor);
+    place.front().visitors.enter(place.id, visitor);
     place.hub.step(Event::ClientArrived { client: place.id, port });
     Box::pin(Session { place: &place, address, unread }.run(stream, &packet, judge)).await;
 }
 
 /// What the client wants, and where it comes from.
-async fn at_the_door(place: &Entered, mut socket: TcpStream) -> Option<(Welcomed, SocketAddr)> {
-    let door = &place.hub.door;
+async fn at_the_door(newcomer: &Newcomer, mut socket: TcpStream) -> Option<(Welcomed, SocketAddr)> {
+    let door = &newcomer.front.door;
     let mut address = socket.peer_addr().ok()?;
     if door.security.proxy_protocol_in {
         match proxy_protocol::receive(&mut socket, STARTUP_LIMIT).await {
             Ok(Origin::Proxied { source, .. }) => address = source,
             Ok(Origin::Unknown) => {}
             Err(error) => {
-                tracing::debug!(client = %place.id, %address, %error, "no header of a proxy");
+                tracing::debug!(client = %newcomer.id, %address, %error, "no header of a proxy");
                 return None;
             }
         }
@@ -114,7 +127,7 @@ async fn at_the_door(place: &Entered, mut socket: TcpStream) -> Option<(Welcomed
     match door.clients.welcome(socket, STARTUP_LIMIT).await {
         Ok(welcomed) => Some((welcomed, address)),
         Err((error, stream)) => {
-            let client = place.id;
+            let client = newcomer.id;
             tracing::debug!(%client, %address, %error, "refused a client's first packet");
             if let (Some(stream), Some(word)) = (stream, words::not_welcome(&error)) {
                 sockets::say_goodbye(stream, &word).await;
@@ -215,7 +228,7 @@ impl Session<'_> {
         let Opened { stream: server, said } = opened;
         let hub = &self.place.hub;
         let statements = Statements::new(&hub.lowering, judge);
-        let Some(key) = hub.cancel_keys.create(self.place.id) else {
+        let Some(key) = self.place.front().cancel_keys.create(self.place.id) else {
             return;
         };
         let sockets = (socket, server);
@@ -274,5 +287,20 @@ fn commanded(command: &Command) -> Ending {
         | Command::Have(_)
         | Command::Lose { .. }
         | Command::Again => Ending::Cut(CutReason::Unplanned),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_end_is_not_replaced() {
+        let mailbox = Mailbox::default();
+        assert!(put(&mailbox, Command::Wait).is_none());
+        let untaken = put(&mailbox, Command::End(Ending::Killed));
+        assert!(matches!(untaken, Some(Command::Wait)));
+        assert!(matches!(put(&mailbox, Command::Again), Some(Command::Again)));
+        assert!(matches!(mailbox.next().await, Command::End(Ending::Killed)));
     }
 }

@@ -1,22 +1,17 @@
-//! The task beside the workers: it follows the cluster, keeps the time, and publishes.
+//! A task beside the workers: it follows one cluster, keeps the time, and publishes.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use route::{Event, Port, Target};
-use tokio::net::TcpListener;
-use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
-use tokio_util::sync::CancellationToken;
+use route::{Event, Target};
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use types::{ClusterView, Millis, Revision};
 
+use crate::front::Front;
 use crate::hub::Hub;
-use crate::words::Ending;
-use crate::{Status, ViewSource, worker};
+use crate::{Status, ViewSource};
 
-/// How long clients may take to hear that the proxy stops.
-const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 /// What happens within so long is published together.
 const PUBLISH_PAUSE: Duration = Duration::from_millis(5);
 /// How often idle server connections are looked at.
@@ -24,6 +19,7 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// State of the task.
 pub(crate) struct Core {
+    front: Arc<Front>,
     hub: Arc<Hub>,
     view: Option<Arc<ClusterView>>,
     /// The revision of the dynamic configuration in force.
@@ -31,25 +27,16 @@ pub(crate) struct Core {
     fresh: bool,
     route: Option<Target>,
     status: watch::Sender<Status>,
-    reload: Arc<Notify>,
 }
 
 impl Core {
-    pub(crate) fn new(hub: Arc<Hub>, status: watch::Sender<Status>, reload: Arc<Notify>) -> Core {
-        Core { hub, view: None, configured: None, fresh: false, route: None, status, reload }
+    pub(crate) fn new(front: Arc<Front>, hub: Arc<Hub>, status: watch::Sender<Status>) -> Core {
+        Core { front, hub, view: None, configured: None, fresh: false, route: None, status }
     }
 
-    /// Serves until `shutdown`.
-    pub(crate) async fn run<V: ViewSource>(
-        mut self,
-        listeners: Vec<(Port, TcpListener)>,
-        mut views: watch::Receiver<V>,
-        shutdown: CancellationToken,
-    ) {
-        let stop = CancellationToken::new();
-        let _stop_at_the_end = stop.clone().drop_guard();
-        self.start_workers(listeners, &stop);
-        let (hub, reload) = (self.hub.clone(), self.reload.clone());
+    /// Follows the cluster for as long as the proxy runs.
+    pub(crate) async fn run<V: ViewSource>(mut self, mut views: watch::Receiver<V>) {
+        let hub = self.hub.clone();
         let mut sweep = interval(SWEEP_INTERVAL);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut views_end = false;
@@ -58,7 +45,6 @@ impl Core {
         loop {
             let wake = hub.wake();
             tokio::select! {
-                () = shutdown.cancelled() => break,
                 changed = views.changed(), if !views_end => {
                     views_end = changed.is_err();
                     self.look(&*views.borrow_and_update(), views_end);
@@ -76,31 +62,10 @@ impl Core {
                 }
                 () = hub.rescheduled.notified() => {}
                 () = hub.lowering.counted.notified() => publish_at = Some(Instant::now()),
-                () = reload.notified() => match hub.door.reload() {
-                    Ok(()) => tracing::info!("read certificates, users and rules again"),
-                    Err(error) => tracing::error!(%error, "what cannot be read stays as it was"),
-                },
                 _ = sweep.tick() => hub.sweep(),
                 () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {
                     hub.tick();
                 }
-            }
-        }
-        self.stop().await;
-    }
-
-    fn start_workers(&self, listeners: Vec<(Port, TcpListener)>, stop: &CancellationToken) {
-        let sockets: Vec<(Port, std::net::TcpListener)> = listeners
-            .into_iter()
-            .filter_map(|(port, listener)| Some((port, listener.into_std().ok()?)))
-            .collect();
-        for number in 1..=self.hub.config.workers.max(1) {
-            // All accept from the same sockets: who is idle takes the next client.
-            let own =
-                sockets.iter().filter_map(|(port, socket)| Some((*port, socket.try_clone().ok()?)));
-            let started = worker::start(number, self.hub.clone(), own.collect(), stop.clone());
-            if let Err(error) = started {
-                tracing::error!(number, %error, "cannot start a worker");
             }
         }
     }
@@ -167,8 +132,8 @@ impl Core {
         }
         let status = Status {
             name: self.hub.config.name.clone(),
-            clients: self.hub.clients.load(Ordering::Relaxed),
-            panics: self.hub.panics.load(Ordering::Relaxed),
+            clients: self.front.count(),
+            panics: self.front.panics(),
             lowered: self.hub.lowering.counters(),
             routes,
         };
@@ -177,20 +142,5 @@ impl Core {
             *old = status;
             changed
         });
-    }
-
-    /// Tells every client and waits a moment for them to hear it.
-    async fn stop(self) {
-        self.hub.end_all(Ending::Shutdown);
-        let all_ended = timeout(SHUTDOWN_TIMEOUT, async {
-            while self.hub.clients.load(Ordering::Relaxed) > 0 {
-                self.hub.looked();
-                self.hub.changed.notified().await;
-            }
-        });
-        if all_ended.await.is_err() {
-            let clients = self.hub.clients.load(Ordering::Relaxed);
-            tracing::warn!(clients, "closing clients that did not hear it");
-        }
     }
 }

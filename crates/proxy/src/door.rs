@@ -1,22 +1,16 @@
-//! Who is let in, and how connections are secured: what the configuration's files say of it, and
-//! what is known of users.
+//! Who is let in, and how connections are secured: what the configuration's files say of it.
+//!
+//! Not here: what servers said of users, and what these showed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::{Duration, Instant};
 
 use config::{Arrival, Decision, ProxyAuth, ProxySecurity, Rules};
 
 use crate::login::rules::{self, RulesError};
-use crate::login::{
-    Cache, Credentials, Secret, StoredSecret, Users, UsersError, UsersFile, read_password,
-};
+use crate::login::{Password, Secret, StoredSecret, Users, UsersError, UsersFile, read_password};
 use crate::secure;
-
-/// What a server said of a user is believed so long, and of so many.
-const ANSWERS_AGE_MAX: Duration = Duration::from_secs(30);
-const ANSWERS_MAX: usize = 10_000;
 
 /// Why the proxy cannot open its door.
 #[derive(Debug, thiserror::Error)]
@@ -54,10 +48,8 @@ pub(crate) struct Door {
     pub(crate) salt_secret: [u8; 32],
     users: Mutex<Option<UsersFile>>,
     rules: RwLock<Option<Arc<Rules>>>,
-    stored: Mutex<Cache<Option<StoredSecret>>>,
-    roles: Mutex<Cache<BTreeSet<String>>>,
-    /// What the proxy signs in with at servers, by user.
-    credentials: Mutex<BTreeMap<String, Arc<Credentials>>>,
+    /// That of whoever asks servers about users, if a file holds it.
+    password: Mutex<Option<Password>>,
 }
 
 impl Door {
@@ -74,9 +66,7 @@ impl Door {
             salt_secret,
             users: Mutex::new(security.users_file.as_ref().map(UsersFile::open).transpose()?),
             rules: RwLock::default(),
-            stored: Mutex::new(Cache::new(ANSWERS_MAX, ANSWERS_AGE_MAX)),
-            roles: Mutex::new(Cache::new(ANSWERS_MAX, ANSWERS_AGE_MAX)),
-            credentials: Mutex::default(),
+            password: Mutex::default(),
             security,
         };
         door.read_rules()?;
@@ -95,10 +85,7 @@ impl Door {
             users.refresh()?;
         }
         self.read_rules()?;
-        self.read_password()?;
-        lock(&self.stored).clear();
-        lock(&self.roles).clear();
-        Ok(())
+        self.read_password()
     }
 
     /// Whether clients sign in at the proxy, and not through it at the server.
@@ -115,14 +102,11 @@ impl Door {
     }
 
     fn read_password(&self) -> Result<(), DoorError> {
-        let Some(query) = &self.security.auth_query else {
-            return Ok(());
-        };
-        let Some(path) = &query.password_file else {
-            return Ok(());
-        };
-        let secret = Secret::Password(read_password(path)?);
-        self.learned(Credentials { user: query.user.clone(), secret });
+        let query = self.security.auth_query.as_ref();
+        if let Some(path) = query.and_then(|query| query.password_file.as_ref()) {
+            let password = read_password(path)?;
+            *lock(&self.password) = Some(password);
+        }
         Ok(())
     }
 
@@ -144,70 +128,29 @@ impl Door {
         rules.map_or(Decision::NoRule, |rules| rules.decide(&arrival))
     }
 
-    /// What is known of a user's stored password without asking a server; `None` if a server has to
-    /// be asked.
-    pub(crate) fn known(&self, user: &str) -> Option<Option<StoredSecret>> {
+    /// What the file of users says is stored of a user's password, as it is now.
+    pub(crate) fn stored(&self, user: &str) -> Option<StoredSecret> {
         let users: Option<Arc<Users>> = lock(&self.users).as_mut().map(|file| {
             if let Err(error) = file.refresh() {
                 tracing::warn!(%error, "the users stay as they were");
             }
             file.users()
         });
-        if let Some(stored) = users.as_ref().and_then(|users| users.get(user)) {
-            return Some(Some(stored.clone()));
-        }
-        if self.security.auth_query.is_none() {
-            return Some(None);
-        }
-        lock(&self.stored).get(user, Instant::now())
+        users?.get(user).cloned()
     }
 
-    /// What a server said of a user.
-    pub(crate) fn answered(&self, user: &str, stored: Option<StoredSecret>) {
-        lock(&self.stored).put(user, stored, Instant::now());
-    }
-
-    /// A login failed: what is known may be old.
-    pub(crate) fn doubt(&self, user: &str) {
-        lock(&self.stored).doubt(user);
-    }
-
-    /// The roles of a user, if a server has said them.
-    pub(crate) fn roles(&self, user: &str) -> Option<BTreeSet<String>> {
-        lock(&self.roles).get(user, Instant::now())
-    }
-
-    /// What a server said of a user's roles.
-    pub(crate) fn has_roles(&self, user: &str, roles: BTreeSet<String>) {
-        lock(&self.roles).put(user, roles, Instant::now());
-    }
-
-    /// A client has shown these; servers are shown them from now on.
-    pub(crate) fn learned(&self, credentials: Credentials) {
-        // Nothing proves nothing, and would be kept for every name that is made up.
-        if !matches!(credentials.secret, Secret::None) {
-            lock(&self.credentials).insert(credentials.user.clone(), Arc::new(credentials));
-        }
-    }
-
-    /// A server did not take a user's credentials.
-    pub(crate) fn forget(&self, user: &str) {
-        lock(&self.credentials).remove(user);
-        self.doubt(user);
-    }
-
-    /// What the proxy signs this user in with.
-    pub(crate) fn credentials(&self, user: &str) -> Arc<Credentials> {
-        if let Some(known) = lock(&self.credentials).get(user) {
-            return known.clone();
+    /// What proves to servers that the proxy may act for this user, as far as files say.
+    pub(crate) fn secret(&self, user: &str) -> Secret {
+        let asker = self.security.auth_query.as_ref().filter(|query| query.user == user);
+        if let Some(password) = asker.and_then(|_| lock(&self.password).clone()) {
+            return Secret::Password(password);
         }
         let stored = lock(&self.users).as_ref().and_then(|file| file.users().get(user).cloned());
-        let secret = stored.map_or(Secret::None, |stored| stored.as_secret());
-        Arc::new(Credentials { user: user.to_owned(), secret })
+        stored.map_or(Secret::None, |stored| stored.as_secret())
     }
 }
 
-fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
     // What is done under these is one call each, so a panic elsewhere leaves them whole.
     of.lock().unwrap_or_else(PoisonError::into_inner)
 }

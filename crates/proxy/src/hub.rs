@@ -1,8 +1,9 @@
-//! What all clients share: the router, the server connections that nobody has, and the way to each
-//! client's task. One mutex guards it; what is done under it is short and never waits.
+//! What the clients of one cluster share: the router, the server connections that nobody has, and
+//! the way to each client's task. One mutex guards it; what is done under it is short and never
+//! waits.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -14,18 +15,16 @@ use tokio::time::Instant;
 use types::Millis;
 
 use crate::admin::{PoolSurvey, Survey};
-use crate::cancel::CancelKeys;
-use crate::client::Command;
+use crate::client::{self, Command};
 use crate::config::ProxyConfig;
 use crate::door::Door;
+use crate::front::Front;
+use crate::known::Known;
 use crate::lowering::Lowering;
 use crate::mailbox::Mailbox;
 use crate::open;
 use crate::server::ServerConnection;
 use crate::stats::{PERIOD, Stats};
-use crate::time_limits::Watched;
-use crate::users::Users;
-use crate::visitors::Visitors;
 use crate::words::Ending;
 
 /// Who a pool is for.
@@ -106,17 +105,13 @@ struct Desk {
     wake: Option<Instant>,
 }
 
-/// What all clients share.
+/// What the clients of one cluster share.
 pub(crate) struct Hub {
-    pub(crate) config: ProxyConfig,
-    pub(crate) door: Door,
+    pub(crate) config: Arc<ProxyConfig>,
+    pub(crate) door: Arc<Door>,
+    /// What is known of the cluster's users.
+    pub(crate) known: Known,
     pub(crate) lowering: Lowering,
-    pub(crate) cancel_keys: Arc<CancelKeys>,
-    pub(crate) clients: AtomicUsize,
-    /// Clients of pools, which have signed in.
-    pub(crate) users: Users,
-    pub(crate) watched: Watched,
-    pub(crate) panics: AtomicU64,
     /// Something worth publishing has happened since it was looked at.
     dirty: AtomicBool,
     /// A hold of the leader's is followed, so that every end of a transaction counts.
@@ -125,7 +120,6 @@ pub(crate) struct Hub {
     paused: AtomicBool,
     /// While paused: a connection was given back or lost, or the pause is over.
     returned: Notify,
-    pub(crate) visitors: Visitors,
     period: Mutex<Period>,
     pub(crate) changed: Notify,
     /// The time to wake at has changed.
@@ -133,11 +127,10 @@ pub(crate) struct Hub {
     desk: Mutex<Desk>,
     statements: Mutex<Registry>,
     started: Instant,
-    next_client: AtomicU64,
 }
 
 impl Hub {
-    pub(crate) fn new(config: ProxyConfig, door: Door) -> Hub {
+    pub(crate) fn new(config: Arc<ProxyConfig>, door: Arc<Door>) -> Hub {
         Hub {
             desk: Mutex::new(Desk {
                 router: Router::new(config.router()),
@@ -148,36 +141,32 @@ impl Hub {
                 by_id: HashMap::new(),
                 wake: None,
             }),
-            cancel_keys: Arc::new(CancelKeys::new(&config.id)),
             config,
+            known: Known::new(door.clone()),
             door,
             lowering: Lowering::default(),
-            clients: AtomicUsize::new(0),
-            users: Users::default(),
-            watched: Watched::default(),
-            panics: AtomicU64::new(0),
             dirty: AtomicBool::new(false),
             holding: AtomicBool::new(false),
             paused: AtomicBool::new(false),
             returned: Notify::new(),
-            visitors: Visitors::default(),
             period: Mutex::new(Period { began: Instant::now(), last: Duration::ZERO }),
             changed: Notify::new(),
             rescheduled: Notify::new(),
             statements: Mutex::default(),
             started: Instant::now(),
-            next_client: AtomicU64::new(1),
         }
     }
 
-    /// A client has connected: its number, and where its commands come.
-    pub(crate) fn enter(self: &Arc<Hub>) -> Entered {
-        let id = ClientId(self.next_client.fetch_add(1, Ordering::Relaxed));
-        let mailbox = Arc::new(Mailbox::default());
-        self.desk().mailboxes.insert(id, mailbox.clone());
-        self.clients.fetch_add(1, Ordering::Relaxed);
-        self.touch();
-        Entered { hub: self.clone(), id, mailbox }
+    /// A client is led to this cluster; what the router wants of it comes to this mailbox.
+    pub(crate) fn enter(&self, client: ClientId, mailbox: Arc<Mailbox<Command>>) {
+        self.desk().mailboxes.insert(client, mailbox);
+    }
+
+    /// Its connection is over.
+    pub(crate) fn leave(self: &Arc<Hub>, client: ClientId) {
+        let mut desk = self.desk();
+        desk.mailboxes.remove(&client);
+        self.step_at(desk, Event::ClientGone { client });
     }
 
     /// Tells the router something.
@@ -319,10 +308,10 @@ impl Hub {
                 let Some(mailbox) = desk.mailboxes.get(&client) else {
                     return;
                 };
-                let untaken = put(mailbox, Command::Lose { server, reason });
+                let untaken = client::put(mailbox, Command::Lose { server, reason });
                 if matches!(untaken, Some(Command::Have(_))) {
                     // It has not heard of it yet, so it has lost nothing.
-                    mailbox.post(Command::Again);
+                    drop(client::put(mailbox, Command::Again));
                 }
             }
             Action::WakeAt(when) => {
@@ -363,22 +352,9 @@ impl Hub {
         pool
     }
 
-    /// Whether there are more clients than are to be served; those that signed in before stay.
-    pub(crate) fn is_full(&self) -> bool {
-        self.clients.load(Ordering::Relaxed) > self.config.client_limit
-    }
-
     /// The shared statement of a Parse.
     pub(crate) fn intern(&self, tail: &[u8]) -> Arc<Prepared> {
         self.statements.lock().unwrap_or_else(PoisonError::into_inner).intern(tail)
-    }
-
-    /// Asks a client's task to cancel what it runs.
-    pub(crate) fn cancel(&self, client: ClientId) {
-        let mailbox = self.desk().mailboxes.get(&client).cloned();
-        if let Some(mailbox) = mailbox {
-            mailbox.post_cancel();
-        }
     }
 
     /// Ids and addresses of the cluster's proxies, as they are registered.
@@ -401,11 +377,9 @@ impl Hub {
         self.step(Event::Tick);
     }
 
-    /// Closes idle connections that are dead, that are old, or that nobody needed for long, and
-    /// wakes clients whose time is up.
+    /// Closes idle connections that are dead, that are old, or that nobody needed for long.
     pub(crate) fn sweep(self: &Arc<Hub>) {
         let limits = &self.config.limits;
-        self.watched.look(self.millis(Instant::now()), limits);
         self.end_period();
         let mut lost = Vec::new();
         let mut desk = self.desk();
@@ -486,17 +460,9 @@ impl Hub {
         }
     }
 
-    /// Ends a client's session; `false` if there is no such client.
-    pub(crate) fn kill(&self, client: ClientId) -> bool {
-        let mut desk = self.desk();
-        let is_there = desk.mailboxes.contains_key(&client);
-        post(&mut desk, client, Command::End(Ending::Killed));
-        is_there
-    }
-
     /// What there is now.
-    pub(crate) fn survey(&self) -> Survey {
-        let visitors = self.visitors.all();
+    pub(crate) fn survey(&self, front: &Front) -> Survey {
+        let visitors = front.visitors.all();
         let desk = self.desk();
         let (router, now) = (&desk.router, Instant::now());
         let (servers, waiting) = (router.servers(), router.waiting());
@@ -512,7 +478,7 @@ impl Hub {
         Survey {
             now: self.millis(now),
             wall: jiff::Timestamp::now(),
-            clients: self.clients.load(Ordering::Relaxed),
+            clients: front.count(),
             pools: pools.collect(),
             period: self.period.lock().unwrap_or_else(PoisonError::into_inner).last,
             servers,
@@ -523,18 +489,9 @@ impl Hub {
         }
     }
 
-    /// Ends every client's session.
-    pub(crate) fn end_all(&self, ending: Ending) {
-        let mut desk = self.desk();
-        let clients: Vec<ClientId> = desk.mailboxes.keys().copied().collect();
-        for client in clients {
-            post(&mut desk, client, Command::End(ending));
-        }
-    }
-
     /// Has the state published soon. Waking another thread costs more than a transaction, so it is
     /// done once until that thread has looked.
-    fn touch(&self) {
+    pub(crate) fn touch(&self) {
         if !self.dirty.swap(true, Ordering::Relaxed) {
             self.changed.notify_one();
         }
@@ -559,52 +516,6 @@ impl Hub {
 fn post(desk: &mut Desk, client: ClientId, command: Command) {
     if let Some(mailbox) = desk.mailboxes.get(&client) {
         // A connection that the client did not take yet is closed with its command.
-        drop(put(mailbox, command));
-    }
-}
-
-/// Posts a command; what is not done for it is returned, and that is the command itself if the
-/// client was told to end, for that is final.
-fn put(mailbox: &Mailbox<Command>, command: Command) -> Option<Command> {
-    match mailbox.post(command) {
-        Some(end @ Command::End(_)) => mailbox.post(end),
-        untaken => untaken,
-    }
-}
-
-/// A client's place; leaving it tells the router, also when the client's task panics.
-pub(crate) struct Entered {
-    pub(crate) hub: Arc<Hub>,
-    pub(crate) id: ClientId,
-    pub(crate) mailbox: Arc<Mailbox<Command>>,
-}
-
-impl Drop for Entered {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.hub.panics.fetch_add(1, Ordering::Relaxed);
-            let client = self.id;
-            tracing::error!(%client, "a client's task panicked; its connection is closed");
-        }
-        self.hub.desk().mailboxes.remove(&self.id);
-        self.hub.watched.remove(self.id);
-        self.hub.visitors.leave(self.id);
-        self.hub.clients.fetch_sub(1, Ordering::Relaxed);
-        self.hub.step(Event::ClientGone { client: self.id });
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn an_end_is_not_replaced() {
-        let mailbox = Mailbox::default();
-        assert!(put(&mailbox, Command::Wait).is_none());
-        let untaken = put(&mailbox, Command::End(Ending::Killed));
-        assert!(matches!(untaken, Some(Command::Wait)));
-        assert!(matches!(put(&mailbox, Command::Again), Some(Command::Again)));
-        assert!(matches!(mailbox.next().await, Command::End(Ending::Killed)));
+        drop(client::put(mailbox, command));
     }
 }

@@ -4,9 +4,9 @@
 //! authentication passes end to end; or it is a client of a pool, signs in here, and is lent a
 //! connection for a transaction, a statement or its whole stay.
 //!
-//! Layers: [`Proxy`] binds and runs; the hub holds what all clients share, with the router in it;
-//! workers accept clients, and each client's task moves its own bytes; the core task follows the
-//! cluster, keeps the time and publishes.
+//! Layers: [`Proxy`] binds and runs; the front holds what all clients share, a hub what those of
+//! one cluster do, with its router in it; workers accept clients, and each client's task moves its
+//! own bytes; a core task follows a cluster, keeps the time and publishes.
 //!
 //! Invariants:
 //! - after the router has cut a session, no byte goes to its server; what the kernel still holds
@@ -31,7 +31,9 @@ mod config;
 mod core;
 mod dial;
 mod door;
+mod front;
 mod hub;
+mod known;
 #[doc(hidden)]
 pub mod login;
 mod lowering;
@@ -41,6 +43,7 @@ mod pooled;
 mod question;
 mod registration;
 mod relay;
+mod running;
 #[doc(hidden)]
 pub mod secure;
 mod server;
@@ -73,7 +76,7 @@ pub use route::link::{PoolMode, SessionState};
 
 use self::core::Core;
 use self::door::Door;
-use self::hub::Hub;
+use self::front::Front;
 
 /// What the proxy knows about the cluster at one moment. The sender replaces it as a whole.
 pub trait ViewSource: Send + Sync + 'static {
@@ -189,8 +192,12 @@ impl Proxy {
     /// Serves clients until `shutdown` is cancelled; they are told so, and it returns within about
     /// two seconds. When the sender of `views` goes away, open routes stay as they are.
     pub async fn run<V: ViewSource>(self, views: watch::Receiver<V>, shutdown: CancellationToken) {
-        let hub = Arc::new(Hub::new(self.config, self.door));
-        Core::new(hub, self.status, self.reload).run(self.listeners, views, shutdown).await;
+        let front = Arc::new(Front::new(self.config, self.door));
+        let cluster = Core::new(front.clone(), front.hub.clone(), self.status).run(views);
+        tokio::select! {
+            () = cluster => {}
+            () = running::run(front, self.listeners, self.reload, shutdown) => {}
+        }
     }
 }
 

@@ -90,7 +90,7 @@ async fn signed_in(
 ) -> Result<(Stream, SignedIn), OpenError> {
     let dialled = hub.door.servers.dial(&target.host, target.port, &[], limits(hub));
     let (mut stream, channel) = dialled.await?;
-    let credentials = hub.door.credentials(&pool.key.user);
+    let credentials = hub.known.credentials(&pool.key.user);
     let parameters = [("database", pool.key.database.as_str())];
     let signed_in =
         sign_in(&mut stream, &parameters, &credentials, &channel, SIGN_IN_LIMIT).await?;
@@ -123,7 +123,7 @@ fn refusal(hub: &Hub, pool: &Pool, error: &OpenError) -> Option<Refusal> {
     };
     match error.verdict() {
         Verdict::TryAgain => return None,
-        Verdict::Credentials => hub.door.forget(&pool.key.user),
+        Verdict::Credentials => hub.known.forget(&pool.key.user),
         Verdict::Final => {}
     }
     let said = match error {

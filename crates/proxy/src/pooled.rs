@@ -11,7 +11,8 @@ use tokio::time::Instant;
 
 use crate::bytes::{Outbox, READ_BYTES, Scratch, with_output};
 use crate::client::Command;
-use crate::hub::{Entered, Pool};
+use crate::front::Entered;
+use crate::hub::Pool;
 use crate::lowering::Judge;
 use crate::secure::Stream;
 use crate::server::{self, ServerConnection};
@@ -92,7 +93,6 @@ impl<'a> Pooled<'a> {
 
     /// Serves the client to its end.
     pub(crate) async fn serve(mut self) {
-        self.place.hub.watched.add(self.place.id, self.place.mailbox.clone());
         // What came with its login is looked at first.
         let first = poll_fn(|cx| Poll::Ready(self.process_inbox(cx))).await;
         let farewell = match first {

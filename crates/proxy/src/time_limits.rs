@@ -4,16 +4,10 @@
 //! A client's task writes what it does now; the look writes when it first saw that. So a limit is
 //! never taken too early, and at most two looks too late.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use config::ProxyLimits;
-use route::ClientId;
 use types::Millis;
-
-use crate::client::Command;
-use crate::mailbox::Mailbox;
 
 /// How long a server may take for a cancel request.
 const CANCEL_LIMIT: Millis = Millis(5000);
@@ -90,7 +84,7 @@ impl Watch {
     }
 
     /// Whether the time has come now.
-    fn look(&self, now: Millis, limits: &ProxyLimits) -> bool {
+    pub(crate) fn look(&self, now: Millis, limits: &ProxyLimits) -> bool {
         let word = self.0.load(Ordering::Relaxed);
         let limit = Doing::from_bits(word & DOING).limit(limits);
         if limit == Millis::ZERO || word & TOO_LONG > 0 {
@@ -106,34 +100,6 @@ impl Watch {
         // If the client did something meanwhile, that stays.
         let changed = self.0.compare_exchange(word, new, Ordering::Relaxed, Ordering::Relaxed);
         over && changed.is_ok()
-    }
-}
-
-/// The clients that are looked at.
-#[derive(Debug, Default)]
-pub(crate) struct Watched(Mutex<HashMap<ClientId, Arc<Mailbox<Command>>>>);
-
-impl Watched {
-    pub(crate) fn add(&self, client: ClientId, mailbox: Arc<Mailbox<Command>>) {
-        self.lock().insert(client, mailbox);
-    }
-
-    pub(crate) fn remove(&self, client: ClientId) {
-        self.lock().remove(&client);
-    }
-
-    /// Wakes those whose time has come.
-    pub(crate) fn look(&self, now: Millis, limits: &ProxyLimits) {
-        for mailbox in self.lock().values() {
-            if mailbox.watch.look(now, limits) {
-                mailbox.nudge();
-            }
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<ClientId, Arc<Mailbox<Command>>>> {
-        // Every change is one call on the map, so a panic elsewhere leaves it whole.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

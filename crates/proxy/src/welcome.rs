@@ -14,7 +14,8 @@ use tokio::io::AsyncWriteExt;
 use crate::cancel::KnownKey;
 use crate::client::Command;
 use crate::door::Caller;
-use crate::hub::{Entered, Hub, Pool, PoolKey};
+use crate::front::{Entered, Front};
+use crate::hub::{Pool, PoolKey};
 use crate::login::{Channel, Login, Shown, StoredSecret, auth_query, authenticate};
 use crate::lowering::Judge;
 use crate::pooled::Pooled;
@@ -49,7 +50,7 @@ impl Arrived<'_> {
     pub(crate) fn is_in(&self, errand: Errand) {
         let who = self.judge.who().clone();
         let visitor = Visitor::new(errand, who, (&self.stream, self.address), &self.startup);
-        self.place.hub.visitors.enter(self.place.id, visitor);
+        self.place.front().visitors.enter(self.place.id, visitor);
     }
 }
 
@@ -82,12 +83,12 @@ struct SignedIn {
 async fn sign_in(client: &mut Arrived<'_>, pool: &Arc<Pool>) -> Result<SignedIn, Farewell> {
     let place = client.place;
     let hub = &place.hub;
-    if hub.is_full() {
+    if place.front().is_full() {
         return Err(Some(words::too_many_clients(hub.config.client_limit)));
     }
     let mut unread = std::mem::take(&mut client.unread);
     let mut hello = authenticated(client, &pool.key.user, &mut unread).await?;
-    let counted = counted(hub, &pool.key.user)?;
+    let counted = counted(place.front(), &pool.key.user)?;
     let settings = pool.share_settings(Arc::new(Settings::of_startup(&client.startup.parameters)));
     let reported = match pool.welcome() {
         Some(reported) => reported,
@@ -99,7 +100,7 @@ async fn sign_in(client: &mut Arrived<'_>, pool: &Arc<Pool>) -> Result<SignedIn,
         }
     };
     let told = pool.share_reported(reported.with(&settings));
-    let key = hub.cancel_keys.create(place.id).ok_or(None)?;
+    let key = place.front().cancel_keys.create(place.id).ok_or(None)?;
     for (name, value) in &told.0 {
         parameter_status(&mut hello, name, value);
     }
@@ -111,12 +112,12 @@ async fn sign_in(client: &mut Arrived<'_>, pool: &Arc<Pool>) -> Result<SignedIn,
 }
 
 /// Only somebody who has shown who he is takes a place of this user's.
-fn counted(hub: &Hub, user: &str) -> Result<Option<Counted>, Farewell> {
-    let limit = hub.config.limits.client_limit_per_user;
+fn counted(front: &Front, user: &str) -> Result<Option<Counted>, Farewell> {
+    let limit = front.config.limits.client_limit_per_user;
     if limit == 0 {
         return Ok(None);
     }
-    let counted = hub.users.enter(user, limit);
+    let counted = front.users.enter(user, limit);
     counted.map(Some).ok_or_else(|| Some(words::too_many_of_user(user, limit)))
 }
 
@@ -128,13 +129,13 @@ pub(crate) async fn authenticated(
     unread: &mut Vec<u8>,
 ) -> Result<Vec<u8>, Farewell> {
     let hub = client.place.hub.clone();
-    let door = &hub.door;
+    let (door, known) = (&hub.door, &hub.known);
     let method = method(client, user).await?;
     let by_password = match method {
         AuthMethod::Password | AuthMethod::Md5 | AuthMethod::Scram => true,
         AuthMethod::Trust | AuthMethod::Cert => false,
     };
-    let stored = match door.known(user) {
+    let stored = match known.stored(user) {
         Some(known) => known,
         None if by_password => stored(client, user).await?,
         None => None,
@@ -149,12 +150,12 @@ pub(crate) async fn authenticated(
     };
     match authenticate(&mut client.stream, unread, login).await {
         Ok(Shown { credentials, last }) => {
-            door.learned(credentials);
+            known.learned(credentials);
             Ok(last)
         }
         Err(rejected) => {
             if rejected.doubts_stored() {
-                door.doubt(user);
+                known.doubt(user);
             }
             let (id, address) = (client.place.id, client.address);
             tracing::info!(client = %id, %address, user, %rejected, "a login failed");
@@ -168,7 +169,7 @@ async fn method(client: &mut Arrived<'_>, user: &str) -> Result<AuthMethod, Fare
     let who = client.judge.who().clone();
     let (address, tls) = (client.address, client.stream.is_tls());
     let caller = Caller { user, database: &who.database, address, tls };
-    let mut decision = hub.door.decide(caller, hub.door.roles(user).as_ref());
+    let mut decision = hub.door.decide(caller, hub.known.roles(user).as_ref());
     if decision == Decision::NeedsRoles {
         let roles = roles(client, user).await?;
         decision = hub.door.decide(caller, Some(&roles));
@@ -209,7 +210,7 @@ async fn stored(client: &mut Arrived<'_>, user: &str) -> Result<Option<StoredSec
         auth_query::stored_secret(server, &mut connection.inbox, text, user, ASK_LIMIT).await;
     match asked {
         Ok(stored) => {
-            hub.door.answered(user, stored.clone());
+            hub.known.answered(user, stored.clone());
             hub.give_back(connection);
             Ok(stored)
         }
@@ -227,7 +228,7 @@ async fn roles(client: &mut Arrived<'_>, user: &str) -> Result<BTreeSet<String>,
     let server = &mut connection.stream;
     match auth_query::roles(server, &mut connection.inbox, user, ASK_LIMIT).await {
         Ok(roles) => {
-            hub.door.has_roles(user, roles.clone());
+            hub.known.has_roles(user, roles.clone());
             hub.give_back(connection);
             Ok(roles)
         }

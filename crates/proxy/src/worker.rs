@@ -3,7 +3,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -15,7 +14,7 @@ use tokio::time::{interval, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::client;
-use crate::hub::Hub;
+use crate::front::Front;
 
 /// Connections beyond the limit of clients: cancel requests, and clients to be told of the limit.
 const CONNECTIONS_BEYOND_LIMIT: usize = 64;
@@ -27,20 +26,20 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// Starts a worker, which accepts from these sockets until `stop`.
 pub(crate) fn start(
     number: usize,
-    hub: Arc<Hub>,
+    front: Arc<Front>,
     listeners: Vec<(Port, std::net::TcpListener)>,
     stop: CancellationToken,
 ) -> io::Result<JoinHandle<()>> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     thread::Builder::new().name(format!("proxy-{number}")).spawn(move || {
-        runtime.block_on(run(hub, listeners, stop));
+        runtime.block_on(run(front, listeners, stop));
         // What still runs had its time; sockets close with it.
         runtime.shutdown_background();
     })
 }
 
 async fn run(
-    hub: Arc<Hub>,
+    front: Arc<Front>,
     listeners: Vec<(Port, std::net::TcpListener)>,
     stop: CancellationToken,
 ) {
@@ -49,7 +48,7 @@ async fn run(
     for (port, listener) in listeners {
         match TcpListener::from_std(listener) {
             Ok(listener) => {
-                accepting.spawn(accept(hub.clone(), port, listener));
+                accepting.spawn(accept(front.clone(), port, listener));
             }
             Err(error) => tracing::error!(%error, "a worker cannot listen"),
         }
@@ -65,17 +64,16 @@ async fn run(
     }
 }
 
-async fn accept(hub: Arc<Hub>, port: Port, listener: TcpListener) {
-    let most = hub.config.client_limit.saturating_add(CONNECTIONS_BEYOND_LIMIT);
+async fn accept(front: Arc<Front>, port: Port, listener: TcpListener) {
+    let most = front.config.client_limit.saturating_add(CONNECTIONS_BEYOND_LIMIT);
     loop {
-        if hub.clients.load(Ordering::Relaxed) >= most {
+        if front.count() >= most {
             sleep(ACCEPT_RETRY).await;
             continue;
         }
         match listener.accept().await {
             Ok((socket, _)) => {
-                let place = hub.enter();
-                tokio::spawn(client::serve(place, port, socket));
+                tokio::spawn(client::serve(front.enter(), port, socket));
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a client");

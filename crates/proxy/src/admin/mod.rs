@@ -21,7 +21,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use self::command::{HELP, Order, Subject};
 use crate::client::Command;
 use crate::config::ProxyConfig;
-use crate::hub::{Entered, Hub};
+use crate::front::{Entered, Front};
+use crate::hub::Hub;
 use crate::login::{MessageError, Messages};
 use crate::mailbox::Mailbox;
 use crate::sockets;
@@ -87,7 +88,7 @@ async fn talk(client: &mut Arrived<'_>) -> Result<(), Farewell> {
         return Err(Some(error(Severity::Fatal, NOT_LET_IN, &message, hint)));
     };
     client.is_in(Errand::Admin);
-    let key = place.hub.cancel_keys.create(place.id).ok_or(None)?;
+    let key = place.front().cancel_keys.create(place.id).ok_or(None)?;
     for (name, value) in [
         ("server_version", concat!(env!("CARGO_PKG_VERSION"), "/pgherd")),
         ("client_encoding", "UTF8"),
@@ -184,7 +185,7 @@ impl Console<'_, '_> {
         let mut bytes = Vec::new();
         match order {
             Order::Nothing => rows::nothing(&mut bytes),
-            Order::Show(subject) => bytes = show(hub, subject),
+            Order::Show(subject) => bytes = show(self.place.front(), subject),
             Order::Pause => return self.pause().await,
             Order::Resume if hub.resume() => rows::complete(&mut bytes, "RESUME"),
             Order::Resume => {
@@ -194,7 +195,7 @@ impl Console<'_, '_> {
                 hub.step(Event::Reconnect);
                 rows::complete(&mut bytes, "RECONNECT");
             }
-            Order::Reload => match hub.door.reload() {
+            Order::Reload => match self.place.front().reload() {
                 Ok(()) => rows::complete(&mut bytes, "RELOAD"),
                 Err(error) => {
                     tracing::error!(%error, "what cannot be read stays as it was");
@@ -202,7 +203,9 @@ impl Console<'_, '_> {
                     bytes = failed(CONFIG_FILE, &error.to_string(), hint);
                 }
             },
-            Order::Kill(client) if hub.kill(client) => rows::complete(&mut bytes, "KILL"),
+            Order::Kill(client) if self.place.front().kill(client) => {
+                rows::complete(&mut bytes, "KILL")
+            }
             Order::Kill(client) => {
                 let message = format!("there is no client {client}");
                 bytes = failed(NO_SUCH_OBJECT, &message, "SHOW CLIENTS has their numbers as ptr.");
@@ -285,17 +288,18 @@ impl Drop for Pause<'_> {
     }
 }
 
-fn show(hub: &Hub, subject: Subject) -> Vec<u8> {
-    let config = &hub.config;
+fn show(front: &Front, subject: Subject) -> Vec<u8> {
+    let config = &front.config;
+    let survey = || front.hub.survey(front);
     let table = match subject {
-        Subject::Clients => show::clients(&hub.survey()),
+        Subject::Clients => show::clients(&survey()),
         Subject::Config => show::config(config),
-        Subject::Databases => show::databases(&hub.survey(), config),
-        Subject::Lists => show::lists(&hub.survey()),
-        Subject::Pools => show::pools(&hub.survey(), config),
-        Subject::Servers => show::servers(&hub.survey()),
-        Subject::Stats => show::stats(&hub.survey()),
-        Subject::StatsTotals => show::stats_totals(&hub.survey()),
+        Subject::Databases => show::databases(&survey(), config),
+        Subject::Lists => show::lists(&survey()),
+        Subject::Pools => show::pools(&survey(), config),
+        Subject::Servers => show::servers(&survey()),
+        Subject::Stats => show::stats(&survey()),
+        Subject::StatsTotals => show::stats_totals(&survey()),
         Subject::Version => show::version(),
         Subject::Help => {
             let mut bytes = Vec::new();

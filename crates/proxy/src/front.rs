@@ -1,0 +1,203 @@
+//! What all clients of the proxy share, whichever cluster they are led to: the door, who is here,
+//! and the way to each client's task.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use route::ClientId;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use types::Millis;
+
+use crate::cancel::CancelKeys;
+use crate::client::{self, Command};
+use crate::config::ProxyConfig;
+use crate::door::{Door, DoorError};
+use crate::hub::Hub;
+use crate::mailbox::Mailbox;
+use crate::users::Users;
+use crate::visitors::Visitors;
+use crate::words::Ending;
+
+/// What all clients share.
+pub(crate) struct Front {
+    pub(crate) config: Arc<ProxyConfig>,
+    pub(crate) door: Arc<Door>,
+    pub(crate) cancel_keys: Arc<CancelKeys>,
+    /// Clients of pools, which have signed in.
+    pub(crate) users: Users,
+    pub(crate) visitors: Visitors,
+    /// The cluster that clients are led to.
+    pub(crate) hub: Arc<Hub>,
+    clients: AtomicUsize,
+    panics: AtomicU64,
+    /// A client has gone.
+    pub(crate) gone: Notify,
+    /// Everybody who is here; connections that are accepted bound it.
+    mailboxes: Mutex<HashMap<ClientId, Arc<Mailbox<Command>>>>,
+    next_client: AtomicU64,
+    started: Instant,
+}
+
+impl Front {
+    pub(crate) fn new(config: ProxyConfig, door: Door) -> Front {
+        let (config, door) = (Arc::new(config), Arc::new(door));
+        Front {
+            cancel_keys: Arc::new(CancelKeys::new(&config.id)),
+            hub: Arc::new(Hub::new(config.clone(), door.clone())),
+            config,
+            door,
+            users: Users::default(),
+            visitors: Visitors::default(),
+            clients: AtomicUsize::new(0),
+            panics: AtomicU64::new(0),
+            gone: Notify::new(),
+            mailboxes: Mutex::default(),
+            next_client: AtomicU64::new(1),
+            started: Instant::now(),
+        }
+    }
+
+    /// A client has connected: its number, and where its commands come.
+    pub(crate) fn enter(self: &Arc<Front>) -> Newcomer {
+        let id = ClientId(self.next_client.fetch_add(1, Ordering::Relaxed));
+        let mailbox = Arc::new(Mailbox::default());
+        self.mailboxes().insert(id, mailbox.clone());
+        self.clients.fetch_add(1, Ordering::Relaxed);
+        self.touch();
+        Newcomer { front: self.clone(), id, mailbox }
+    }
+
+    /// How many clients there are, including those that have not said yet what they want.
+    pub(crate) fn count(&self) -> usize {
+        self.clients.load(Ordering::Relaxed)
+    }
+
+    /// Clients whose task panicked.
+    pub(crate) fn panics(&self) -> u64 {
+        self.panics.load(Ordering::Relaxed)
+    }
+
+    /// Whether there are more clients than are to be served; those that signed in before stay.
+    pub(crate) fn is_full(&self) -> bool {
+        self.count() > self.config.client_limit
+    }
+
+    /// Asks a client's task to cancel what it runs.
+    pub(crate) fn cancel(&self, client: ClientId) {
+        if let Some(mailbox) = self.mailbox(client) {
+            mailbox.post_cancel();
+        }
+    }
+
+    /// Ends a client's session; `false` if there is no such client.
+    pub(crate) fn kill(&self, client: ClientId) -> bool {
+        let Some(mailbox) = self.mailbox(client) else {
+            return false;
+        };
+        drop(client::put(&mailbox, Command::End(Ending::Killed)));
+        true
+    }
+
+    /// Ends every client's session.
+    pub(crate) fn end_all(&self, ending: Ending) {
+        let mailboxes: Vec<_> = self.mailboxes().values().cloned().collect();
+        for mailbox in mailboxes {
+            drop(client::put(&mailbox, Command::End(ending)));
+        }
+    }
+
+    /// Wakes clients whose time is up.
+    pub(crate) fn look_at_time_limits(&self) {
+        let since = Instant::now().saturating_duration_since(self.started);
+        let now = Millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
+        for mailbox in self.mailboxes().values() {
+            if mailbox.watch.look(now, &self.config.limits) {
+                mailbox.nudge();
+            }
+        }
+    }
+
+    /// Reads certificates, users and rules again. What cannot be read stays as it was.
+    ///
+    /// # Errors
+    /// The first [`DoorError`].
+    pub(crate) fn reload(&self) -> Result<(), DoorError> {
+        self.door.reload()?;
+        self.hub.known.doubt_all();
+        Ok(())
+    }
+
+    /// Ids and addresses of the other proxies, as they are registered.
+    pub(crate) fn proxies(&self) -> Vec<(String, String)> {
+        self.hub.proxies()
+    }
+
+    /// Has the number of clients published soon.
+    fn touch(&self) {
+        self.hub.touch();
+    }
+
+    fn mailbox(&self, client: ClientId) -> Option<Arc<Mailbox<Command>>> {
+        self.mailboxes().get(&client).cloned()
+    }
+
+    fn mailboxes(&self) -> MutexGuard<'_, HashMap<ClientId, Arc<Mailbox<Command>>>> {
+        // Every change is one call on the map, so a panic elsewhere leaves it whole.
+        self.mailboxes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A client that has connected; it counts until this is dropped, also when its task panics.
+pub(crate) struct Newcomer {
+    pub(crate) front: Arc<Front>,
+    pub(crate) id: ClientId,
+    mailbox: Arc<Mailbox<Command>>,
+}
+
+impl Newcomer {
+    /// Its place, now that it has said what it wants.
+    pub(crate) fn led_to_its_cluster(self) -> Entered {
+        let hub = self.front.hub.clone();
+        hub.enter(self.id, self.mailbox.clone());
+        Entered { hub, id: self.id, mailbox: self.mailbox.clone(), newcomer: self }
+    }
+}
+
+impl Drop for Newcomer {
+    fn drop(&mut self) {
+        let front = &self.front;
+        if std::thread::panicking() {
+            front.panics.fetch_add(1, Ordering::Relaxed);
+            let client = self.id;
+            tracing::error!(%client, "a client's task panicked; its connection is closed");
+        }
+        front.mailboxes().remove(&self.id);
+        front.visitors.leave(self.id);
+        front.clients.fetch_sub(1, Ordering::Relaxed);
+        front.gone.notify_one();
+        front.touch();
+    }
+}
+
+/// A client's place at its cluster; leaving it tells the router.
+pub(crate) struct Entered {
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) id: ClientId,
+    pub(crate) mailbox: Arc<Mailbox<Command>>,
+    newcomer: Newcomer,
+}
+
+impl Entered {
+    /// What it shares with the clients of other clusters.
+    pub(crate) fn front(&self) -> &Arc<Front> {
+        &self.newcomer.front
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.hub.leave(self.id);
+    }
+}
