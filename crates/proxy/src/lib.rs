@@ -71,7 +71,7 @@ pub use self::config::ProxyConfig;
 pub use self::door::DoorError;
 pub use self::lowering::LoweredCommit;
 pub use self::registration::register;
-pub use self::sources::{Following, Known, Sources};
+pub use self::sources::{Believed, Following, Sources};
 pub use route::link::{PoolMode, SessionState};
 
 use self::core::Core;

@@ -38,15 +38,6 @@ impl Lab {
         REST_PORTS.map(|offset| format!("http://127.0.0.1:{}", port(offset))).to_vec()
     }
 
-    /// The superuser's password, as soon as the demo has made it up.
-    pub fn password(&self) -> String {
-        wait_for("the demo's passwords", LIMIT, || {
-            let text = fs::read(self.demo.dir.join("herd.json")).ok()?;
-            let kept: Value = serde_json::from_slice(&text).ok()?;
-            Some(kept["superuser_password"].as_str()?.to_owned())
-        })
-    }
-
     /// Its etcd's endpoints.
     pub fn etcd(&self) -> Vec<SocketAddr> {
         let file = self.demo.file();
@@ -125,6 +116,15 @@ impl Lab {
         fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
         path
     }
+}
+
+/// The superuser's password, as soon as the demo in this directory has made it up.
+pub fn password(dir: &Path) -> String {
+    wait_for("the demo's passwords", LIMIT, || {
+        let text = fs::read(dir.join("herd.json")).ok()?;
+        let kept: Value = serde_json::from_slice(&text).ok()?;
+        Some(kept["superuser_password"].as_str()?.to_owned())
+    })
 }
 
 fn merge(into: &mut Value, from: &Value) {

@@ -14,10 +14,11 @@ use ::lab::process::signal;
 use ::lab::relay::{Direction, Relay};
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use tokio::task::spawn_blocking;
 use tokio_postgres::error::SqlState;
 
 use self::common::wait_for;
-use self::lab::{LIMIT, Lab, Proxy, Session, psql_at, write};
+use self::lab::{LIMIT, Lab, Proxy, Session, password, psql_at, write};
 
 /// 40001, 57P01 and 08007: what docs/proxy.md says a client gets when its primary goes.
 const LOST: [SqlState; 3] = [
@@ -55,13 +56,14 @@ impl Site {
         let by_members = lab.proxy("by-members", &Value::Null, &members);
         by_members.says("a member tells nothing of the cluster", 3);
         // Sessions wait for as long as they are told to, and a cluster takes its time to begin.
-        let starting = async {
-            let password = lab.password();
-            let session = Session::open(by_members.port, &password).await.expect("it is served");
+        let (dir, port) = (lab.demo.dir.clone(), by_members.port);
+        let served = tokio::spawn(async move {
+            let password = spawn_blocking(move || password(&dir)).await.unwrap();
+            let session = Session::open(port, &password).await.expect("it is served");
             (password, session.primary().await)
-        };
-        let (_, (password, primary)) =
-            tokio::join!(async { tokio::task::block_in_place(|| lab.demo.start(&[])) }, starting);
+        });
+        lab.demo.start(&[]);
+        let (password, primary) = served.await.unwrap();
         let leader = lab.demo.settled(2);
         assert_eq!(primary, lab.postgres_port(&leader));
         let mut relays = Vec::new();

@@ -38,16 +38,16 @@ pub struct Sources {
     pub rest: RestClient,
 }
 
-/// What is known of the cluster at one moment.
+/// What is believed of the cluster at one moment.
 #[derive(Debug, Clone, Default)]
-pub struct Known {
+pub struct Believed {
     /// The view; `None` before the first.
     pub view: Option<Arc<ClusterView>>,
     /// Whether it is current: the DCS is followed, or a member answers that follows it.
     pub fresh: bool,
 }
 
-impl ViewSource for Known {
+impl ViewSource for Believed {
     fn view(&self) -> Option<Arc<ClusterView>> {
         self.view.clone()
     }
@@ -60,7 +60,7 @@ impl ViewSource for Known {
 /// The cluster is followed until this is dropped.
 #[derive(Debug)]
 pub struct Following {
-    known: watch::Receiver<Known>,
+    known: watch::Receiver<Believed>,
     /// Ends its task when it is dropped.
     _task: JoinSet<()>,
 }
@@ -68,7 +68,7 @@ pub struct Following {
 impl Following {
     /// Receives what is known, from now on.
     #[must_use]
-    pub fn subscribe(&self) -> watch::Receiver<Known> {
+    pub fn subscribe(&self) -> watch::Receiver<Believed> {
         self.known.clone()
     }
 }
@@ -77,7 +77,7 @@ impl Sources {
     /// Begins to follow the cluster, inside a tokio runtime. Nothing need be reachable yet.
     #[must_use = "dropping it ends the following"]
     pub fn follow(self) -> Following {
-        let (known, following) = watch::channel(Known::default());
+        let (known, following) = watch::channel(Believed::default());
         let (hearing, heard) = mpsc::channel(HEARD_MAX);
         let dcs = self.dcs.map(|store| {
             let follower = store.follow();
@@ -135,7 +135,7 @@ struct Follow {
     asking: JoinSet<()>,
     hearing: mpsc::Sender<Heard>,
     heard: mpsc::Receiver<Heard>,
-    known: watch::Sender<Known>,
+    known: watch::Sender<Believed>,
 }
 
 /// Waits for another state. Cancel safety: yes.
@@ -226,8 +226,8 @@ impl Follow {
         }
     }
 
-    /// Takes the members of a new view. When etcd was away their keys have ended, and they are there
-    /// all the same: a view without any forgets none.
+    /// Takes the members of a new view. When etcd was away their keys have ended, and they are
+    /// there all the same: a view without any forgets none.
     fn find_members(&mut self) {
         let found = self.belief.view().map(|view| view.rest_addresses()).unwrap_or_default();
         if !found.is_empty() {
@@ -235,7 +235,7 @@ impl Follow {
         }
     }
 
-    /// Asks all that are known.
+    /// Asks all that are known, and goes on asking who answers, while there is room.
     fn ask_members(&mut self) {
         let members = self.members.iter().chain(&self.found).cloned();
         let mut wanted = BTreeSet::new();
@@ -244,10 +244,14 @@ impl Follow {
                 wanted.insert(member);
             }
         }
+        let mut room = ASKED_MAX - wanted.len();
         self.asked.retain(|member, asked| {
-            let stays = wanted.contains(member) || asked.word.is_some();
+            let is_wanted = wanted.contains(member);
+            let stays = is_wanted || (room > 0 && asked.word.is_some());
             if !stays {
                 asked.task.abort();
+            } else if !is_wanted {
+                room -= 1;
             }
             stays
         });
@@ -264,7 +268,8 @@ impl Follow {
 
     fn publish(&self) {
         let followed = self.dcs.as_ref().is_some_and(|dcs| dcs.counts);
-        let fresh = followed || self.asked.values().any(|asked| asked.word == Some(Word::Current));
+        let tells = |asked: &Asked| asked.word == Some(Word::Current);
+        let fresh = followed || self.asked.values().any(tells);
         let view = self.belief.view();
         self.known.send_if_modified(|known| {
             let same_view = match (&known.view, view) {
@@ -274,7 +279,7 @@ impl Follow {
             };
             let same = same_view && known.fresh == fresh;
             if !same {
-                *known = Known { view: view.cloned(), fresh };
+                *known = Believed { view: view.cloned(), fresh };
             }
             !same
         });

@@ -6,7 +6,7 @@ mod agent;
 use std::time::Duration;
 
 use api::RestClient;
-use proxy::{Following, Known, Sources};
+use proxy::{Believed, Following, Sources};
 use tokio::time::timeout;
 use types::{ClusterView, RestAddress, Revision, Term};
 
@@ -22,18 +22,18 @@ fn follow(agents: &[&Agent]) -> Following {
 }
 
 /// Waits until this is known.
-async fn until(following: &Following, wanted: impl Fn(&Known) -> bool) {
+async fn until(following: &Following, wanted: impl Fn(&Believed) -> bool) {
     let mut known = following.subscribe();
     let met = timeout(PATIENCE, known.wait_for(|known| wanted(known))).await;
     met.expect("it came to be known").expect("somebody follows");
 }
 
-fn at(known: &Known) -> Option<(Term, Revision)> {
+fn at(known: &Believed) -> Option<(Term, Revision)> {
     let view: &ClusterView = known.view.as_ref()?;
     Some((view.newest_term(), view.revision))
 }
 
-fn is_at(known: &Known, term: u64, revision: i64) -> bool {
+fn is_at(known: &Believed, term: u64, revision: i64) -> bool {
     at(known) == Some((Term(term), Revision(revision)))
 }
 
