@@ -8,6 +8,7 @@ mod hidden;
 mod log;
 mod patroni;
 mod serve;
+mod sources;
 
 use std::process::ExitCode;
 

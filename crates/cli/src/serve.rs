@@ -5,17 +5,18 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use api::RestClient;
 use config::{HostPort, Log, LogLevel, ProxyFile, Static};
-use dcs::{Client, ClientConfig, ClusterStore};
+use proxy::Sources;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use types::{Millis, keys};
+use types::Millis;
 
 use crate::ctl::CtlOptions;
 use crate::generate::{self, GenerateArgs};
+use crate::sources::Clusters;
 
 /// `pgherd agent`.
 #[derive(Debug, Default, clap::Args)]
@@ -58,8 +59,6 @@ pub(crate) struct ProxyArgs {
     strict: bool,
 }
 
-/// A call to the DCS by the proxy is given up after this and made again; routes stay meanwhile.
-const PROXY_RETRY_TIMEOUT: Millis = Millis(3_000);
 /// One attempt to reach a server.
 const CONNECT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(1);
 
@@ -146,44 +145,15 @@ fn finish(result: anyhow::Result<ExitCode>) -> ExitCode {
     }
 }
 
-/// The keys of the proxy's cluster, where it has an etcd.
-fn cluster_store(file: &ProxyFile) -> anyhow::Result<Option<ClusterStore>> {
-    let Some(etcd) = &file.etcd3 else { return Ok(None) };
-    let client = Client::connect(ClientConfig {
-        endpoints: etcd.endpoints.iter().map(ToString::to_string).collect(),
-        username: etcd.username.clone(),
-        password: etcd.password.as_ref().map(|p| p.expose().to_owned()),
-        tls: agent::etcd_client(etcd),
-        retry_timeout: PROXY_RETRY_TIMEOUT,
-        seed: None,
-    })?;
-    let prefix = keys::prefix(&file.namespace, &file.scope);
-    Ok(Some(ClusterStore::new(client, prefix)))
-}
-
-/// Where the proxy learns of its cluster.
-fn sources(file: &ProxyFile) -> anyhow::Result<proxy::Sources> {
-    let insecure = file.rest_client.insecure;
-    let rest = RestClient::new(agent::rest_client(&file.rest_client, insecure));
-    let members = file.proxy.members.clone();
-    if members.iter().any(|member| member.tls) {
-        rest.prepare().context("cannot prepare TLS to the members (pgherd.proxy.members)")?;
-    }
-    Ok(proxy::Sources { scope: file.scope.clone(), dcs: cluster_store(file)?, members, rest })
-}
-
 async fn run_proxy(file: ProxyFile) -> anyhow::Result<()> {
-    let sources = sources(&file)?;
-    let store = sources.dcs.clone();
+    let clusters = Clusters::of(&file)?;
     let section = &file.proxy;
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let config = proxy_config(section, &host)?;
+    let config = proxy_config(&file, &host)?;
     let id = config.id.clone();
     let listen = section.read_write.as_ref().or(section.read_only.as_ref());
     open_files(config.client_limit);
     let proxy = proxy::Proxy::bind(config).await?;
-    // A proxy that knows of no primary holds its clients; so nobody need answer for it to start.
-    let following = sources.follow();
     let shutdown = CancellationToken::new();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -202,18 +172,34 @@ async fn run_proxy(file: ProxyFile) -> anyhow::Result<()> {
             reload.notify_one();
         }
     });
-    // Without the DCS no leader knows of this proxy, or waits for it.
-    let registered = listen.zip(store).map(|(listen, store)| {
+    let mut registered = JoinSet::new();
+    if let Some(listen) = listen {
         let at = HostPort { host: reachable(listen, &host), port: listen.port }.to_string();
-        let ended = shutdown.clone();
-        tokio::spawn(proxy::register(store, id, at, proxy.status(), ended))
-    });
-    proxy.run(following.subscribe(), shutdown).await;
-    if let Some(registered) = registered {
-        // Its key goes with it, so that no leader waits for this proxy.
-        tokio::time::timeout(SHUTDOWN_LIMIT, registered).await.map_or(Ok(()), |ended| ended)?;
+        // Without the DCS no leader knows of this proxy, or waits for it.
+        let mut register = |sources: &Sources, status| {
+            let (id, at, ended) = (id.clone(), at.clone(), shutdown.clone());
+            if let Some(store) = sources.dcs.clone() {
+                registered.spawn(proxy::register(store, id, at, status, ended));
+            }
+        };
+        register(&clusters.own, proxy.status());
+        for (name, status) in proxy.other_statuses() {
+            if let Some(sources) = clusters.others.get(&name) {
+                register(sources, status);
+            }
+        }
     }
-    Ok(())
+    let following = clusters.follow();
+    proxy.run(following.views(), shutdown).await;
+    // Its keys go with it, so that no leader waits for this proxy. A DCS that does not answer must
+    // not keep the others waiting.
+    let all = async {
+        while let Some(ended) = registered.join_next().await {
+            ended?;
+        }
+        Ok(())
+    };
+    tokio::time::timeout(SHUTDOWN_LIMIT, all).await.unwrap_or(Ok(()))
 }
 
 /// Takes as many open files as the system allows: every client is one, or two with a connection of
@@ -240,7 +226,8 @@ fn reachable(listen: &HostPort, host: &str) -> String {
     if listen.is_wildcard() { host.to_owned() } else { listen.host.clone() }
 }
 
-fn proxy_config(section: &config::ProxySection, host: &str) -> anyhow::Result<proxy::ProxyConfig> {
+fn proxy_config(file: &ProxyFile, host: &str) -> anyhow::Result<proxy::ProxyConfig> {
+    let section = &file.proxy;
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let name = section.name.clone().unwrap_or_else(|| host.to_owned());
     let (read_write, read_only) =
@@ -249,15 +236,14 @@ fn proxy_config(section: &config::ProxySection, host: &str) -> anyhow::Result<pr
     Ok(proxy::ProxyConfig {
         // Two proxies of one host have two ports.
         id: format!("{name}:{}", listen.map_or(0, |listen| listen.port)),
+        cluster: file.scope.clone(),
+        clusters: section.clusters.keys().cloned().collect(),
+        databases: section.databases.clone(),
         read_only_suffix: section.read_only_suffix.clone(),
         hold_timeout: section.hold_timeout.map(Millis::as_duration),
         hold_limit: section.hold_limit,
         client_limit: section.client_limit,
-        pool_mode: match section.pool_mode {
-            config::PoolMode::Session => proxy::PoolMode::Session,
-            config::PoolMode::Transaction => proxy::PoolMode::Transaction,
-            config::PoolMode::Statement => proxy::PoolMode::Statement,
-        },
+        pool_mode: proxy::pool_mode(section.pool_mode),
         security: section.security.clone(),
         pool_size: section.pool_size,
         pool_timeout: section.pool_timeout.as_duration(),

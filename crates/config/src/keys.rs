@@ -443,6 +443,20 @@ pub(crate) const STATIC: &[Key] = &[
         "Who may command the proxy, in its database pgherd; better known from users_file.",
     ),
     used("pgherd.proxy.stats_users", List, "", "Who may look at the proxy there, by SHOW."),
+    used(
+        "pgherd.proxy.clusters",
+        Any,
+        "",
+        "Clusters to follow besides the file's own: names, each with scope, namespace, etcd3 and \
+         members.",
+    ),
+    used(
+        "pgherd.proxy.databases",
+        Any,
+        "",
+        "Where databases are that clients ask for: names, or * for all others, each with the keys \
+         of the table below.",
+    ),
     used("pgherd.proxy.auth", OneOf(AUTHS), "pass_through", "How clients authenticate."),
     used("pgherd.proxy.users_file", Text, "", "Stored passwords, as in PgBouncer's userlist.txt."),
     used("pgherd.proxy.rules_file", Text, "", "Who is let in from where, as in pg_hba.conf."),
@@ -607,11 +621,25 @@ pub(crate) const DYNAMIC: &[Key] = &[
     ),
 ];
 
+/// Below each name in `pgherd.proxy.clusters`, besides `scope`, `namespace` and `etcd3`.
+pub(crate) const CLUSTER: &[Key] = &[used("members", List, "", "As pgherd.proxy.members.")];
+
+/// Below each name in `pgherd.proxy.databases`.
+pub(crate) const DATABASE: &[Key] = &[
+    used("cluster", Text, "the file's own", "Which of the clusters it is in."),
+    used("dbname", Text, "the same", "What it is called there."),
+    used("pool_size", Integer, "the proxy's", "Server connections for each user, at each member."),
+    used("pool_mode", OneOf(POOL_MODES), "the proxy's", "How long a client has a connection."),
+];
+
 /// The reference of all keys, in Markdown.
 #[must_use]
 pub fn reference() -> String {
     let mut page = String::from("# Configuration reference\n\nGenerated from the table of keys.\n");
-    for (title, table) in [("Static file", STATIC), ("Dynamic configuration", DYNAMIC)] {
+    let databases = "A database of `pgherd.proxy.databases`";
+    for (title, table) in
+        [("Static file", STATIC), (databases, DATABASE), ("Dynamic configuration", DYNAMIC)]
+    {
         page.push_str(&format!("\n## {title}\n\n| key | type | default | |\n|---|---|---|---|\n"));
         for key in table {
             let (kind, support) = (type_name(key.holds), support_name(key.support));
@@ -659,7 +687,7 @@ mod tests {
 
     #[test]
     fn no_key_stands_twice_or_inside_another() {
-        for table in [STATIC, DYNAMIC] {
+        for table in [STATIC, DATABASE, DYNAMIC] {
             for (index, key) in table.iter().enumerate() {
                 for other in &table[index + 1..] {
                     let (a, b) = (format!("{}.", key.path), format!("{}.", other.path));

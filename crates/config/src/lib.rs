@@ -18,6 +18,7 @@ mod log;
 mod parameters;
 mod problem;
 mod proxy_auth;
+mod proxy_clusters;
 mod proxy_limits;
 mod proxy_rules;
 mod proxy_section;
@@ -47,6 +48,7 @@ pub use proxy_auth::{
     AuthMethod, AuthQuery, ClientTls, ClientTlsMode, ProxyAuth, ProxyProtocol, ProxySecurity,
     ServerTls, ServerTlsMode,
 };
+pub use proxy_clusters::{ProxyCluster, ProxyDatabase, ProxyDatabases};
 pub use proxy_limits::ProxyLimits;
 pub use proxy_rules::{Arrival, Decision, RuleError, Rules};
 pub use proxy_section::{PoolMode, ProxySection, SessionState};

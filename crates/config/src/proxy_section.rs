@@ -1,11 +1,15 @@
 //! `pgherd.proxy`: where the proxy listens, how long clients wait, how connections are shared.
 
+use std::collections::BTreeMap;
+
 use types::{Millis, RestAddress};
 
 use crate::proxy_auth::{ProxyAuth, ProxySecurity};
+use crate::proxy_clusters::{ProxyCluster, ProxyDatabases};
 use crate::proxy_limits::ProxyLimits;
 use crate::static_file::Reader;
 use crate::text::HostPort;
+use crate::tree::Node;
 use crate::values;
 
 const HOLD_LIMIT_DEFAULT: usize = 1000;
@@ -32,6 +36,17 @@ pub enum PoolMode {
     Transaction,
     /// For a statement.
     Statement,
+}
+
+impl PoolMode {
+    /// That of one of [`POOL_MODES`]; any other word was refused with its type.
+    pub(crate) fn of_word(word: &str) -> PoolMode {
+        match word {
+            "transaction" => PoolMode::Transaction,
+            "statement" => PoolMode::Statement,
+            _ => PoolMode::Session,
+        }
+    }
 }
 
 /// What is done with statements that leave something in a session which others share.
@@ -82,6 +97,10 @@ pub struct ProxySection {
     pub admin_users: Vec<String>,
     /// Who may look at it.
     pub stats_users: Vec<String>,
+    /// The clusters that it follows besides the file's own, by what the file calls them.
+    pub clusters: BTreeMap<String, ProxyCluster>,
+    /// Where the databases are that clients ask for.
+    pub databases: ProxyDatabases,
 }
 
 impl Reader {
@@ -89,21 +108,19 @@ impl Reader {
     pub(crate) fn proxy_section(&mut self) -> Option<ProxySection> {
         self.tree.at("pgherd.proxy")?;
         let security = ProxySecurity::read(&self.tree, &mut self.errors);
+        let clusters = self.proxy_clusters();
         Some(ProxySection {
             name: self.text("pgherd.proxy.name"),
-            members: self.proxy_members(),
+            members: self.proxy_members("pgherd.proxy.members", None),
             read_write: self.address("pgherd.proxy.read_write"),
             read_only: self.address("pgherd.proxy.read_only"),
             read_only_suffix: self.text("pgherd.proxy.read_only_suffix").filter(|s| !s.is_empty()),
             hold_timeout: self.proxy_duration("pgherd.proxy.hold_timeout"),
             hold_limit: self.proxy_count("hold_limit", 0).unwrap_or(HOLD_LIMIT_DEFAULT),
             client_limit: self.proxy_count("client_limit", 1).unwrap_or(CLIENT_LIMIT_DEFAULT),
-            pool_mode: match self.text("pgherd.proxy.pool_mode").as_deref() {
-                Some("transaction") => PoolMode::Transaction,
-                Some("statement") => PoolMode::Statement,
-                // Any other word was refused with its type.
-                _ => PoolMode::Session,
-            },
+            pool_mode: self
+                .text("pgherd.proxy.pool_mode")
+                .map_or(PoolMode::Session, |word| PoolMode::of_word(&word)),
             pool_size: self.proxy_count("pool_size", 1).unwrap_or(POOL_SIZE_DEFAULT),
             pool_timeout: self
                 .proxy_duration("pgherd.proxy.pool_timeout")
@@ -119,13 +136,17 @@ impl Reader {
             workers: self.proxy_count("workers", 1).map(|workers| workers.min(WORKERS_MAX)),
             admin_users: self.proxy_users("admin_users", &security.auth),
             stats_users: self.proxy_users("stats_users", &security.auth),
+            databases: self.proxy_databases(&security),
+            clusters,
             security,
         })
     }
 
-    fn proxy_members(&mut self) -> Vec<RestAddress> {
-        let path = "pgherd.proxy.members";
-        let urls = self.tree.at(path).and_then(values::comma_list).unwrap_or_default();
+    /// Members of a cluster, as `path` names them, which stands below another node where one is
+    /// given.
+    pub(crate) fn proxy_members(&mut self, path: &str, below: Option<&Node>) -> Vec<RestAddress> {
+        let node = below.map_or_else(|| self.tree.at(path), |node| node.at("members"));
+        let urls = node.and_then(values::comma_list).unwrap_or_default();
         let mut members = Vec::new();
         for url in urls {
             let is_http = url.starts_with("http://") || url.starts_with("https://");

@@ -237,7 +237,7 @@ impl Reader {
         found
     }
 
-    fn namespace(&self) -> String {
+    pub(crate) fn namespace(&self) -> String {
         self.text("namespace").unwrap_or_else(|| NAMESPACE_DEFAULT.to_owned())
     }
 

@@ -4,12 +4,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pgproto::wire::Startup;
 use route::{CutReason, Event, Port, Refusal, ServerId, Target};
 use tokio::net::TcpStream;
 
 use crate::admin;
-use crate::chosen;
+use crate::chosen::{self, Chosen};
 use crate::dial::{Opened, open};
 use crate::front::{Entered, Newcomer};
 use crate::hub::PoolKey;
@@ -81,13 +80,17 @@ pub(crate) async fn serve(newcomer: Newcomer, port: Port, socket: TcpStream) {
             return Box::pin(front.cancel_keys.forward(front, &key, &packet)).await;
         }
     };
-    let suffix = newcomer.front.config.read_only_suffix.as_deref();
-    let (port, startup, packet) = match chosen::choose(port, startup, packet, suffix) {
+    let front = newcomer.front.clone();
+    let suffix = front.config.read_only_suffix.as_deref();
+    let dbname = |asked: &str| front.destination(asked).dbname(asked).to_owned();
+    let chosen = match chosen::choose(port, startup, packet, suffix, dbname) {
         Ok(chosen) => chosen,
         Err(error) => return sockets::say_goodbye(stream, &words::no_such_route(&error)).await,
     };
-    let place = newcomer.led_to_its_cluster();
-    let mut judge = Judge::new(place.id, Arc::new(who(&startup)));
+    let Chosen { port, database, startup, packet } = chosen;
+    let place = newcomer.led_to(&database);
+    let user = startup.parameter("user").unwrap_or_default().to_owned();
+    let mut judge = Judge::new(place.id, Arc::new(PoolKey { database, user }));
     if judge.refuses_startup(&place.hub.lowering, &startup) {
         return sockets::say_goodbye(stream, &words::lowered_startup()).await;
     }
@@ -95,14 +98,18 @@ pub(crate) async fn serve(newcomer: Newcomer, port: Port, socket: TcpStream) {
         !matches!(value.to_ascii_lowercase().as_str(), "false" | "off" | "no" | "0")
     });
     if place.hub.door.authenticates() && !replicates {
-        let mode = place.hub.config.pool_mode;
         let place = &place;
         let arrived =
             welcome::Arrived { place, port, address, stream, channel, startup, judge, unread };
-        if admin::is_its_database(&arrived.judge.who().database) {
+        if front.is_asked_itself(&arrived.judge.who().database) {
             return Box::pin(admin::run(arrived)).await;
         }
-        return welcome::run(arrived, mode).await;
+        return welcome::run(arrived).await;
+    }
+    if front.is_full() {
+        // Each cluster's router counts its own clients only.
+        let word = words::too_many_clients(front.config.client_limit);
+        return sockets::say_goodbye(stream, &word).await;
     }
     let visitor = Visitor::new(Errand::Session, judge.who().clone(), (&stream, address), &startup);
     place.front().visitors.enter(place.id, visitor);
@@ -135,13 +142,6 @@ async fn at_the_door(newcomer: &Newcomer, mut socket: TcpStream) -> Option<(Welc
             None
         }
     }
-}
-
-/// The user, and the database, which is named after him if nothing else is said.
-fn who(startup: &Startup) -> PoolKey {
-    let user = startup.parameter("user").unwrap_or_default().to_owned();
-    let database = startup.parameter("database").unwrap_or(&user).to_owned();
-    PoolKey { database, user }
 }
 
 /// A client with a server connection of its own.

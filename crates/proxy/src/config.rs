@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use ::config::{ProxyLimits, ProxySecurity};
+use ::config::{ProxyDatabases, ProxyLimits, ProxySecurity};
 use route::RouterConfig;
 use route::link::{PoolMode, SessionState};
 use types::Millis;
@@ -25,6 +25,12 @@ pub struct ProxyConfig {
     pub name: String,
     /// What it is called in the DCS, where no two proxies may have the same id.
     pub id: String,
+    /// What its own cluster is called, for status and logs.
+    pub cluster: String,
+    /// The clusters that it follows besides its own, by name.
+    pub clusters: BTreeSet<String>,
+    /// Which databases are in which of them; all are in the own cluster if nothing is said.
+    pub databases: ProxyDatabases,
     /// Where clients of the primary connect.
     pub read_write: Vec<SocketAddr>,
     /// Where clients of the replicas connect.
@@ -83,6 +89,9 @@ impl ProxyConfig {
         let name = name.into();
         ProxyConfig {
             id: name.clone(),
+            cluster: "own".to_owned(),
+            clusters: BTreeSet::new(),
+            databases: ProxyDatabases::default(),
             name,
             read_write,
             read_only,
@@ -117,5 +126,15 @@ impl ProxyConfig {
             max_user_connections: self.limits.max_user_connections,
             max_db_connections: self.limits.max_db_connections,
         }
+    }
+}
+
+/// How long clients have a connection, as the file says it.
+#[must_use]
+pub fn pool_mode(of_file: ::config::PoolMode) -> PoolMode {
+    match of_file {
+        ::config::PoolMode::Session => PoolMode::Session,
+        ::config::PoolMode::Transaction => PoolMode::Transaction,
+        ::config::PoolMode::Statement => PoolMode::Statement,
     }
 }

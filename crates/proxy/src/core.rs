@@ -83,7 +83,9 @@ impl Core {
         }
         if fresh != self.fresh {
             self.fresh = fresh;
-            tracing::info!(proxy = %self.hub.config.name, fresh, "the view of the cluster");
+            let cluster = &self.hub.name;
+            let proxy = &self.hub.config.name;
+            tracing::info!(proxy, cluster, fresh, "the view of the cluster");
             self.hub.step(if fresh { Event::DcsBack } else { Event::DcsLost });
         }
     }
@@ -114,24 +116,29 @@ impl Core {
                     lag_bytes_max: self.hub.config.maximum_lag_bytes.or(ours.maximum_lag),
                 });
             }
-            Err(problems) => tracing::warn!(?problems, "the dynamic configuration is not valid"),
+            Err(problems) => {
+                let cluster = &self.hub.name;
+                tracing::warn!(cluster, ?problems, "the dynamic configuration is not valid");
+            }
         }
     }
 
     fn publish(&mut self) {
         let routes = self.hub.snapshot();
         if routes.read_write != self.route {
+            let cluster = &self.hub.name;
             match (&routes.read_write, &routes.awaiting) {
                 (Some(to), _) => {
-                    let term = routes.term;
-                    tracing::info!(member = %to.member, %term, "the read-write route is open");
+                    let (member, term) = (&to.member, routes.term);
+                    tracing::info!(cluster, %member, %term, "the read-write route is open");
                 }
-                (None, why) => tracing::info!(why, "the read-write route is closed"),
+                (None, why) => tracing::info!(cluster, why, "the read-write route is closed"),
             }
             self.route.clone_from(&routes.read_write);
         }
         let status = Status {
             name: self.hub.config.name.clone(),
+            cluster: self.hub.name.clone(),
             clients: self.front.count(),
             panics: self.front.panics(),
             lowered: self.hub.lowering.counters(),

@@ -1,7 +1,7 @@
 //! What all clients of the proxy share, whichever cluster they are led to: the door, who is here,
 //! and the way to each client's task.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -10,9 +10,11 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use types::Millis;
 
+use crate::admin;
 use crate::cancel::CancelKeys;
 use crate::client::{self, Command};
 use crate::config::ProxyConfig;
+use crate::destination::{Destination, Destinations, UnknownCluster};
 use crate::door::{Door, DoorError};
 use crate::hub::Hub;
 use crate::mailbox::Mailbox;
@@ -28,8 +30,13 @@ pub(crate) struct Front {
     /// Clients of pools, which have signed in.
     pub(crate) users: Users,
     pub(crate) visitors: Visitors,
-    /// The cluster that clients are led to.
-    pub(crate) hub: Arc<Hub>,
+    /// The cluster that clients are led to if nothing else is said.
+    pub(crate) own: Arc<Hub>,
+    /// The others, by name.
+    pub(crate) others: BTreeMap<String, Arc<Hub>>,
+    destinations: Destinations,
+    /// Held while the clusters are paused, or resumed: all are, or none is.
+    pausing: Mutex<()>,
     clients: AtomicUsize,
     panics: AtomicU64,
     /// A client has gone.
@@ -40,14 +47,30 @@ pub(crate) struct Front {
     started: Instant,
 }
 
+impl std::fmt::Debug for Front {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Front").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
 impl Front {
-    pub(crate) fn new(config: ProxyConfig, door: Door) -> Front {
+    /// A proxy's, which nobody has come to yet.
+    ///
+    /// # Errors
+    /// [`UnknownCluster`].
+    pub(crate) fn new(config: ProxyConfig, door: Door) -> Result<Front, UnknownCluster> {
         let (config, door) = (Arc::new(config), Arc::new(door));
-        Front {
+        let hub = |name: &String| Arc::new(Hub::new(name.clone(), config.clone(), door.clone()));
+        let own = hub(&config.cluster);
+        let others = config.clusters.iter().map(|name| (name.clone(), hub(name))).collect();
+        Ok(Front {
             cancel_keys: Arc::new(CancelKeys::new(&config.id)),
-            hub: Arc::new(Hub::new(config.clone(), door.clone())),
+            destinations: Destinations::new(&config, &own, &others)?,
+            own,
+            others,
             config,
             door,
+            pausing: Mutex::default(),
             users: Users::default(),
             visitors: Visitors::default(),
             clients: AtomicUsize::new(0),
@@ -56,7 +79,27 @@ impl Front {
             mailboxes: Mutex::default(),
             next_client: AtomicU64::new(1),
             started: Instant::now(),
-        }
+        })
+    }
+
+    /// Those of all clusters, the own one first.
+    pub(crate) fn hubs(&self) -> impl Iterator<Item = &Arc<Hub>> {
+        [&self.own].into_iter().chain(self.others.values())
+    }
+
+    /// Where the clients of the database are led that they call so.
+    pub(crate) fn destination(&self, asked: &str) -> &Destination {
+        self.destinations.find(asked)
+    }
+
+    /// Whether a client that asks for this database wants to look at the proxy itself.
+    pub(crate) fn is_asked_itself(&self, database: &str) -> bool {
+        self.door.authenticates() && admin::is_its_database(database)
+    }
+
+    /// The databases of which the configuration says where they are.
+    pub(crate) fn databases(&self) -> impl Iterator<Item = &str> {
+        self.destinations.named()
     }
 
     /// A client has connected: its number, and where its commands come.
@@ -125,18 +168,47 @@ impl Front {
     /// The first [`DoorError`].
     pub(crate) fn reload(&self) -> Result<(), DoorError> {
         self.door.reload()?;
-        self.hub.known.doubt_all();
+        self.hubs().for_each(|hub| hub.known.doubt_all());
         Ok(())
     }
 
-    /// Ids and addresses of the other proxies, as they are registered.
-    pub(crate) fn proxies(&self) -> Vec<(String, String)> {
-        self.hub.proxies()
+    /// Has nobody lent a connection from now on; `false` if that is so already.
+    pub(crate) fn pause(&self) -> bool {
+        let _pausing = self.pausing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut changed = false;
+        self.hubs().for_each(|hub| changed |= hub.pause());
+        changed
+    }
+
+    /// Ends a pause; `false` if there is none.
+    pub(crate) fn resume(&self) -> bool {
+        let _pausing = self.pausing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut changed = false;
+        self.hubs().for_each(|hub| changed |= hub.resume());
+        changed
+    }
+
+    /// Completes when no connection is lent any more, with `true`, or when the pause is over.
+    ///
+    /// Cancel safety: safe.
+    pub(crate) async fn until_returned(&self) -> bool {
+        for hub in self.hubs() {
+            // While the pause goes on, a cluster where nothing is lent stays so.
+            if !hub.until_returned().await {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Ids and addresses of proxies, as they are registered in any of the clusters.
+    pub(crate) fn proxies(&self) -> BTreeSet<(String, String)> {
+        self.hubs().flat_map(|hub| hub.proxies()).collect()
     }
 
     /// Has the number of clients published soon.
     fn touch(&self) {
-        self.hub.touch();
+        self.hubs().for_each(|hub| hub.touch());
     }
 
     fn mailbox(&self, client: ClientId) -> Option<Arc<Mailbox<Command>>> {
@@ -157,9 +229,12 @@ pub(crate) struct Newcomer {
 }
 
 impl Newcomer {
-    /// Its place, now that it has said what it wants.
-    pub(crate) fn led_to_its_cluster(self) -> Entered {
-        let hub = self.front.hub.clone();
+    /// Its place, now that it has said which database it wants.
+    pub(crate) fn led_to(self, database: &str) -> Entered {
+        let front = &self.front;
+        // Who may command the proxy is known to its own cluster, wherever other names lead.
+        let asks_front = front.is_asked_itself(database);
+        let hub = if asks_front { &front.own } else { &front.destination(database).hub }.clone();
         hub.enter(self.id, self.mailbox.clone());
         Entered { hub, id: self.id, mailbox: self.mailbox.clone(), newcomer: self }
     }

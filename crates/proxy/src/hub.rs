@@ -14,11 +14,10 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use types::Millis;
 
-use crate::admin::{PoolSurvey, Survey};
+use crate::admin::{ClusterSurvey, PoolSurvey};
 use crate::client::{self, Command};
 use crate::config::ProxyConfig;
 use crate::door::Door;
-use crate::front::Front;
 use crate::known::Known;
 use crate::lowering::Lowering;
 use crate::mailbox::Mailbox;
@@ -27,7 +26,7 @@ use crate::server::ServerConnection;
 use crate::stats::{PERIOD, Stats};
 use crate::words::Ending;
 
-/// Who a pool is for.
+/// Who a pool is for; the database is what clients call it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct PoolKey {
     pub(crate) database: String,
@@ -39,6 +38,8 @@ pub(crate) struct PoolKey {
 pub(crate) struct Pool {
     pub(crate) id: PoolId,
     pub(crate) key: PoolKey,
+    /// What servers call the database.
+    pub(crate) dbname: String,
     /// What its servers reported last: what a client is told that signs in without one.
     welcome: Mutex<Option<Arc<Reported>>>,
     /// What servers reported and what clients want, each once, so that equal ones are found equal
@@ -107,6 +108,8 @@ struct Desk {
 
 /// What the clients of one cluster share.
 pub(crate) struct Hub {
+    /// What the cluster is called.
+    pub(crate) name: String,
     pub(crate) config: Arc<ProxyConfig>,
     pub(crate) door: Arc<Door>,
     /// What is known of the cluster's users.
@@ -130,8 +133,9 @@ pub(crate) struct Hub {
 }
 
 impl Hub {
-    pub(crate) fn new(config: Arc<ProxyConfig>, door: Arc<Door>) -> Hub {
+    pub(crate) fn new(name: String, config: Arc<ProxyConfig>, door: Arc<Door>) -> Hub {
         Hub {
+            name,
             desk: Mutex::new(Desk {
                 router: Router::new(config.router()),
                 mailboxes: HashMap::new(),
@@ -332,16 +336,18 @@ impl Hub {
         desk.opening.insert(server, task.abort_handle());
     }
 
-    /// The pool of this user and database.
-    pub(crate) fn pool(&self, key: PoolKey) -> Arc<Pool> {
+    /// The pool of this user and database, which servers call `dbname`, with at most `size`
+    /// connections to one member.
+    pub(crate) fn pool(&self, key: PoolKey, dbname: &str, size: usize) -> Arc<Pool> {
         let mut desk = self.desk();
         if let Some(pool) = desk.pools.get(&key) {
             return pool.clone();
         }
-        let id = desk.router.add_pool(&key.user, &key.database, self.config.pool_size);
+        let id = desk.router.add_pool(&key.user, &key.database, size);
         let pool = Arc::new(Pool {
             id,
             key: key.clone(),
+            dbname: dbname.to_owned(),
             welcome: Mutex::default(),
             reported: Mutex::default(),
             settings: Mutex::default(),
@@ -461,8 +467,7 @@ impl Hub {
     }
 
     /// What there is now.
-    pub(crate) fn survey(&self, front: &Front) -> Survey {
-        let visitors = front.visitors.all();
+    pub(crate) fn survey(&self) -> ClusterSurvey {
         let desk = self.desk();
         let (router, now) = (&desk.router, Instant::now());
         let (servers, waiting) = (router.servers(), router.waiting());
@@ -472,18 +477,17 @@ impl Hub {
         let pools = pools.iter().map(|pool| PoolSurvey {
             id: pool.id,
             key: pool.key.clone(),
+            dbname: pool.dbname.clone(),
             totals: pool.stats.totals(),
             last: pool.stats.of_last_period(),
         });
-        Survey {
+        ClusterSurvey {
+            name: self.name.clone(),
             now: self.millis(now),
-            wall: jiff::Timestamp::now(),
-            clients: front.count(),
             pools: pools.collect(),
             period: self.period.lock().unwrap_or_else(PoisonError::into_inner).last,
             servers,
             waiting,
-            visitors,
             paused: routes.paused,
             primary: routes.read_write,
         }

@@ -94,3 +94,44 @@ impl Known {
         Arc::new(Credentials { user: user.to_owned(), secret: self.door.secret(user) })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+
+    use config::{AuthQuery, ProxySecurity};
+
+    use super::*;
+    use crate::login::Password;
+
+    #[test]
+    fn each_cluster_knows_its_own_users_and_files_hold_at_all() {
+        let directory = tempfile::tempdir().unwrap();
+        let password_file = directory.path().join("password");
+        std::fs::write(&password_file, "hush").unwrap();
+        std::fs::set_permissions(&password_file, Permissions::from_mode(0o600)).unwrap();
+        let query = AuthQuery {
+            query: "select $1".to_owned(),
+            user: "asker".to_owned(),
+            password_file: Some(password_file),
+            database: "postgres".to_owned(),
+        };
+        let security = ProxySecurity { auth_query: Some(query), ..ProxySecurity::default() };
+        let door = Arc::new(Door::new(security).unwrap());
+        let (here, there) = (Known::new(door.clone()), Known::new(door));
+        let password = |text: &str| Secret::Password(Password::new(text.as_bytes()));
+        let stored = StoredSecret::parse("red").unwrap();
+        here.answered("ann", Some(stored.clone()));
+        here.learned(Credentials { user: "ann".to_owned(), secret: password("red") });
+        assert_eq!(here.stored("ann"), Some(Some(stored)));
+        assert_eq!(there.stored("ann"), None, "to be asked there");
+        assert_eq!(here.credentials("ann").secret, password("red"));
+        assert_eq!(there.credentials("ann").secret, Secret::None);
+        here.learned(Credentials { user: "asker".to_owned(), secret: password("old") });
+        assert_eq!(here.credentials("asker").secret, password("old"));
+        assert_eq!(there.credentials("asker").secret, password("hush"));
+        here.forget("asker");
+        assert_eq!(here.credentials("asker").secret, password("hush"), "as the file says");
+    }
+}

@@ -29,6 +29,7 @@ mod chosen;
 mod client;
 mod config;
 mod core;
+mod destination;
 mod dial;
 mod door;
 mod front;
@@ -53,57 +54,47 @@ mod startup;
 mod stats;
 mod time_limits;
 mod users;
+mod views;
 mod visitors;
 mod welcome;
 mod words;
 mod worker;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use types::ClusterView;
 
-pub use self::config::ProxyConfig;
+pub use self::config::{ProxyConfig, pool_mode};
+pub use self::destination::UnknownCluster;
 pub use self::door::DoorError;
 pub use self::lowering::LoweredCommit;
 pub use self::registration::register;
 pub use self::sources::{Believed, Following, Sources};
+pub use self::views::{ViewSource, Views};
 pub use route::link::{PoolMode, SessionState};
 
 use self::core::Core;
 use self::door::Door;
 use self::front::Front;
+use self::hub::Hub;
 
-/// What the proxy knows about the cluster at one moment. The sender replaces it as a whole.
-pub trait ViewSource: Send + Sync + 'static {
-    /// The newest view, `None` before the first.
-    fn view(&self) -> Option<Arc<ClusterView>>;
-    /// Whether the view is known to be current.
-    fn fresh(&self) -> bool;
-}
-
-impl ViewSource for (Option<Arc<ClusterView>>, bool) {
-    fn view(&self) -> Option<Arc<ClusterView>> {
-        self.0.clone()
-    }
-
-    fn fresh(&self) -> bool {
-        self.1
-    }
-}
-
-/// The proxy at one moment, for operators.
+/// The proxy at one moment, at one of its clusters, for operators.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct Status {
     /// The proxy's name.
     pub name: String,
-    /// Connections from clients, including those that have not said yet what they want.
+    /// The cluster's.
+    pub cluster: String,
+    /// Connections from clients, whichever cluster they are led to, including those that have not
+    /// said yet what they want.
     pub clients: usize,
-    /// Clients whose task panicked. Each one is a bug.
+    /// Clients whose task panicked, likewise. Each one is a bug.
     pub panics: u64,
     /// Sessions that set `synchronous_commit` below `on`.
     pub lowered: LoweredCommit,
@@ -123,6 +114,9 @@ pub enum ProxyError {
     /// Something about authentication or TLS.
     #[error(transparent)]
     Door(#[from] DoorError),
+    /// A database is where the proxy cannot lead anybody.
+    #[error(transparent)]
+    Cluster(#[from] UnknownCluster),
     /// An address cannot be taken.
     #[error("cannot listen on {address}; is another proxy or server using it?")]
     Listen {
@@ -137,10 +131,11 @@ pub enum ProxyError {
 /// A proxy that listens. Clients that connect before [`Proxy::run`] wait in the kernel's queue.
 #[derive(Debug)]
 pub struct Proxy {
-    config: ProxyConfig,
-    door: Door,
+    front: Arc<Front>,
     listeners: Vec<(route::Port, TcpListener)>,
     status: watch::Sender<Status>,
+    /// Of the clusters besides its own, by name.
+    others: BTreeMap<String, watch::Sender<Status>>,
     reload: Arc<Notify>,
 }
 
@@ -164,8 +159,15 @@ impl Proxy {
         if listeners.is_empty() {
             return Err(ProxyError::NoAddress { name: config.name });
         }
-        let status = watch::Sender::new(Status { name: config.name.clone(), ..Status::default() });
-        Ok(Proxy { config, door, listeners, status, reload: Arc::default() })
+        let name = config.name.clone();
+        let front = Arc::new(Front::new(config, door)?);
+        let status = |hub: &Arc<Hub>| {
+            let (name, cluster) = (name.clone(), hub.name.clone());
+            watch::Sender::new(Status { name, cluster, ..Status::default() })
+        };
+        let others = front.others.iter().map(|(name, hub)| (name.clone(), status(hub))).collect();
+        let status = status(&front.own);
+        Ok(Proxy { front, listeners, status, others, reload: Arc::default() })
     }
 
     /// The addresses taken, in the order of the configuration, read-write ones first.
@@ -177,10 +179,16 @@ impl Proxy {
         self.listeners.iter().filter_map(address).collect()
     }
 
-    /// Follows the proxy's status from now on.
+    /// Follows the status of its own cluster from now on.
     #[must_use]
     pub fn status(&self) -> watch::Receiver<Status> {
         self.status.subscribe()
+    }
+
+    /// Follows the status of each of the other clusters from now on, by name.
+    #[must_use]
+    pub fn other_statuses(&self) -> BTreeMap<String, watch::Receiver<Status>> {
+        self.others.iter().map(|(name, status)| (name.clone(), status.subscribe())).collect()
     }
 
     /// Whoever notifies this has certificates, users and rules read again.
@@ -191,12 +199,27 @@ impl Proxy {
 
     /// Serves clients until `shutdown` is cancelled; they are told so, and it returns within about
     /// two seconds. When the sender of `views` goes away, open routes stay as they are.
-    pub async fn run<V: ViewSource>(self, views: watch::Receiver<V>, shutdown: CancellationToken) {
-        let front = Arc::new(Front::new(self.config, self.door));
-        let cluster = Core::new(front.clone(), front.hub.clone(), self.status).run(views);
+    pub async fn run<V: ViewSource>(self, views: impl Into<Views<V>>, shutdown: CancellationToken) {
+        let Views { own, others: mut views } = views.into();
+        let front = self.front;
+        let core = |hub: &Arc<Hub>, status| Core::new(front.clone(), hub.clone(), status);
+        let mut cores = JoinSet::new();
+        cores.spawn(core(&front.own, self.status).run(own));
+        for (name, status) in self.others {
+            let Some(core) = front.others.get(&name).map(|hub| core(hub, status)) else { continue };
+            match views.remove(&name) {
+                Some(views) => cores.spawn(core.run(views)),
+                None => cores.spawn(core.run(views::none())),
+            };
+        }
         tokio::select! {
-            () = cluster => {}
-            () = running::run(front, self.listeners, self.reload, shutdown) => {}
+            Some(Err(ended)) = cores.join_next() => {
+                // They end with a panic only, and nothing is to be served without them.
+                if let Ok(panic) = ended.try_into_panic() {
+                    std::panic::resume_unwind(panic);
+                }
+            }
+            () = running::run(front.clone(), self.listeners, self.reload, shutdown) => {}
         }
     }
 }
@@ -207,7 +230,7 @@ impl Proxy {
 /// [`ProxyError`] if it cannot listen.
 pub async fn run<V: ViewSource>(
     config: ProxyConfig,
-    views: watch::Receiver<V>,
+    views: impl Into<Views<V>>,
     shutdown: CancellationToken,
 ) -> Result<(), ProxyError> {
     Proxy::bind(config).await?.run(views, shutdown).await;

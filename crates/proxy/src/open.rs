@@ -91,7 +91,7 @@ async fn signed_in(
     let dialled = hub.door.servers.dial(&target.host, target.port, &[], limits(hub));
     let (mut stream, channel) = dialled.await?;
     let credentials = hub.known.credentials(&pool.key.user);
-    let parameters = [("database", pool.key.database.as_str())];
+    let parameters = [("database", pool.dbname.as_str())];
     let signed_in =
         sign_in(&mut stream, &parameters, &credentials, &channel, SIGN_IN_LIMIT).await?;
     Ok((stream, signed_in))

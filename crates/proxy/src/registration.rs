@@ -26,6 +26,7 @@ pub async fn register(
     mut status: watch::Receiver<Status>,
     shutdown: CancellationToken,
 ) {
+    let cluster = status.borrow().cluster.clone();
     let session = Session::new(store.client().clone(), TTL);
     let mut keep_alive = interval(KEEP_ALIVE_INTERVAL);
     let mut written = None;
@@ -34,8 +35,10 @@ pub async fn register(
         let record = record(&address, &status.borrow_and_update());
         let kept = keep(&store, &session, &id, &record, &mut written).await;
         match &kept {
-            Ok(()) if !well => tracing::info!(id, "the proxy is registered again"),
-            Err(error) if well => tracing::warn!(id, %error, "cannot keep the proxy's key"),
+            Ok(()) if !well => tracing::info!(cluster, id, "the proxy is registered again"),
+            Err(error) if well => {
+                tracing::warn!(cluster, id, %error, "cannot keep the proxy's key");
+            }
             Ok(()) | Err(_) => {}
         }
         well = kept.is_ok();

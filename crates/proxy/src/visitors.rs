@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 use pgproto::wire::Startup;
-use route::{ClientId, PoolId};
+use route::ClientId;
 
 use crate::hub::PoolKey;
 use crate::secure::Stream;
@@ -14,8 +14,8 @@ use crate::secure::Stream;
 /// What a client is here for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Errand {
-    /// It is a client of this pool.
-    Pool(PoolId),
+    /// It is a client of a pool: that of its user and database.
+    Pool,
     /// It has a server connection of its own.
     Session,
     /// It looks at the proxy.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use config::{AuthMethod, Decision};
 use pgproto::wire::{ErrorResponse, Severity, Startup};
-use route::link::{ClientSide, PoolMode, Reported, Settings, parameter_status, ready_for_query};
+use route::link::{ClientSide, Reported, Settings, parameter_status, ready_for_query};
 use route::{Event, Port};
 use tokio::io::AsyncWriteExt;
 
@@ -55,9 +55,12 @@ impl Arrived<'_> {
 }
 
 /// Signs the client in and serves it to its end.
-pub(crate) async fn run(mut client: Arrived<'_>, mode: PoolMode) {
+pub(crate) async fn run(mut client: Arrived<'_>) {
     let place = client.place;
-    let pool = place.hub.pool(PoolKey::clone(client.judge.who()));
+    let who = client.judge.who().clone();
+    let destination = place.front().destination(&who.database);
+    let (size, mode) = (destination.pool_size, destination.pool_mode);
+    let pool = place.hub.pool(PoolKey::clone(&who), destination.dbname(&who.database), size);
     // What the login needs is not kept for as long as the client stays.
     let signed_in = match Box::pin(sign_in(&mut client, &pool)).await {
         Ok(signed_in) => signed_in,
@@ -65,7 +68,7 @@ pub(crate) async fn run(mut client: Arrived<'_>, mode: PoolMode) {
         Err(Some(word)) => return Box::pin(sockets::say_goodbye(client.stream, &word)).await,
     };
     let SignedIn { settings, told, unread, key, counted } = signed_in;
-    client.is_in(Errand::Pool(pool.id));
+    client.is_in(Errand::Pool);
     let Arrived { port, stream, judge, .. } = client;
     let side = ClientSide::new(mode, place.hub.config.session_state, settings, told);
     Pooled::new(place, (pool, port), judge, stream, side, unread).serve().await;
@@ -256,8 +259,10 @@ async fn borrow_asker(
     user: &str,
     database: &str,
 ) -> Result<Box<ServerConnection>, Farewell> {
+    // Each cluster is asked in its own database of this name, wherever clients are led by it.
+    let size = client.place.front().destination(database).pool_size;
     let key = PoolKey { database: database.to_owned(), user: user.to_owned() };
-    let pool = client.place.hub.pool(key);
+    let pool = client.place.hub.pool(key, database, size);
     borrow(client, &pool).await
 }
 

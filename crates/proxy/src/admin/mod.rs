@@ -8,9 +8,9 @@
 mod command;
 mod rows;
 mod show;
+mod survey;
 
 use std::future::poll_fn;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use pgproto::wire::{ErrorResponse, Severity};
@@ -22,7 +22,6 @@ use self::command::{HELP, Order, Subject};
 use crate::client::Command;
 use crate::config::ProxyConfig;
 use crate::front::{Entered, Front};
-use crate::hub::Hub;
 use crate::login::{MessageError, Messages};
 use crate::mailbox::Mailbox;
 use crate::sockets;
@@ -30,7 +29,8 @@ use crate::visitors::Errand;
 use crate::welcome::{self, Arrived};
 use crate::words::{self, Ending};
 
-pub(crate) use self::show::{PoolSurvey, Survey};
+use self::survey::Survey;
+pub(crate) use self::survey::{ClusterSurvey, PoolSurvey};
 
 /// No command is longer, nor what is sent ahead of an answer.
 const COMMAND_BYTES_MAX: usize = 16 * 1024;
@@ -172,7 +172,7 @@ impl Console<'_, '_> {
             let message = "the proxy does not know this command";
             return Ok(failed(SYNTAX_ERROR, message, "SHOW HELP lists what it knows."));
         };
-        let hub = &self.place.hub;
+        let front = self.place.front();
         let only_looks = matches!(order, Order::Nothing | Order::Show(_));
         if !only_looks && self.rights != Rights::All {
             let hint = "Users in pgherd.proxy.admin_users may; those in stats_users may SHOW.";
@@ -185,17 +185,17 @@ impl Console<'_, '_> {
         let mut bytes = Vec::new();
         match order {
             Order::Nothing => rows::nothing(&mut bytes),
-            Order::Show(subject) => bytes = show(self.place.front(), subject),
+            Order::Show(subject) => bytes = show(front, subject),
             Order::Pause => return self.pause().await,
-            Order::Resume if hub.resume() => rows::complete(&mut bytes, "RESUME"),
+            Order::Resume if front.resume() => rows::complete(&mut bytes, "RESUME"),
             Order::Resume => {
                 bytes = failed(NOT_IN_THIS_STATE, "the proxy is not paused", "PAUSE pauses it.");
             }
             Order::Reconnect => {
-                hub.step(Event::Reconnect);
+                front.hubs().for_each(|hub| hub.step(Event::Reconnect));
                 rows::complete(&mut bytes, "RECONNECT");
             }
-            Order::Reload => match self.place.front().reload() {
+            Order::Reload => match front.reload() {
                 Ok(()) => rows::complete(&mut bytes, "RELOAD"),
                 Err(error) => {
                     tracing::error!(%error, "what cannot be read stays as it was");
@@ -203,9 +203,7 @@ impl Console<'_, '_> {
                     bytes = failed(CONFIG_FILE, &error.to_string(), hint);
                 }
             },
-            Order::Kill(client) if self.place.front().kill(client) => {
-                rows::complete(&mut bytes, "KILL")
-            }
+            Order::Kill(client) if front.kill(client) => rows::complete(&mut bytes, "KILL"),
             Order::Kill(client) => {
                 let message = format!("there is no client {client}");
                 bytes = failed(NO_SUCH_OBJECT, &message, "SHOW CLIENTS has their numbers as ptr.");
@@ -217,17 +215,17 @@ impl Console<'_, '_> {
     /// Pauses, and waits until nothing is lent. An operator who does not wait for that takes the
     /// pause back, for nobody would know of it.
     async fn pause(&mut self) -> Result<Vec<u8>, Farewell> {
-        let hub = self.place.hub.clone();
+        let front = self.place.front().clone();
         let mailbox = self.place.mailbox.clone();
         // A cancel that came earlier was for something else.
         mailbox.take_cancel();
-        if !hub.pause() {
+        if !front.pause() {
             let hint = "RESUME ends the pause.";
             return Ok(failed(NOT_IN_THIS_STATE, "the proxy is paused already", hint));
         }
-        let mut pause = Pause { hub: &hub, stays: false };
+        let mut pause = Pause { front: &front, stays: false };
         tokio::select! {
-            paused = hub.until_returned() => {
+            paused = front.until_returned() => {
                 pause.stays = true;
                 if !paused {
                     let hint = "What was lent then had not been given back.";
@@ -276,27 +274,26 @@ impl Console<'_, '_> {
 
 /// Takes a pause back unless it stays.
 struct Pause<'a> {
-    hub: &'a Arc<Hub>,
+    front: &'a Front,
     stays: bool,
 }
 
 impl Drop for Pause<'_> {
     fn drop(&mut self) {
         if !self.stays {
-            self.hub.resume();
+            self.front.resume();
         }
     }
 }
 
 fn show(front: &Front, subject: Subject) -> Vec<u8> {
-    let config = &front.config;
-    let survey = || front.hub.survey(front);
+    let survey = || Survey::of(front);
     let table = match subject {
         Subject::Clients => show::clients(&survey()),
-        Subject::Config => show::config(config),
-        Subject::Databases => show::databases(&survey(), config),
+        Subject::Config => show::config(&front.config),
+        Subject::Databases => show::databases(&survey()),
         Subject::Lists => show::lists(&survey()),
-        Subject::Pools => show::pools(&survey(), config),
+        Subject::Pools => show::pools(&survey()),
         Subject::Servers => show::servers(&survey()),
         Subject::Stats => show::stats(&survey()),
         Subject::StatsTotals => show::stats_totals(&survey()),

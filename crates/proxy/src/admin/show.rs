@@ -6,110 +6,16 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use route::link::PoolMode;
-use route::{ClientId, PoolId, ServerId, ServerPhase, ServerUse, Target, Waiting};
-use types::Millis;
+use route::{ClientId, ServerPhase};
 
 use super::rows::Table;
+use super::survey::{ClusterSurvey, Survey};
 use crate::config::ProxyConfig;
 use crate::hub::PoolKey;
 use crate::stats::Totals;
-use crate::visitors::{Errand, Visitor};
-
-/// What there is at one moment.
-#[derive(Debug, Clone)]
-pub(crate) struct Survey {
-    /// The router's time.
-    pub(crate) now: Millis,
-    /// The same as people have it.
-    pub(crate) wall: Timestamp,
-    /// Connections from clients, signed in or not.
-    pub(crate) clients: usize,
-    /// By database and user.
-    pub(crate) pools: Vec<PoolSurvey>,
-    /// How long the last whole period of averages was; 0 before the first has ended.
-    pub(crate) period: Duration,
-    pub(crate) servers: Vec<ServerUse>,
-    pub(crate) waiting: BTreeMap<ClientId, Waiting>,
-    pub(crate) visitors: BTreeMap<ClientId, Visitor>,
-    pub(crate) paused: bool,
-    pub(crate) primary: Option<Target>,
-}
-
-/// A pool at that moment.
-#[derive(Debug, Clone)]
-pub(crate) struct PoolSurvey {
-    pub(crate) id: PoolId,
-    pub(crate) key: PoolKey,
-    /// Since the start.
-    pub(crate) totals: Totals,
-    /// Of the last whole period.
-    pub(crate) last: Totals,
-}
-
-/// How the clients and the servers of a pool are.
-#[derive(Debug, Clone, Copy, Default)]
-struct Tally {
-    clients: usize,
-    waiting: usize,
-    longest: Duration,
-    lent: usize,
-    idle: usize,
-    cleaning: usize,
-    opening: usize,
-}
-
-impl Survey {
-    fn age(&self, since: Millis) -> Duration {
-        Millis(self.now.0.saturating_sub(since.0)).as_duration()
-    }
-
-    fn keys(&self) -> BTreeMap<PoolId, &PoolKey> {
-        self.pools.iter().map(|pool| (pool.id, &pool.key)).collect()
-    }
-
-    /// The counters of each database: since the start, and in the last period.
-    fn totals(&self) -> BTreeMap<&str, (Totals, Totals)> {
-        let mut sums: BTreeMap<&str, (Totals, Totals)> = BTreeMap::new();
-        for pool in &self.pools {
-            let (totals, last) = sums.entry(&pool.key.database).or_default();
-            *totals += pool.totals;
-            *last += pool.last;
-        }
-        sums
-    }
-
-    fn tallies(&self) -> BTreeMap<PoolId, Tally> {
-        let mut tallies: BTreeMap<PoolId, Tally> = BTreeMap::new();
-        for server in &self.servers {
-            let tally = tallies.entry(server.pool).or_default();
-            match server.phase {
-                ServerPhase::Opening => tally.opening += 1,
-                ServerPhase::Idle => tally.idle += 1,
-                ServerPhase::Lent(_) => tally.lent += 1,
-                ServerPhase::Cleaning => tally.cleaning += 1,
-            }
-        }
-        for waiting in self.waiting.values() {
-            if let Some(pool) = waiting.pool {
-                let tally = tallies.entry(pool).or_default();
-                tally.waiting += 1;
-                tally.longest = tally.longest.max(self.age(waiting.since));
-            }
-        }
-        for (client, visitor) in &self.visitors {
-            match visitor.errand {
-                Errand::Pool(pool) if !self.waiting.contains_key(client) => {
-                    tallies.entry(pool).or_default().clients += 1;
-                }
-                Errand::Pool(_) | Errand::Session | Errand::Admin => {}
-            }
-        }
-        tallies
-    }
-}
 
 /// SHOW POOLS.
-pub(super) fn pools(survey: &Survey, config: &ProxyConfig) -> Table {
+pub(super) fn pools(survey: &Survey) -> Table {
     let names = [
         "database",
         "user",
@@ -130,12 +36,15 @@ pub(super) fn pools(survey: &Survey, config: &ProxyConfig) -> Table {
     ];
     let mut table = Table::new(&names, "ssiiiiiiiiiiiiis");
     let tallies = survey.tallies();
-    for pool in &survey.pools {
-        let tally = tallies.get(&pool.id).copied().unwrap_or_default();
+    let mut keys: Vec<&PoolKey> = survey.pools().map(|pool| &pool.key).collect();
+    keys.sort();
+    for key in keys {
+        let tally = tallies.get(key).copied().unwrap_or_default();
+        let database = survey.databases.get(&key.database);
         let none = || "0".to_owned();
         table.rows.push(vec![
-            pool.key.database.clone(),
-            pool.key.user.clone(),
+            key.database.clone(),
+            key.user.clone(),
             tally.clients.to_string(),
             tally.waiting.to_string(),
             none(),
@@ -149,7 +58,7 @@ pub(super) fn pools(survey: &Survey, config: &ProxyConfig) -> Table {
             tally.opening.to_string(),
             tally.longest.as_secs().to_string(),
             tally.longest.subsec_micros().to_string(),
-            mode(config.pool_mode).to_owned(),
+            database.map_or("", |database| mode(database.pool_mode)).to_owned(),
         ]);
     }
     table
@@ -184,29 +93,32 @@ fn sockets() -> Table {
 /// SHOW CLIENTS. `ptr` is the number by which a client is killed, `link` that of its server.
 pub(super) fn clients(survey: &Survey) -> Table {
     let mut table = sockets();
-    let lent = |server: &ServerUse| match server.phase {
-        ServerPhase::Lent(client) => Some((client, server.server)),
-        ServerPhase::Opening | ServerPhase::Idle | ServerPhase::Cleaning => None,
-    };
-    let links: BTreeMap<ClientId, ServerId> = survey.servers.iter().filter_map(lent).collect();
+    let mut links: BTreeMap<ClientId, String> = BTreeMap::new();
+    for (number, cluster) in survey.clusters.iter().enumerate() {
+        for server in &cluster.servers {
+            if let ServerPhase::Lent(client) = server.phase {
+                links.insert(client, survey.server_name(number, server.server));
+            }
+        }
+    }
+    let waiting = survey.waiting();
     for (client, visitor) in &survey.visitors {
-        let waiting = survey.waiting.get(client);
-        let waits = waiting.map(|waiting| survey.age(waiting.since)).unwrap_or_default();
-        let link = links.get(client).map(ToString::to_string);
+        let waits = waiting.get(client).copied();
+        let link = links.get(client).cloned();
         let none = || "0".to_owned();
         table.rows.push(vec![
             "C".to_owned(),
             visitor.who.user.clone(),
             visitor.who.database.clone(),
-            if waiting.is_some() { "waiting" } else { "active" }.to_owned(),
+            if waits.is_some() { "waiting" } else { "active" }.to_owned(),
             visitor.address.ip().to_string(),
             visitor.address.port().to_string(),
             visitor.local.map(|local| local.ip().to_string()).unwrap_or_default(),
             visitor.local.map_or(0, |local| local.port()).to_string(),
             time(visitor.since),
             String::new(),
-            waits.as_secs().to_string(),
-            waits.subsec_micros().to_string(),
+            waits.unwrap_or_default().as_secs().to_string(),
+            waits.unwrap_or_default().subsec_micros().to_string(),
             none(),
             client.to_string(),
             link.unwrap_or_default(),
@@ -222,38 +134,38 @@ pub(super) fn clients(survey: &Survey) -> Table {
 /// SHOW SERVERS. `ptr` is the number of the connection, `link` that of its client.
 pub(super) fn servers(survey: &Survey) -> Table {
     let mut table = sockets();
-    let keys = survey.keys();
-    for server in &survey.servers {
-        let key = keys.get(&server.pool);
-        let (state, client) = match server.phase {
-            ServerPhase::Opening => ("login", None),
-            ServerPhase::Idle => ("idle", None),
-            ServerPhase::Lent(client) => ("active", Some(client)),
-            ServerPhase::Cleaning => ("tested", None),
-        };
-        let since = survey.wall.checked_sub(survey.age(server.since)).unwrap_or(survey.wall);
-        let none = || "0".to_owned();
-        table.rows.push(vec![
-            "S".to_owned(),
-            key.map(|key| key.user.clone()).unwrap_or_default(),
-            key.map(|key| key.database.clone()).unwrap_or_default(),
-            state.to_owned(),
-            server.host.clone(),
-            server.port.to_string(),
-            String::new(),
-            none(),
-            time(since),
-            String::new(),
-            none(),
-            none(),
-            u8::from(server.retired).to_string(),
-            server.server.to_string(),
-            client.map(|client| client.to_string()).unwrap_or_default(),
-            none(),
-            String::new(),
-            String::new(),
-            none(),
-        ]);
+    for (number, cluster) in survey.clusters.iter().enumerate() {
+        for (server, key) in cluster.servers() {
+            let (state, client) = match server.phase {
+                ServerPhase::Opening => ("login", None),
+                ServerPhase::Idle => ("idle", None),
+                ServerPhase::Lent(client) => ("active", Some(client)),
+                ServerPhase::Cleaning => ("tested", None),
+            };
+            let since = survey.wall.checked_sub(cluster.age(server.since)).unwrap_or(survey.wall);
+            let none = || "0".to_owned();
+            table.rows.push(vec![
+                "S".to_owned(),
+                key.user.clone(),
+                key.database.clone(),
+                state.to_owned(),
+                server.host.clone(),
+                server.port.to_string(),
+                String::new(),
+                none(),
+                time(since),
+                String::new(),
+                none(),
+                none(),
+                u8::from(server.retired).to_string(),
+                survey.server_name(number, server.server),
+                client.map(|client| client.to_string()).unwrap_or_default(),
+                none(),
+                String::new(),
+                String::new(),
+                none(),
+            ]);
+        }
     }
     table
 }
@@ -293,8 +205,8 @@ pub(super) fn stats(survey: &Survey) -> Table {
         "avg_wait_time",
     ];
     let mut table = Table::new(&names, "snnnnnnnnnnnnnn");
-    for (database, (totals, last)) in survey.totals() {
-        let averages = averages(&last, survey.period);
+    for (database, (totals, last, period)) in survey.totals() {
+        let averages = averages(&last, period);
         let row = [database.to_owned()].into_iter().chain(counters(&totals)).chain(averages);
         table.rows.push(row.collect());
     }
@@ -333,14 +245,15 @@ pub(super) fn stats_totals(survey: &Survey) -> Table {
         "wait_time",
     ];
     let mut table = Table::new(&names, "snnnnnnn");
-    for (database, (totals, _)) in survey.totals() {
+    for (database, (totals, ..)) in survey.totals() {
         table.rows.push([database.to_owned()].into_iter().chain(counters(&totals)).collect());
     }
     table
 }
 
-/// SHOW DATABASES: those that have pools. Host and port are the primary's.
-pub(super) fn databases(survey: &Survey, config: &ProxyConfig) -> Table {
+/// SHOW DATABASES: those that have pools, and those that the configuration names. Host and port are
+/// the primary's of now.
+pub(super) fn databases(survey: &Survey) -> Table {
     let names = [
         "name",
         "host",
@@ -357,28 +270,27 @@ pub(super) fn databases(survey: &Survey, config: &ProxyConfig) -> Table {
         "disabled",
     ];
     let mut table = Table::new(&names, "ssissiiisiiii");
-    let keys = survey.keys();
-    let mut connections: BTreeMap<&str, usize> =
-        keys.values().map(|key| (key.database.as_str(), 0)).collect();
-    for key in survey.servers.iter().filter_map(|server| keys.get(&server.pool)) {
+    let mut connections: BTreeMap<&str, usize> = BTreeMap::new();
+    for (_, key) in survey.clusters.iter().flat_map(ClusterSurvey::servers) {
         *connections.entry(&key.database).or_default() += 1;
     }
-    for (database, connections) in connections {
-        let primary = survey.primary.as_ref();
+    for (name, database) in &survey.databases {
+        let cluster = survey.clusters.get(database.cluster);
+        let primary = cluster.and_then(|cluster| cluster.primary.as_ref());
         let none = || "0".to_owned();
         table.rows.push(vec![
-            database.to_owned(),
+            name.clone(),
             primary.map(|primary| primary.host.clone()).unwrap_or_default(),
             primary.map_or(0, |primary| primary.port).to_string(),
-            database.to_owned(),
+            database.dbname.clone(),
             String::new(),
-            config.pool_size.to_string(),
+            database.pool_size.to_string(),
             none(),
             none(),
-            mode(config.pool_mode).to_owned(),
+            mode(database.pool_mode).to_owned(),
             none(),
-            connections.to_string(),
-            u8::from(survey.paused).to_string(),
+            connections.get(name.as_str()).copied().unwrap_or_default().to_string(),
+            u8::from(cluster.is_some_and(|cluster| cluster.paused)).to_string(),
             none(),
         ]);
     }
@@ -388,21 +300,20 @@ pub(super) fn databases(survey: &Survey, config: &ProxyConfig) -> Table {
 /// SHOW LISTS. There is no cache of names, and nothing is kept free.
 pub(super) fn lists(survey: &Survey) -> Table {
     let mut table = Table::new(&["list", "items"], "si");
-    let keys = || survey.pools.iter().map(|pool| &pool.key);
-    let databases: BTreeSet<&str> = keys().map(|key| key.database.as_str()).collect();
-    let users: BTreeSet<&str> = keys().map(|key| key.user.as_str()).collect();
+    let users: BTreeSet<&str> = survey.pools().map(|pool| pool.key.user.as_str()).collect();
+    let servers: usize = survey.clusters.iter().map(|cluster| cluster.servers.len()).sum();
     let signed_in = survey.visitors.len();
     let items = [
-        ("databases", databases.len()),
+        ("databases", survey.databases.len()),
         ("users", users.len()),
         ("peers", 0),
-        ("pools", survey.pools.len()),
+        ("pools", survey.pools().count()),
         ("peer_pools", 0),
         ("free_clients", 0),
         ("used_clients", survey.clients),
         ("login_clients", survey.clients.saturating_sub(signed_in)),
         ("free_servers", 0),
-        ("used_servers", survey.servers.len()),
+        ("used_servers", servers),
         ("dns_names", 0),
         ("dns_zones", 0),
         ("dns_queries", 0),

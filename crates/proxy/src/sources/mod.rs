@@ -18,7 +18,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use types::{ClusterView, RestAddress};
 
 use self::member::{Asker, Heard};
-use crate::ViewSource;
+use crate::views::ViewSource;
 
 /// How many members are asked at the same time, at most.
 const ASKED_MAX: usize = 64;

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use pgproto::wire::{ErrorResponse, Severity, sqlstate_of};
-use proxy::{Proxy, ProxyConfig, Status};
+use proxy::{Proxy, ProxyConfig, Status, Views};
 use route::Port;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -29,6 +29,9 @@ pub(crate) struct Rig {
     addresses: Vec<(Port, SocketAddr)>,
     pub(crate) views: watch::Sender<View>,
     pub(crate) status: watch::Receiver<Status>,
+    /// Of the clusters besides its own.
+    pub(crate) other_views: BTreeMap<String, watch::Sender<View>>,
+    pub(crate) other_statuses: BTreeMap<String, watch::Receiver<Status>>,
     pub(crate) shutdown: CancellationToken,
     pub(crate) running: JoinHandle<()>,
 }
@@ -38,17 +41,37 @@ impl Rig {
         view: Arc<ClusterView>,
         change: impl FnOnce(&mut ProxyConfig),
     ) -> Rig {
+        Rig::start_with(view, &[], change).await
+    }
+
+    /// With other clusters, by name.
+    pub(crate) async fn start_with(
+        view: Arc<ClusterView>,
+        others: &[(&str, Arc<ClusterView>)],
+        change: impl FnOnce(&mut ProxyConfig),
+    ) -> Rig {
         let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
         let mut config = ProxyConfig::new("test", vec![any], vec![any]);
+        config.clusters = others.iter().map(|(name, _)| (*name).to_owned()).collect();
         change(&mut config);
         let proxy = Proxy::bind(config).await.unwrap();
         let views = watch::Sender::new((Some(view), true));
+        let other = |(name, view): &(&str, Arc<ClusterView>)| {
+            ((*name).to_owned(), watch::Sender::new((Some(view.clone()), true)))
+        };
+        let other_views: BTreeMap<String, watch::Sender<View>> = others.iter().map(other).collect();
+        let sources =
+            other_views.iter().fold(Views::from(views.subscribe()), |all, (name, its)| {
+                all.with(name, its.subscribe())
+            });
         let shutdown = CancellationToken::new();
         Rig {
             addresses: proxy.addresses(),
             status: proxy.status(),
-            running: tokio::spawn(proxy.run(views.subscribe(), shutdown.clone())),
+            other_statuses: proxy.other_statuses(),
+            running: tokio::spawn(proxy.run(sources, shutdown.clone())),
             views,
+            other_views,
             shutdown,
         }
     }
@@ -58,7 +81,17 @@ impl Rig {
     }
 
     pub(crate) async fn until(&self, condition: impl Fn(&Status) -> bool) {
-        let mut status = self.status.clone();
+        Rig::until_status(self.status.clone(), condition).await;
+    }
+
+    pub(crate) async fn until_other(&self, cluster: &str, condition: impl Fn(&Status) -> bool) {
+        Rig::until_status(self.other_statuses[cluster].clone(), condition).await;
+    }
+
+    async fn until_status(
+        mut status: watch::Receiver<Status>,
+        condition: impl Fn(&Status) -> bool,
+    ) {
         let met = timeout(PATIENCE, status.wait_for(|status| condition(status)));
         met.await.expect("the status came in time").expect("the proxy runs");
     }
@@ -119,6 +152,10 @@ struct State {
     refusals: AtomicU32,
     silent: AtomicBool,
     killed: CancellationToken,
+    /// What each session asked for, in the order of their arrival.
+    databases: Mutex<Vec<String>>,
+    /// Passwords by user. Who has one must show it, and it is what a query about him answers.
+    passwords: Mutex<BTreeMap<String, String>>,
 }
 
 impl State {
@@ -169,6 +206,15 @@ impl FakeServer {
         self.state.silent.store(true, Ordering::SeqCst);
     }
 
+    /// The databases that its sessions asked for, in their order.
+    pub(crate) fn databases(&self) -> Vec<String> {
+        self.state.databases.lock().unwrap().clone()
+    }
+
+    pub(crate) fn knows(&self, user: &str, password: &str) {
+        self.state.passwords.lock().unwrap().insert(user.to_owned(), password.to_owned());
+    }
+
     pub(crate) fn kill(&self) {
         self.listening.abort();
         self.state.killed.cancel();
@@ -216,10 +262,21 @@ async fn serve(
     if state.silent() {
         std::future::pending::<()>().await;
     }
+    let user = parameter(&packet, "user").unwrap();
+    let database = parameter(&packet, "database").unwrap_or_else(|| user.clone());
+    state.databases.lock().unwrap().push(database);
     let refused =
         state.refusals.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
     if refused.is_ok() {
         return socket.write_all(&fatal("57P03")).await;
+    }
+    let password = state.passwords.lock().unwrap().get(&user).cloned();
+    if let Some(password) = password {
+        socket.write_all(&message(b'R', &3u32.to_be_bytes())).await?;
+        let (_, shown) = read_message(&mut socket).await?;
+        if shown[..shown.len() - 1] != *password.as_bytes() {
+            return socket.write_all(&fatal("28P01")).await;
+        }
     }
     // As a server of protocol 3.2 does: a key of 36 bytes, unlike any other server's.
     let key = [&number.to_be_bytes()[..], &[name.as_bytes()[0]; 32]].concat();
@@ -232,7 +289,13 @@ async fn serve(
         if tag == b'X' {
             return Ok(());
         }
-        assert_eq!(tag, b'Q', "the client only sends queries");
+        if tag != b'Q' {
+            // The only ones who come with the extended protocol ask for a password.
+            if let Some(answer) = about_user(tag, &body, state) {
+                socket.write_all(&answer).await?;
+            }
+            continue;
+        }
         let text = String::from_utf8(body[..body.len() - 1].to_vec()).unwrap();
         let answer = message(b'C', format!("{name}:{text}\0").as_bytes());
         match text.as_str() {
@@ -258,6 +321,34 @@ async fn serve(
         }
         state.queries.send_modify(|count| *count += 1);
     }
+}
+
+/// A row of the user that a Bind names and of his password, and the answer to a Sync.
+fn about_user(tag: u8, body: &[u8], state: &State) -> Option<Vec<u8>> {
+    match tag {
+        b'B' => {
+            // No names, no formats, one value; no formats of the result.
+            let user = std::str::from_utf8(&body[10..body.len() - 2]).unwrap();
+            let password = state.passwords.lock().unwrap().get(user)?.clone();
+            let values = [user, &password].map(|value| {
+                [&u32::try_from(value.len()).unwrap().to_be_bytes()[..], value.as_bytes()].concat()
+            });
+            Some(message(b'D', &[&2u16.to_be_bytes()[..], &values.concat()].concat()))
+        }
+        b'S' => Some(message(b'Z', b"I")),
+        b'P' | b'E' => None,
+        _ => panic!("the client sends queries only, not {}", char::from(tag)),
+    }
+}
+
+/// A parameter of a startup packet.
+fn parameter(packet: &[u8], name: &str) -> Option<String> {
+    let texts: Vec<&str> = packet[4..]
+        .split(|byte| *byte == 0)
+        .map(|text| std::str::from_utf8(text).unwrap())
+        .collect();
+    let pair = texts.chunks_exact(2).find(|pair| pair[0] == name)?;
+    Some(pair[1].to_owned())
 }
 
 fn fatal(sqlstate: &str) -> Vec<u8> {
@@ -321,6 +412,22 @@ impl Client {
     ) -> Result<Client, Told> {
         let mut client = Client::connect(address).await;
         client.send_parameters(&format!("user\0{user}\0database\0{database}\0\0")).await;
+        client.is_let_in().await.map(|()| client)
+    }
+
+    /// Shows this password when it is asked for one.
+    pub(crate) async fn open_with_password(
+        address: SocketAddr,
+        (user, password): (&str, &str),
+        database: &str,
+    ) -> Result<Client, Told> {
+        let mut client = Client::connect(address).await;
+        client.send_parameters(&format!("user\0{user}\0database\0{database}\0\0")).await;
+        match client.read().await {
+            (b'R', asked) => assert_eq!(asked, 3u32.to_be_bytes(), "a password as it is"),
+            (_, error) => return Err(told(&error)),
+        }
+        client.send(&message(b'p', format!("{password}\0").as_bytes())).await;
         client.is_let_in().await.map(|()| client)
     }
 

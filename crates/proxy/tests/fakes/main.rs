@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod admin;
+mod clusters;
 mod fake;
 mod limits;
 mod pools;
