@@ -40,8 +40,8 @@ const RESTART_WAIT: Duration = Duration::from_secs(120);
 const FIRST_WRITE_WAIT: Duration = Duration::from_millis(500);
 
 const HTML: &str = "text/html";
-const JSON: &str = "application/json";
-const PROMETHEUS: &str = "text/plain; version=0.0.4";
+pub(crate) const JSON: &str = "application/json";
+pub(crate) const PROMETHEUS: &str = "text/plain; version=0.0.4";
 
 /// The one handler behind every path.
 pub(crate) async fn dispatch(State(state): State<ApiState>, request: Request<Body>) -> Response {

@@ -5,13 +5,16 @@
 //! a busy agent still answers health checks, and a stuck one answers with what has grown old. It
 //! changes nothing by itself: requests go to the agent through a bounded queue. What it does not
 //! do: reading the DCS. [`client`] is the other end of the same interface.
-//! [`peers`] are the heartbeats between members, which use the same port.
+//! [`peers`] are the heartbeats between members, which use the same port. [`pages`] is for programs
+//! that are no agent: texts of theirs behind the same listener and door.
 
 pub mod client;
 pub mod cluster;
+pub mod exposition;
 pub mod health;
 pub mod json;
 pub mod metrics;
+pub mod pages;
 pub mod peers;
 pub mod snapshot;
 pub mod status;
@@ -54,6 +57,8 @@ pub use snapshot::{
     FailoverTier, Handover, PATRONI_VERSION, PGHERD_VERSION, Settings, Snapshot, Synchronous,
 };
 pub use switchover::{SwitchoverRequest, ValidatedSwitchover, validate_switchover};
+
+use self::listener::Bounds;
 
 /// How the agent hands its snapshots over; `None` never occurs, a first one is always there.
 pub type Published = Arc<Snapshot>;
@@ -142,7 +147,7 @@ pub fn serve(
     state: ApiState,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> impl Future<Output = std::io::Result<()>> {
-    let listener = listener::Bounded::new(listener, state.door.clone());
+    let listener = listener::Bounded::new(listener, state.door.clone(), Bounds::OF_AGENT);
     let app = axum::Router::new().fallback(handlers::dispatch).with_state(state);
     let app = app.into_make_service_with_connect_info::<listener::CalledBy>();
     axum::serve(listener, app).with_graceful_shutdown(shutdown).into_future()

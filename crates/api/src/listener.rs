@@ -22,15 +22,26 @@ use tokio::time::{Instant, Sleep};
 use crate::bind::bind;
 use crate::door::{Door, Place};
 
-/// Connections at a time; the next ones wait in the kernel's backlog.
-const CONNECTIONS_MAX: usize = 256;
+/// What a listener takes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    /// Connections at a time; the next ones wait in the kernel's backlog.
+    pub(crate) connections: usize,
+    /// A connection on which nothing moves for this long is cut.
+    pub(crate) silence: Duration,
+    /// A handshake of TLS is done within this.
+    pub(crate) handshake: Duration,
+}
 
-/// A connection on which nothing moves for this long is cut. Above twice the usual `loop_wait`, as
-/// a switchover's client waits that long in silence.
-const SILENCE_MAX: Duration = Duration::from_secs(180);
-
-/// A handshake of TLS is done within this.
-const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+impl Bounds {
+    /// The agent's. The silence is above twice the usual `loop_wait`, which a switchover's client
+    /// waits.
+    pub(crate) const OF_AGENT: Bounds = Bounds {
+        connections: 256,
+        silence: Duration::from_secs(180),
+        handshake: Duration::from_secs(10),
+    };
+}
 
 /// Between two attempts to open where nothing is open any more.
 const REOPEN_PAUSE: Duration = Duration::from_secs(5);
@@ -40,15 +51,20 @@ pub(crate) struct Bounded {
     listener: Option<TcpListener>,
     /// Where it is, if the door says so.
     at: Option<Place>,
+    bounds: Bounds,
     permits: Arc<Semaphore>,
     door: watch::Receiver<Arc<Door>>,
 }
 
 impl Bounded {
-    pub(crate) fn new(listener: TcpListener, door: watch::Receiver<Arc<Door>>) -> Bounded {
-        let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    pub(crate) fn new(
+        listener: TcpListener,
+        door: watch::Receiver<Arc<Door>>,
+        bounds: Bounds,
+    ) -> Bounded {
+        let permits = Arc::new(Semaphore::new(bounds.connections));
         let at = door.borrow().at.clone();
-        Bounded { listener: Some(listener), at, permits, door }
+        Bounded { listener: Some(listener), at, bounds, permits, door }
     }
 
     /// The next connection; `None` when the door has changed, or a new attempt to open is due.
@@ -122,12 +138,14 @@ impl axum::serve::Listener for Bounded {
         };
         let caller = Arc::new(Caller { address, certified: OnceLock::new() });
         let acceptor = self.door.borrow().tls.clone();
+        let bounds = self.bounds;
         let (stage, patience) = match acceptor {
-            None => (Stage::Open(Stream::Plain(stream)), SILENCE_MAX),
-            Some(acceptor) => (Stage::Greeting(acceptor.accept(stream)), HANDSHAKE_MAX),
+            None => (Stage::Open(Stream::Plain(stream)), bounds.silence),
+            Some(acceptor) => (Stage::Greeting(acceptor.accept(stream)), bounds.handshake),
         };
         let silence = Box::pin(tokio::time::sleep(patience));
-        (Connection { stage, caller, silence, _permit: permit }, address)
+        let silence_max = bounds.silence;
+        (Connection { stage, caller, silence, silence_max, _permit: permit }, address)
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -173,6 +191,7 @@ pub(crate) struct Connection {
     stage: Stage,
     caller: Arc<Caller>,
     silence: Pin<Box<Sleep>>,
+    silence_max: Duration,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -213,7 +232,7 @@ impl Connection {
         poll: Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
         if poll.is_ready() {
-            self.silence.as_mut().reset(Instant::now() + SILENCE_MAX);
+            self.silence.as_mut().reset(Instant::now() + self.silence_max);
             return poll;
         }
         match self.silence.as_mut().poll(cx) {

@@ -1,9 +1,8 @@
 //! `GET /metrics`: Patroni's gauges that a snapshot can answer, and our own beside them.
 
-use std::fmt::Write;
-
 use types::{Lowered, MemberName, Millis, Standby, UnixMillis};
 
+use crate::exposition::{Exposition, Histogram, label};
 use crate::peers::{INTERVAL_BOUNDS_MS, PeerReport, Report};
 use crate::snapshot::{FailoverTier, Snapshot, Synchronous};
 use crate::status::{dcs_last_seen, pending_restart, unlocked};
@@ -33,20 +32,14 @@ const STATES: [(&str, &str); 15] = [
 /// Prometheus text, labels `scope` and `name` on each line.
 #[must_use]
 pub fn metrics_text(snapshot: &Snapshot, peers: &Report, now: Millis, unix_now: u64) -> String {
-    let mut out = Exposition {
-        labels: format!(
-            "scope=\"{}\",name=\"{}\"",
-            escape(&snapshot.scope),
-            escape(&snapshot.name.0)
-        ),
-        text: String::new(),
-    };
+    let labels = [label("scope", &snapshot.scope), label("name", &snapshot.name.0)];
+    let mut out = Exposition::new(labels.join(","));
     postgres_metrics(&mut out, snapshot, now);
     cluster_metrics(&mut out, snapshot, now, unix_now);
     own_metrics(&mut out, snapshot, now);
     peer_metrics(&mut out, peers, now);
     interval_metrics(&mut out, snapshot, peers);
-    out.text
+    out.into_text()
 }
 
 /// The metrics of Patroni, in its order.
@@ -212,9 +205,10 @@ fn peer_metrics(out: &mut Exposition, report: &Report, now: Millis) {
         }),
     ];
     for (name, kind, help, value) in families {
-        let lines = report.peers.iter().filter_map(|(peer, known)| {
-            Some((format!("peer=\"{}\"", escape(&peer.0)), value(known, now)?))
-        });
+        let lines = report
+            .peers
+            .iter()
+            .filter_map(|(peer, known)| Some((label("peer", &peer.0), value(known, now)?)));
         out.family(&format!("pgherd_peer_{name}"), kind, help, lines);
     }
     let help = "Attempts to speak as a member, and frames, without the right proof.";
@@ -225,7 +219,7 @@ fn peer_metrics(out: &mut Exposition, report: &Report, now: Millis) {
 
 /// How long other members let us wait for their heartbeats.
 fn interval_metrics(out: &mut Exposition, snapshot: &Snapshot, report: &Report) {
-    let label = |peer: &MemberName| format!("peer=\"{}\"", escape(&peer.0));
+    let label = |peer: &MemberName| label("peer", &peer.0);
     let seconds = |span: Millis| span.as_duration().as_secs_f64();
     let longest = &snapshot.longest_intervals;
     let lines = longest.iter().map(|(peer, longest)| (label(peer), seconds(*longest)));
@@ -243,82 +237,6 @@ fn interval_metrics(out: &mut Exposition, snapshot: &Snapshot, report: &Report) 
     });
     let help = "Intervals between the member's heartbeats, as they came.";
     out.histograms("pgherd_peer_interval_seconds", help, histograms);
-}
-
-/// One of a family.
-struct Histogram {
-    label: String,
-    /// Upper bounds, and how many are below each; the last one has no bound.
-    counts: Vec<(String, u64)>,
-    sum: f64,
-}
-
-struct Exposition {
-    labels: String,
-    text: String,
-}
-
-impl Exposition {
-    fn flag(&mut self, name: &str, help: &str, value: bool) {
-        self.gauge(name, help, u8::from(value));
-    }
-
-    fn gauge(&mut self, name: &str, help: &str, value: impl std::fmt::Display) {
-        self.metric(name, "gauge", help, value);
-    }
-
-    fn counter(&mut self, name: &str, help: &str, value: impl std::fmt::Display) {
-        self.metric(name, "counter", help, value);
-    }
-
-    /// One metric with a further label in each line.
-    fn family(
-        &mut self,
-        name: &str,
-        kind: &str,
-        help: &str,
-        lines: impl IntoIterator<Item = (String, impl std::fmt::Display)>,
-    ) {
-        write!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}\n")
-            .expect("a String takes every write");
-        for (label, value) in lines {
-            writeln!(self.text, "{name}{{{},{label}}} {value}", self.labels)
-                .expect("a String takes every write");
-        }
-    }
-
-    fn histograms(
-        &mut self,
-        name: &str,
-        help: &str,
-        histograms: impl IntoIterator<Item = Histogram>,
-    ) {
-        write!(self.text, "# HELP {name} {help}\n# TYPE {name} histogram\n")
-            .expect("a String takes every write");
-        for Histogram { label, counts, sum } in histograms {
-            let labels = format!("{},{label}", self.labels);
-            let all = counts.last().map_or(0, |(_, count)| *count);
-            for (bound, count) in counts {
-                writeln!(self.text, "{name}_bucket{{{labels},le=\"{bound}\"}} {count}")
-                    .expect("a String takes every write");
-            }
-            write!(self.text, "{name}_sum{{{labels}}} {sum}\n{name}_count{{{labels}}} {all}\n")
-                .expect("a String takes every write");
-        }
-    }
-
-    fn metric(&mut self, name: &str, kind: &str, help: &str, value: impl std::fmt::Display) {
-        writeln!(
-            self.text,
-            "# HELP {name} {help}\n# TYPE {name} {kind}\n{name}{{{}}} {value}",
-            self.labels
-        )
-        .expect("a String takes every write");
-    }
-}
-
-fn escape(label: &str) -> String {
-    label.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
 #[cfg(test)]

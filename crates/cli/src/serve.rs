@@ -256,6 +256,7 @@ fn proxy_config(file: &ProxyFile, host: &str) -> anyhow::Result<proxy::ProxyConf
         workers: section.workers.unwrap_or(processors),
         admin_users: section.admin_users.iter().cloned().collect(),
         stats_users: section.stats_users.iter().cloned().collect(),
+        http: section.http.clone(),
         connect_timeout: CONNECT_TIMEOUT,
         ..proxy::ProxyConfig::new(name, read_write, read_only)
     })

@@ -37,7 +37,17 @@ fn check_file(demo: &Demo, nodes: usize) {
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
     let file = demo.file();
     let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
-    let top = ["pid", "scope", "dcs", "dcs_pids", "proxy_pid", "read_write", "read_only", "nodes"];
+    let top = [
+        "pid",
+        "scope",
+        "dcs",
+        "dcs_pids",
+        "proxy_pid",
+        "proxy_url",
+        "read_write",
+        "read_only",
+        "nodes",
+    ];
     let of_node = [
         "name",
         "agent_pid",

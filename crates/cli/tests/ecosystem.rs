@@ -121,8 +121,10 @@ fn leads_to(demo: &Demo, port: u16, select: &str, expected: &str) {
 
 fn check_metrics(demo: &Demo) {
     let file = demo.file();
-    for node in file["nodes"].as_array().unwrap() {
-        let url = node["rest_url"].as_str().unwrap();
+    let nodes = file["nodes"].as_array().unwrap().iter();
+    let agents = nodes.map(|node| (node["rest_url"].as_str().unwrap(), "patroni_primary"));
+    let proxy = (file["proxy_url"].as_str().unwrap(), "pgherd_proxy_route_open");
+    for (url, metric) in agents.chain([proxy]) {
         let port = url.rsplit_once(':').unwrap().1.trim_end_matches('/').parse().unwrap();
         let (status, text) = get(port, "/metrics");
         assert_eq!(status, 200, "{url}");
@@ -138,7 +140,7 @@ fn check_metrics(demo: &Demo) {
             !(line.starts_with("patroni_xlog_") && line.contains("\"_total\" suffix"))
         });
         assert_eq!(wrong.collect::<Vec<_>>(), Vec::<&str>::new(), "{url}\n{text}");
-        assert!(text.contains("\npatroni_primary{"), "{text}");
+        assert!(text.contains(&format!("\n{metric}{{")), "{text}");
     }
 }
 

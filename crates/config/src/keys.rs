@@ -457,6 +457,13 @@ pub(crate) const STATIC: &[Key] = &[
         "Where databases are that clients ask for: names, or * for all others, each with the keys \
          of the table below.",
     ),
+    used("pgherd.proxy.http", Address, "", "Where it has metrics and health checks, by HTTP."),
+    used("pgherd.proxy.http_username", Text, "", "Who may ask there; required but on loopback."),
+    used("pgherd.proxy.http_password_file", Text, "", "A file with his password."),
+    used("pgherd.proxy.http_tls.cert", Text, "", "Its certificate: HTTPS."),
+    used("pgherd.proxy.http_tls.key", Text, "in cert", "Its key."),
+    used("pgherd.proxy.http_tls.key_password", Secret, "", "What the key is encrypted with."),
+    used("pgherd.proxy.http_tls.ca", Text, "", "Who stands behind the clients' certificates."),
     used("pgherd.proxy.auth", OneOf(AUTHS), "pass_through", "How clients authenticate."),
     used("pgherd.proxy.users_file", Text, "", "Stored passwords, as in PgBouncer's userlist.txt."),
     used("pgherd.proxy.rules_file", Text, "", "Who is let in from where, as in pg_hba.conf."),

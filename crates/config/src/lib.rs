@@ -19,6 +19,7 @@ mod parameters;
 mod problem;
 mod proxy_auth;
 mod proxy_clusters;
+mod proxy_http;
 mod proxy_limits;
 mod proxy_rules;
 mod proxy_section;
@@ -49,6 +50,7 @@ pub use proxy_auth::{
     ServerTls, ServerTlsMode,
 };
 pub use proxy_clusters::{ProxyCluster, ProxyDatabase, ProxyDatabases};
+pub use proxy_http::{HttpUser, ProxyHttp};
 pub use proxy_limits::ProxyLimits;
 pub use proxy_rules::{Arrival, Decision, RuleError, Rules};
 pub use proxy_section::{PoolMode, ProxySection, SessionState};

@@ -6,6 +6,7 @@ use types::{Millis, RestAddress};
 
 use crate::proxy_auth::{ProxyAuth, ProxySecurity};
 use crate::proxy_clusters::{ProxyCluster, ProxyDatabases};
+use crate::proxy_http::ProxyHttp;
 use crate::proxy_limits::ProxyLimits;
 use crate::static_file::Reader;
 use crate::text::HostPort;
@@ -97,6 +98,8 @@ pub struct ProxySection {
     pub admin_users: Vec<String>,
     /// Who may look at it.
     pub stats_users: Vec<String>,
+    /// Where it says by HTTP how it is, if it does.
+    pub http: Option<ProxyHttp>,
     /// The clusters that it follows besides the file's own, by what the file calls them.
     pub clusters: BTreeMap<String, ProxyCluster>,
     /// Where the databases are that clients ask for.
@@ -136,6 +139,7 @@ impl Reader {
             workers: self.proxy_count("workers", 1).map(|workers| workers.min(WORKERS_MAX)),
             admin_users: self.proxy_users("admin_users", &security.auth),
             stats_users: self.proxy_users("stats_users", &security.auth),
+            http: ProxyHttp::read(&self.tree, &mut self.errors),
             databases: self.proxy_databases(&security),
             clusters,
             security,

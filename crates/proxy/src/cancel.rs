@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::front::Front;
+use crate::tally::Cancelled;
 
 /// From connecting until the server has closed, which says that the signal was sent.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -77,6 +78,7 @@ impl CancelKeys {
     pub(crate) async fn forward(&self, front: &Front, key: &CancelKey, packet: &[u8]) {
         let known = self.lock().get(key).copied();
         if let Some(client) = known {
+            front.tally.cancels.add(Cancelled::Own);
             front.cancel(client);
             return;
         }
@@ -84,9 +86,15 @@ impl CancelKeys {
         let mark = u16::try_from(key.process >> 16).unwrap_or_default();
         let others = front.proxies();
         let theirs = others.iter().filter(|(id, _)| mark != self.mark && mark_of(id) == mark);
+        let mut nobodys = true;
         for (id, address) in theirs {
+            nobodys = false;
+            front.tally.cancels.add(Cancelled::OtherProxy);
             tracing::debug!(id, address, "a cancel request goes to the proxy that gave the key");
             deliver(address, packet).await;
+        }
+        if nobodys {
+            front.tally.cancels.add(Cancelled::Unknown);
         }
     }
 }

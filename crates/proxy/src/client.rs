@@ -20,6 +20,7 @@ use crate::relay::{End, Relay};
 use crate::secure::{Stream, Welcomed, Wish};
 use crate::server::ServerConnection;
 use crate::sockets;
+use crate::tally::Outcome;
 use crate::visitors::{Errand, Visitor};
 use crate::welcome;
 use crate::words::{self, Ending};
@@ -69,7 +70,7 @@ pub(crate) fn put(mailbox: &Mailbox<Command>, command: Command) -> Option<Comman
 /// Serves a client until its end. Front and hub learn of that from the end of its place.
 pub(crate) async fn serve(newcomer: Newcomer, port: Port, socket: TcpStream) {
     // What is needed once is not kept for as long as the client stays.
-    let Some((welcomed, address)) = Box::pin(at_the_door(&newcomer, socket)).await else {
+    let Some((welcomed, address)) = Box::pin(at_the_door(&newcomer, port, socket)).await else {
         return;
     };
     let Welcomed { stream, channel, wish, unread } = welcomed;
@@ -85,14 +86,17 @@ pub(crate) async fn serve(newcomer: Newcomer, port: Port, socket: TcpStream) {
     let dbname = |asked: &str| front.destination(asked).dbname(asked).to_owned();
     let chosen = match chosen::choose(port, startup, packet, suffix, dbname) {
         Ok(chosen) => chosen,
-        Err(error) => return sockets::say_goodbye(stream, &words::no_such_route(&error)).await,
+        Err(error) => {
+            let word = words::no_such_route(&error);
+            return front.dismiss(port, stream, &word).await;
+        }
     };
     let Chosen { port, database, startup, packet } = chosen;
     let place = newcomer.led_to(&database);
     let user = startup.parameter("user").unwrap_or_default().to_owned();
     let mut judge = Judge::new(place.id, Arc::new(PoolKey { database, user }));
     if judge.refuses_startup(&place.hub.lowering, &startup) {
-        return sockets::say_goodbye(stream, &words::lowered_startup()).await;
+        return front.dismiss(port, stream, &words::lowered_startup()).await;
     }
     let replicates = startup.parameter("replication").is_some_and(|value| {
         !matches!(value.to_ascii_lowercase().as_str(), "false" | "off" | "no" | "0")
@@ -108,17 +112,25 @@ pub(crate) async fn serve(newcomer: Newcomer, port: Port, socket: TcpStream) {
     }
     if front.is_full() {
         // Each cluster's router counts its own clients only.
+        front.tally.logins.add((port, Outcome::Refused));
         let word = words::too_many_clients(front.config.client_limit);
-        return sockets::say_goodbye(stream, &word).await;
+        return front.dismiss(port, stream, &word).await;
     }
     let visitor = Visitor::new(Errand::Session, judge.who().clone(), (&stream, address), &startup);
     place.front().visitors.enter(place.id, visitor);
     place.hub.step(Event::ClientArrived { client: place.id, port });
-    Box::pin(Session { place: &place, address, unread }.run(stream, &packet, judge)).await;
+    let session = Session { place: &place, port, address, unread };
+    if let Some(outcome) = Box::pin(session.run(stream, &packet, judge)).await {
+        place.front().tally.logins.add((port, outcome));
+    }
 }
 
 /// What the client wants, and where it comes from.
-async fn at_the_door(newcomer: &Newcomer, mut socket: TcpStream) -> Option<(Welcomed, SocketAddr)> {
+async fn at_the_door(
+    newcomer: &Newcomer,
+    port: Port,
+    mut socket: TcpStream,
+) -> Option<(Welcomed, SocketAddr)> {
     let door = &newcomer.front.door;
     let mut address = socket.peer_addr().ok()?;
     if door.security.proxy_protocol_in {
@@ -137,7 +149,7 @@ async fn at_the_door(newcomer: &Newcomer, mut socket: TcpStream) -> Option<(Welc
             let client = newcomer.id;
             tracing::debug!(%client, %address, %error, "refused a client's first packet");
             if let (Some(stream), Some(word)) = (stream, words::not_welcome(&error)) {
-                sockets::say_goodbye(stream, &word).await;
+                newcomer.front.dismiss(port, stream, &word).await;
             }
             None
         }
@@ -147,14 +159,15 @@ async fn at_the_door(newcomer: &Newcomer, mut socket: TcpStream) -> Option<(Welc
 /// A client with a server connection of its own.
 struct Session<'a> {
     place: &'a Entered,
+    port: Port,
     address: SocketAddr,
     /// What the client sent behind its startup packet.
     unread: Vec<u8>,
 }
 
 impl Session<'_> {
-    /// Does what the hub wants until there is a server.
-    async fn run(&self, socket: Stream, startup: &[u8], judge: Judge) {
+    /// Does what the hub wants until there is a server. `None` if the client was let in.
+    async fn run(&self, socket: Stream, startup: &[u8], judge: Judge) -> Option<Outcome> {
         let mailbox = &self.place.mailbox;
         let mut command = Command::Wait;
         loop {
@@ -167,15 +180,15 @@ impl Session<'_> {
                             command = next;
                             continue;
                         }
-                        () = sockets::closed_by_peer(socket.socket()) => return,
+                        () = sockets::closed_by_peer(socket.socket()) => return Some(Outcome::Left),
                         opened = self.attempt(attempt, &target, startup, &socket) => opened,
                     }
                 }
                 Command::Refuse(refusal) => {
-                    return sockets::say_goodbye(socket, &words::refusal(&refusal)).await;
+                    return self.refuse(socket, &words::refusal(&refusal)).await;
                 }
                 Command::End(ending) => {
-                    return sockets::say_goodbye(socket, &words::ending(ending, false)).await;
+                    return self.refuse(socket, &words::ending(ending, false)).await;
                 }
                 // These are for clients of pools.
                 Command::Have(_) | Command::Lose { .. } | Command::Again => None,
@@ -185,9 +198,14 @@ impl Session<'_> {
             }
             command = tokio::select! {
                 next = mailbox.next() => next,
-                () = sockets::closed_by_peer(socket.socket()) => return,
+                () = sockets::closed_by_peer(socket.socket()) => return Some(Outcome::Left),
             };
         }
+    }
+
+    async fn refuse(&self, socket: Stream, word: &[u8]) -> Option<Outcome> {
+        self.place.front().dismiss(self.port, socket, word).await;
+        Some(Outcome::Refused)
     }
 
     async fn attempt(
@@ -224,17 +242,28 @@ impl Session<'_> {
         }
     }
 
-    async fn relay(&self, socket: Stream, opened: Opened, judge: Judge) {
+    async fn relay(&self, socket: Stream, opened: Opened, judge: Judge) -> Option<Outcome> {
         let Opened { stream: server, said } = opened;
         let hub = &self.place.hub;
         let statements = Statements::new(&hub.lowering, judge);
         let Some(key) = self.place.front().cancel_keys.create(self.place.id) else {
-            return;
+            return Some(Outcome::Left);
         };
         let sockets = (socket, server);
-        let mut relay = Relay::new(sockets, statements, &self.place.mailbox, (hub, key));
+        let mut relay = Relay::new(sockets, statements, (self.place, self.port), key);
         let end = relay.run(&said, &self.unread).await;
+        relay.count();
         let told = relay.client_is_told();
+        let outcome = (!relay.meter.is_let_in()).then(|| match &end {
+            End::ClientGone => Outcome::Left,
+            End::ServerGone if relay.exchange.ended_with_error() => Outcome::Rejected,
+            End::ServerGone
+            | End::Commanded(_)
+            | End::Lowered
+            | End::ClientBroken(_)
+            | End::ServerBroken(_)
+            | End::StandbyNotAwaited => Outcome::Refused,
+        });
         let Relay { client: socket, server, exchange, .. } = relay;
         let last_word = match end {
             End::ClientGone => None,
@@ -271,8 +300,9 @@ impl Session<'_> {
             }
         };
         if let Some(last_word) = last_word.filter(|_| told) {
-            sockets::say_goodbye(socket, &last_word).await;
+            self.place.front().dismiss(self.port, socket, &last_word).await;
         }
+        outcome
     }
 }
 

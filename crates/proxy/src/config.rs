@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use ::config::{ProxyDatabases, ProxyLimits, ProxySecurity};
+use ::config::{ProxyDatabases, ProxyHttp, ProxyLimits, ProxySecurity};
 use route::RouterConfig;
 use route::link::{PoolMode, SessionState};
 use types::Millis;
@@ -25,7 +25,7 @@ pub struct ProxyConfig {
     pub name: String,
     /// What it is called in the DCS, where no two proxies may have the same id.
     pub id: String,
-    /// What its own cluster is called, for status and logs.
+    /// What its own cluster is called, for status, logs and figures.
     pub cluster: String,
     /// The clusters that it follows besides its own, by name.
     pub clusters: BTreeSet<String>,
@@ -67,6 +67,8 @@ pub struct ProxyConfig {
     pub admin_users: BTreeSet<String>,
     /// Who may look at it there.
     pub stats_users: BTreeSet<String>,
+    /// Where it says by HTTP how it is, if it does.
+    pub http: Option<ProxyHttp>,
     /// How long one attempt to reach a server's TCP port takes, at most.
     pub connect_timeout: Duration,
     /// Replicas further behind than this many bytes get no new client; `None` is what the cluster's
@@ -109,6 +111,7 @@ impl ProxyConfig {
             workers: 1,
             admin_users: BTreeSet::new(),
             stats_users: BTreeSet::new(),
+            http: None,
             connect_timeout: CONNECT_TIMEOUT,
             maximum_lag_bytes: None,
             tcp_user_timeout: None,

@@ -37,6 +37,7 @@ impl Core {
     /// Follows the cluster for as long as the proxy runs.
     pub(crate) async fn run<V: ViewSource>(mut self, mut views: watch::Receiver<V>) {
         let hub = self.hub.clone();
+        hub.tally.view_is(self.fresh);
         let mut sweep = interval(SWEEP_INTERVAL);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut views_end = false;
@@ -83,6 +84,7 @@ impl Core {
         }
         if fresh != self.fresh {
             self.fresh = fresh;
+            self.hub.tally.view_is(fresh);
             let cluster = &self.hub.name;
             let proxy = &self.hub.config.name;
             tracing::info!(proxy, cluster, fresh, "the view of the cluster");

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use route::ClientId;
+use route::{ClientId, Port};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use types::Millis;
@@ -16,8 +16,12 @@ use crate::client::{self, Command};
 use crate::config::ProxyConfig;
 use crate::destination::{Destination, Destinations, UnknownCluster};
 use crate::door::{Door, DoorError};
+use crate::http::HttpDoor;
 use crate::hub::Hub;
 use crate::mailbox::Mailbox;
+use crate::secure::Stream;
+use crate::sockets;
+use crate::tally::Tally;
 use crate::users::Users;
 use crate::visitors::Visitors;
 use crate::words::Ending;
@@ -30,6 +34,9 @@ pub(crate) struct Front {
     /// Clients of pools, which have signed in.
     pub(crate) users: Users,
     pub(crate) visitors: Visitors,
+    pub(crate) tally: Tally,
+    /// Who may look at the proxy by HTTP, if it has that.
+    pub(crate) http: Option<HttpDoor>,
     /// The cluster that clients are led to if nothing else is said.
     pub(crate) own: Arc<Hub>,
     /// The others, by name.
@@ -58,7 +65,11 @@ impl Front {
     ///
     /// # Errors
     /// [`UnknownCluster`].
-    pub(crate) fn new(config: ProxyConfig, door: Door) -> Result<Front, UnknownCluster> {
+    pub(crate) fn new(
+        config: ProxyConfig,
+        door: Door,
+        http: Option<HttpDoor>,
+    ) -> Result<Front, UnknownCluster> {
         let (config, door) = (Arc::new(config), Arc::new(door));
         let hub = |name: &String| Arc::new(Hub::new(name.clone(), config.clone(), door.clone()));
         let own = hub(&config.cluster);
@@ -73,6 +84,8 @@ impl Front {
             pausing: Mutex::default(),
             users: Users::default(),
             visitors: Visitors::default(),
+            tally: Tally::default(),
+            http,
             clients: AtomicUsize::new(0),
             panics: AtomicU64::new(0),
             gone: Notify::new(),
@@ -168,6 +181,9 @@ impl Front {
     /// The first [`DoorError`].
     pub(crate) fn reload(&self) -> Result<(), DoorError> {
         self.door.reload()?;
+        if let Some(http) = &self.http {
+            http.reload()?;
+        }
         self.hubs().for_each(|hub| hub.known.doubt_all());
         Ok(())
     }
@@ -199,6 +215,12 @@ impl Front {
             }
         }
         true
+    }
+
+    /// Tells a client of this port a last word, and closes.
+    pub(crate) async fn dismiss(&self, port: Port, stream: Stream, word: &[u8]) {
+        self.tally.errors.told(port, word);
+        sockets::say_goodbye(stream, word).await;
     }
 
     /// Ids and addresses of proxies, as they are registered in any of the clusters.

@@ -24,6 +24,7 @@ use crate::mailbox::Mailbox;
 use crate::open;
 use crate::server::ServerConnection;
 use crate::stats::{PERIOD, Stats};
+use crate::tally::ClusterTally;
 use crate::words::Ending;
 
 /// Who a pool is for; the database is what clients call it.
@@ -115,6 +116,7 @@ pub(crate) struct Hub {
     /// What is known of the cluster's users.
     pub(crate) known: Known,
     pub(crate) lowering: Lowering,
+    pub(crate) tally: ClusterTally,
     /// Something worth publishing has happened since it was looked at.
     dirty: AtomicBool,
     /// A hold of the leader's is followed, so that every end of a transaction counts.
@@ -149,6 +151,7 @@ impl Hub {
             known: Known::new(door.clone()),
             door,
             lowering: Lowering::default(),
+            tally: ClusterTally::default(),
             dirty: AtomicBool::new(false),
             holding: AtomicBool::new(false),
             paused: AtomicBool::new(false),
@@ -419,8 +422,12 @@ impl Hub {
             return;
         }
         *period = Period { began: now, last: length };
-        let pools: Vec<Arc<Pool>> = self.desk().pools.values().cloned().collect();
-        pools.iter().for_each(|pool| pool.stats.end_period());
+        self.pools().iter().for_each(|pool| pool.stats.end_period());
+    }
+
+    /// All pools, by database and user.
+    pub(crate) fn pools(&self) -> Vec<Arc<Pool>> {
+        self.desk().pools.values().cloned().collect()
     }
 
     /// Has nobody lent a connection from now on; `false` if that is so already.

@@ -32,7 +32,10 @@ mod core;
 mod destination;
 mod dial;
 mod door;
+mod figures;
 mod front;
+mod histogram;
+mod http;
 mod hub;
 mod known;
 #[doc(hidden)]
@@ -41,6 +44,7 @@ mod lowering;
 mod mailbox;
 mod open;
 mod pooled;
+mod process;
 mod question;
 mod registration;
 mod relay;
@@ -48,10 +52,12 @@ mod running;
 #[doc(hidden)]
 pub mod secure;
 mod server;
+mod sessions;
 mod sockets;
 mod sources;
 mod startup;
 mod stats;
+mod tally;
 mod time_limits;
 mod users;
 mod views;
@@ -114,6 +120,15 @@ pub enum ProxyError {
     /// Something about authentication or TLS.
     #[error(transparent)]
     Door(#[from] DoorError),
+    /// The address for HTTP cannot be taken.
+    #[error("cannot listen on {listen} (pgherd.proxy.http); is another program using it?")]
+    ListenHttp {
+        /// The address.
+        listen: ::config::HostPort,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
     /// A database is where the proxy cannot lead anybody.
     #[error(transparent)]
     Cluster(#[from] UnknownCluster),
@@ -133,6 +148,7 @@ pub enum ProxyError {
 pub struct Proxy {
     front: Arc<Front>,
     listeners: Vec<(route::Port, TcpListener)>,
+    http: Option<TcpListener>,
     status: watch::Sender<Status>,
     /// Of the clusters besides its own, by name.
     others: BTreeMap<String, watch::Sender<Status>>,
@@ -159,15 +175,26 @@ impl Proxy {
         if listeners.is_empty() {
             return Err(ProxyError::NoAddress { name: config.name });
         }
+        let (http, http_listener) = match config.http.clone() {
+            Some(config) => Some(http::open(config).await?),
+            None => None,
+        }
+        .unzip();
         let name = config.name.clone();
-        let front = Arc::new(Front::new(config, door)?);
+        let front = Arc::new(Front::new(config, door, http)?);
         let status = |hub: &Arc<Hub>| {
             let (name, cluster) = (name.clone(), hub.name.clone());
             watch::Sender::new(Status { name, cluster, ..Status::default() })
         };
         let others = front.others.iter().map(|(name, hub)| (name.clone(), status(hub))).collect();
         let status = status(&front.own);
-        Ok(Proxy { front, listeners, status, others, reload: Arc::default() })
+        Ok(Proxy { front, listeners, http: http_listener, status, others, reload: Arc::default() })
+    }
+
+    /// Where it answers HTTP, if it does.
+    #[must_use]
+    pub fn http_address(&self) -> Option<SocketAddr> {
+        self.http.as_ref().and_then(|listener| listener.local_addr().ok())
     }
 
     /// The addresses taken, in the order of the configuration, read-write ones first.
@@ -191,6 +218,12 @@ impl Proxy {
         self.others.iter().map(|(name, status)| (name.clone(), status.subscribe())).collect()
     }
 
+    /// Of all clusters, by name.
+    fn statuses(&self) -> BTreeMap<String, watch::Receiver<Status>> {
+        let own = (self.front.own.name.clone(), self.status());
+        self.other_statuses().into_iter().chain([own]).collect()
+    }
+
     /// Whoever notifies this has certificates, users and rules read again.
     #[must_use]
     pub fn reload(&self) -> Arc<Notify> {
@@ -200,6 +233,7 @@ impl Proxy {
     /// Serves clients until `shutdown` is cancelled; they are told so, and it returns within about
     /// two seconds. When the sender of `views` goes away, open routes stay as they are.
     pub async fn run<V: ViewSource>(self, views: impl Into<Views<V>>, shutdown: CancellationToken) {
+        let statuses = self.statuses();
         let Views { own, others: mut views } = views.into();
         let front = self.front;
         let core = |hub: &Arc<Hub>, status| Core::new(front.clone(), hub.clone(), status);
@@ -212,7 +246,9 @@ impl Proxy {
                 None => cores.spawn(core.run(views::none())),
             };
         }
+        let pages = http::serve(front.clone(), self.http, statuses);
         tokio::select! {
+            () = pages => {}
             Some(Err(ended)) = cores.join_next() => {
                 // They end with a panic only, and nothing is to be served without them.
                 if let Ok(panic) = ended.try_into_panic() {

@@ -137,6 +137,11 @@ impl<'a> Statements<'a> {
         Statements { lowering, judge, asked: false, cutter, held, commits: false }
     }
 
+    /// Whose statements these are.
+    pub(crate) fn who(&self) -> &PoolKey {
+        self.judge.who()
+    }
+
     /// Whether the server must be asked now what the session has from its role and database, at the
     /// first moment at which it owes nothing. True once at most.
     pub(crate) fn must_ask(&mut self) -> bool {

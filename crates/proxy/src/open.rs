@@ -1,11 +1,12 @@
 //! Opening a connection for a pool.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use route::link::{Reported, ServerSide};
 use route::{Event, Refusal, ServerId, Target};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::hub::{Hub, Pool};
 use crate::login::{SignInError, SignedIn, Verdict, auth_query, sign_in};
@@ -44,9 +45,14 @@ pub(crate) fn limits(hub: &Hub) -> DialLimits {
 
 /// Opens the connection and tells the hub how that ended.
 pub(crate) async fn run(hub: Arc<Hub>, server: ServerId, pool: Arc<Pool>, target: Target) {
+    let begun = Instant::now();
     match open(&hub, server, &pool, &target).await {
-        Ok(connection) => hub.opened(connection),
+        Ok(connection) => {
+            hub.tally.opened.observe(begun.elapsed());
+            hub.opened(connection);
+        }
         Err(error) => {
+            hub.tally.not_opened.fetch_add(1, Ordering::Relaxed);
             let member = &target.member;
             let cause = std::error::Error::source(&error).map(ToString::to_string);
             tracing::debug!(%server, %member, %error, cause, "cannot open a connection of a pool");

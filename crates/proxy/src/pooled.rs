@@ -5,7 +5,9 @@ use std::mem::take;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use route::link::{ClientSide, Fate, Help, LinkError, Offer, Output, Prepared, ServerSide};
+use route::link::{
+    ClientSide, Fate, Help, LinkError, Offer, Output, Prepared, SERIALIZATION_FAILURE, ServerSide,
+};
 use route::{CutReason, Event, Port};
 use tokio::time::Instant;
 
@@ -101,7 +103,7 @@ impl<'a> Pooled<'a> {
         };
         self.leave();
         if let Some(word) = farewell.filter(|_| self.down.is_empty()) {
-            Box::pin(sockets::say_goodbye(self.stream, &word)).await;
+            Box::pin(self.place.front().dismiss(self.port, self.stream, &word)).await;
         }
     }
 
@@ -430,8 +432,10 @@ impl<'a> Pooled<'a> {
         // Whatever runs next is new, also if the last one had as many rounds.
         self.shown.0 = Doing::Other;
         if let Some(since) = self.waits_since.take() {
-            self.pool.stats.waited(connection.begun.saturating_duration_since(since));
+            let waited = connection.begun.saturating_duration_since(since);
+            self.pool.stats.at(self.port).waited.observe(waited);
         }
+        connection.port = self.port;
         let mut out = Output::default();
         connection.side.lend_to(&mut self.side, &mut out);
         connection.up.send(&mut connection.stream, cx, &out.up).unwrap_or_default();
@@ -474,7 +478,7 @@ impl<'a> Pooled<'a> {
     fn count_bytes(&mut self) {
         let (received, sent) = (take(&mut self.received), take(&mut self.sent));
         let count = |bytes| u64::try_from(bytes).unwrap_or(u64::MAX);
-        self.pool.stats.moved(count(received), count(sent));
+        self.pool.stats.at(self.port).moved(count(received), count(sent));
     }
 
     fn command(&mut self, command: Command, cx: &mut Context<'_>) -> Result<(), Farewell> {
@@ -492,6 +496,7 @@ impl<'a> Pooled<'a> {
             }
             Command::Lose { server, reason } => {
                 if self.link.as_ref().is_some_and(|link| link.id == server) {
+                    self.place.hub.tally.cuts.add((self.port, reason));
                     self.lost(Ending::Cut(reason), cx)?;
                     self.process_inbox(cx)?;
                 }
@@ -533,6 +538,8 @@ impl<'a> Pooled<'a> {
             Fate::Unknown => Err(last_word),
             Fate::Nothing => Ok(()),
             Fate::NotCommitted => {
+                let errors = &self.place.front().tally.errors;
+                errors.add(self.port, SERIALIZATION_FAILURE);
                 let mut out = Output::default();
                 side.abort(&mut self.side, words::why(ending), &mut out);
                 self.tell(&out.down, cx)

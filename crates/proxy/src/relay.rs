@@ -4,17 +4,17 @@ use std::future::poll_fn;
 use std::task::{Context, Poll};
 
 use pgproto::wire::{Exchange, FrameError, TransactionStatus};
-use route::CutReason;
+use route::{CutReason, Port};
 
 use crate::answers::{Answers, Stop};
 use crate::bytes::{Outbox, READ_BYTES, Scratch, with_output};
 use crate::cancel::{self, KnownKey};
 use crate::client::Command;
-use crate::hub::Hub;
+use crate::front::Entered;
 use crate::lowering::{STATEMENT_BYTES_MAX, Statements};
-use crate::mailbox::Mailbox;
 use crate::question;
 use crate::secure::Stream;
+use crate::sessions::Meter;
 use crate::words::Ending;
 
 // Whatever is held back until it is whole leaves room to read on.
@@ -44,9 +44,10 @@ pub(crate) struct Relay<'a> {
     pub(crate) client: Stream,
     pub(crate) server: Stream,
     pub(crate) exchange: Exchange,
+    /// What it moves, for figures.
+    pub(crate) meter: Meter,
     statements: Statements<'a>,
-    mailbox: &'a Mailbox<Command>,
-    hub: &'a Hub,
+    place: &'a Entered,
     answers: Answers,
     /// What the client cancels with.
     key: KnownKey,
@@ -67,16 +68,16 @@ impl<'a> Relay<'a> {
     pub(crate) fn new(
         (client, server): (Stream, Stream),
         statements: Statements<'a>,
-        mailbox: &'a Mailbox<Command>,
-        (hub, key): (&'a Hub, KnownKey),
+        (place, port): (&'a Entered, Port),
+        key: KnownKey,
     ) -> Relay<'a> {
         Relay {
             client,
             server,
             exchange: Exchange::default(),
+            meter: Meter::new(port),
             statements,
-            mailbox,
-            hub,
+            place,
             answers: Answers::default(),
             key,
             up: Outbox::default(),
@@ -127,10 +128,10 @@ impl<'a> Relay<'a> {
 
     fn look(&mut self, cx: &mut Context<'_>) -> Turn {
         // The command comes first: after a cut no byte goes to the server.
-        if let Poll::Ready(command) = self.mailbox.poll_take(cx) {
+        if let Poll::Ready(command) = self.place.mailbox.poll_take(cx) {
             return Turn::End(End::Commanded(command));
         }
-        if self.mailbox.take_cancel() {
+        if self.place.mailbox.take_cancel() {
             self.cancel();
         }
         if let Poll::Ready(Err(_)) = self.down.poll_flush(&mut self.client, cx) {
@@ -173,10 +174,27 @@ impl<'a> Relay<'a> {
                 Poll::Ready(_) => return Turn::End(End::ClientGone),
             }
         }
-        if moved { Turn::Moved } else { Turn::Nothing }
+        if moved {
+            return Turn::Moved;
+        }
+        self.count();
+        Turn::Nothing
+    }
+
+    /// Before it goes to sleep, and at its end: what it has moved counts, once the server has let
+    /// the client in.
+    pub(crate) fn count(&mut self) {
+        let let_in = self.exchange.status().is_some();
+        if let_in && !self.meter.is_let_in() {
+            let (sessions, tally) = (&self.place.hub.tally.sessions, &self.place.front().tally);
+            self.meter.enters(sessions, self.statements.who(), tally);
+        }
+        let (up, down, exchange) = (&self.up, &self.down, &self.exchange);
+        self.meter.count(|| up.is_empty() && down.is_empty() && !exchange.answer_owed());
     }
 
     fn take_answer(&mut self, bytes: &[u8], cx: &mut Context<'_>) -> Option<End> {
+        self.meter.sent(bytes.len());
         with_output(|out| {
             let taken = self.answers.take(bytes, self.key.key(), &mut out.down);
             if self.down.send(&mut self.client, cx, &out.down).is_err() {
@@ -207,6 +225,7 @@ impl<'a> Relay<'a> {
     }
 
     fn take_request(&mut self, bytes: &[u8], cx: &mut Context<'_>) -> Result<(), FrameError> {
+        self.meter.received(bytes.len());
         self.exchange.client_sent(bytes)?;
         with_output(|out| {
             self.statements.look(bytes, &mut out.up)?;
@@ -220,12 +239,13 @@ impl<'a> Relay<'a> {
     /// The primary is about to step down, and the session is in no transaction.
     fn must_end(&mut self) -> bool {
         let idle = self.exchange.status() == Some(TransactionStatus::Idle);
-        if !idle || !self.is_silent() || !self.mailbox.drains() {
+        let mailbox = &self.place.mailbox;
+        if !idle || !self.is_silent() || !mailbox.drains() {
             return false;
         }
-        let holds = self.hub.holds();
+        let holds = self.place.hub.holds();
         if !holds {
-            self.mailbox.forget_drain();
+            mailbox.forget_drain();
         }
         holds
     }
@@ -242,7 +262,7 @@ impl<'a> Relay<'a> {
     async fn ask(&mut self) -> Option<End> {
         let answer = tokio::select! {
             biased;
-            command = self.mailbox.next() => return Some(End::Commanded(command)),
+            command = self.place.mailbox.next() => return Some(End::Commanded(command)),
             answer = question::synchronous_commit(&mut self.server) => answer,
         };
         match answer {

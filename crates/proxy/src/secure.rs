@@ -31,7 +31,7 @@ const ENCRYPTION_REQUESTS_MAX: usize = 2;
 /// The first byte of a TLS handshake; no startup packet is long enough to begin with it.
 const TLS_HANDSHAKE: u8 = 0x16;
 
-fn identity(files: &CertificateFiles) -> Identity {
+pub(crate) fn identity(files: &CertificateFiles) -> Identity {
     Identity {
         certificate: files.certfile.clone(),
         key: files.keyfile.clone(),

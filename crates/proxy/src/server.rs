@@ -10,7 +10,7 @@ use std::time::Duration;
 use config::ProxyLimits;
 use pgproto::wire::CancelKey;
 use route::link::{Answers, ClientSide, Output, PoolMode, ServerSide, SessionState};
-use route::{Event, ServerId, Target};
+use route::{Event, Port, ServerId, Target};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
@@ -49,6 +49,8 @@ pub(crate) struct ServerConnection {
     /// A cancel request that is on its way.
     cancelling: Option<JoinHandle<()>>,
     pool: Arc<Pool>,
+    /// Where the client came to who has it, or had it last.
+    pub(crate) port: Port,
     /// When it was lent; of a client that keeps it, when its transaction began.
     pub(crate) begun: Instant,
     /// Its client keeps it, and is in no transaction.
@@ -76,6 +78,7 @@ impl ServerConnection {
             idle_since: Millis::ZERO,
             cancelling: None,
             pool,
+            port: Port::ReadWrite,
             begun: Instant::now(),
             rests: false,
         }
@@ -85,7 +88,8 @@ impl ServerConnection {
     pub(crate) fn account(&mut self, now: Instant) {
         let answers = self.side.take_answers();
         if answers != Answers::default() {
-            self.pool.stats.served(answers, now.saturating_duration_since(self.begun));
+            let took = now.saturating_duration_since(self.begun);
+            self.pool.stats.at(self.port).served(answers, took);
         }
         self.begun = now;
     }

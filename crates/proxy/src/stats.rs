@@ -4,18 +4,31 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use route::Port;
 use route::link::Answers;
+
+use crate::histogram::Histogram;
 
 /// Counters of one pool since the start of the proxy.
 #[derive(Debug, Default)]
 pub(crate) struct Stats {
+    read_write: Counters,
+    read_only: Counters,
+    periods: Mutex<Periods>,
+}
+
+/// What was done for the clients of one port.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
     transactions: AtomicU64,
     queries: AtomicU64,
+    prepared_again: AtomicU64,
     received: AtomicU64,
     sent: AtomicU64,
-    lent_micros: AtomicU64,
-    waited_micros: AtomicU64,
-    periods: Mutex<Periods>,
+    /// For how long clients had a server.
+    pub(crate) lent: Histogram,
+    /// How long those waited for one who had to.
+    pub(crate) waited: Histogram,
 }
 
 #[derive(Debug, Default)]
@@ -36,6 +49,8 @@ pub(crate) struct Totals {
     pub(crate) transactions: u64,
     /// Queries answered.
     pub(crate) queries: u64,
+    /// Statements that servers were given because a client had prepared them elsewhere.
+    pub(crate) prepared_again: u64,
     /// Bytes that came from clients.
     pub(crate) received: u64,
     /// Bytes that servers sent.
@@ -47,22 +62,12 @@ pub(crate) struct Totals {
 }
 
 impl Stats {
-    /// A server did this within this time.
-    pub(crate) fn served(&self, answers: Answers, took: Duration) {
-        self.transactions.fetch_add(answers.transactions, Ordering::Relaxed);
-        self.queries.fetch_add(answers.queries, Ordering::Relaxed);
-        self.lent_micros.fetch_add(micros(took), Ordering::Relaxed);
-    }
-
-    /// So many bytes came from a client, and from its server.
-    pub(crate) fn moved(&self, received: u64, sent: u64) {
-        self.received.fetch_add(received, Ordering::Relaxed);
-        self.sent.fetch_add(sent, Ordering::Relaxed);
-    }
-
-    /// A client waited so long.
-    pub(crate) fn waited(&self, time: Duration) {
-        self.waited_micros.fetch_add(micros(time), Ordering::Relaxed);
+    /// Those of one port.
+    pub(crate) fn at(&self, port: Port) -> &Counters {
+        match port {
+            Port::ReadWrite => &self.read_write,
+            Port::ReadOnly => &self.read_only,
+        }
     }
 
     /// A period ends, and the next begins.
@@ -78,15 +83,41 @@ impl Stats {
         self.periods.lock().unwrap_or_else(PoisonError::into_inner).last
     }
 
+    /// Of both ports.
+    pub(crate) fn totals(&self) -> Totals {
+        let mut totals = self.read_write.totals();
+        totals += self.read_only.totals();
+        totals
+    }
+}
+
+impl Counters {
+    /// A server did this within this time.
+    pub(crate) fn served(&self, answers: Answers, took: Duration) {
+        self.transactions.fetch_add(answers.transactions, Ordering::Relaxed);
+        self.queries.fetch_add(answers.queries, Ordering::Relaxed);
+        if answers.prepared_again > 0 {
+            self.prepared_again.fetch_add(answers.prepared_again, Ordering::Relaxed);
+        }
+        self.lent.observe(took);
+    }
+
+    /// So many bytes came from a client, and from its server.
+    pub(crate) fn moved(&self, received: u64, sent: u64) {
+        self.received.fetch_add(received, Ordering::Relaxed);
+        self.sent.fetch_add(sent, Ordering::Relaxed);
+    }
+
     pub(crate) fn totals(&self) -> Totals {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Totals {
             transactions: get(&self.transactions),
             queries: get(&self.queries),
+            prepared_again: get(&self.prepared_again),
             received: get(&self.received),
             sent: get(&self.sent),
-            lent_micros: get(&self.lent_micros),
-            waited_micros: get(&self.waited_micros),
+            lent_micros: self.lent.micros(),
+            waited_micros: self.waited.micros(),
         }
     }
 }
@@ -95,6 +126,7 @@ impl std::ops::AddAssign for Totals {
     fn add_assign(&mut self, other: Totals) {
         self.transactions += other.transactions;
         self.queries += other.queries;
+        self.prepared_again += other.prepared_again;
         self.received += other.received;
         self.sent += other.sent;
         self.lent_micros += other.lent_micros;
@@ -109,16 +141,13 @@ impl std::ops::Sub for Totals {
         Totals {
             transactions: self.transactions.saturating_sub(earlier.transactions),
             queries: self.queries.saturating_sub(earlier.queries),
+            prepared_again: self.prepared_again.saturating_sub(earlier.prepared_again),
             received: self.received.saturating_sub(earlier.received),
             sent: self.sent.saturating_sub(earlier.sent),
             lent_micros: self.lent_micros.saturating_sub(earlier.lent_micros),
             waited_micros: self.waited_micros.saturating_sub(earlier.waited_micros),
         }
     }
-}
-
-fn micros(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -128,14 +157,14 @@ mod tests {
     #[test]
     fn a_period_has_what_was_counted_in_it() {
         let stats = Stats::default();
-        let serve = |transactions| {
-            let answers = Answers { queries: 2 * transactions, transactions };
-            stats.served(answers, Duration::from_micros(10));
+        let serve = |transactions, port| {
+            let answers = Answers { queries: 2 * transactions, transactions, prepared_again: 0 };
+            stats.at(port).served(answers, Duration::from_micros(10));
         };
-        serve(1);
+        serve(1, Port::ReadWrite);
         assert_eq!(stats.of_last_period(), Totals::default());
         stats.end_period();
-        serve(3);
+        serve(3, Port::ReadOnly);
         assert_eq!(stats.of_last_period().transactions, 1);
         stats.end_period();
         let last = Totals { transactions: 3, queries: 6, lent_micros: 10, ..Totals::default() };
@@ -144,5 +173,6 @@ mod tests {
         assert_eq!(stats.of_last_period(), Totals::default());
         let all = Totals { transactions: 4, queries: 8, lent_micros: 20, ..Totals::default() };
         assert_eq!(stats.totals(), all);
+        assert_eq!(stats.at(Port::ReadOnly).totals(), last);
     }
 }

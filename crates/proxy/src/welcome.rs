@@ -22,6 +22,7 @@ use crate::pooled::Pooled;
 use crate::secure::Stream;
 use crate::server::ServerConnection;
 use crate::sockets;
+use crate::tally::Outcome;
 use crate::users::Counted;
 use crate::visitors::{Errand, Visitor};
 use crate::words;
@@ -57,18 +58,20 @@ impl Arrived<'_> {
 /// Signs the client in and serves it to its end.
 pub(crate) async fn run(mut client: Arrived<'_>) {
     let place = client.place;
-    let who = client.judge.who().clone();
-    let destination = place.front().destination(&who.database);
-    let (size, mode) = (destination.pool_size, destination.pool_mode);
-    let pool = place.hub.pool(PoolKey::clone(&who), destination.dbname(&who.database), size);
+    let logins = &place.front().tally.logins;
     // What the login needs is not kept for as long as the client stays.
-    let signed_in = match Box::pin(sign_in(&mut client, &pool)).await {
+    let signed_in = match Box::pin(sign_in(&mut client)).await {
         Ok(signed_in) => signed_in,
-        Err(None) => return,
-        Err(Some(word)) => return Box::pin(sockets::say_goodbye(client.stream, &word)).await,
+        Err(TurnedAway { outcome, word }) => {
+            logins.add((client.port, outcome));
+            let Some(word) = word else { return };
+            return Box::pin(place.front().dismiss(client.port, client.stream, &word)).await;
+        }
     };
-    let SignedIn { settings, told, unread, key, counted } = signed_in;
+    logins.add((client.port, Outcome::LetIn));
+    let SignedIn { pool, settings, told, unread, key, counted } = signed_in;
     client.is_in(Errand::Pool);
+    let mode = place.front().destination(&pool.key.database).pool_mode;
     let Arrived { port, stream, judge, .. } = client;
     let side = ClientSide::new(mode, place.hub.config.session_state, settings, told);
     Pooled::new(place, (pool, port), judge, stream, side, unread).serve().await;
@@ -76,6 +79,7 @@ pub(crate) async fn run(mut client: Arrived<'_>) {
 }
 
 struct SignedIn {
+    pool: Arc<Pool>,
     settings: Arc<Settings>,
     told: Arc<Reported>,
     unread: Vec<u8>,
@@ -83,20 +87,50 @@ struct SignedIn {
     counted: Option<Counted>,
 }
 
-async fn sign_in(client: &mut Arrived<'_>, pool: &Arc<Pool>) -> Result<SignedIn, Farewell> {
+/// A client that does not come in.
+struct TurnedAway {
+    outcome: Outcome,
+    word: Farewell,
+}
+
+impl TurnedAway {
+    fn new(outcome: Outcome, word: Farewell) -> TurnedAway {
+        TurnedAway { outcome: if word.is_some() { outcome } else { Outcome::Left }, word }
+    }
+}
+
+async fn sign_in(client: &mut Arrived<'_>) -> Result<SignedIn, TurnedAway> {
+    if client.place.front().is_full() {
+        let word = words::too_many_clients(client.place.hub.config.client_limit);
+        return Err(TurnedAway::new(Outcome::Refused, Some(word)));
+    }
+    let user = client.judge.who().user.clone();
+    let mut unread = std::mem::take(&mut client.unread);
+    let hello = authenticated(client, &user, &mut unread).await;
+    let hello = hello.map_err(|word| TurnedAway::new(Outcome::Rejected, word))?;
+    let admitted = admit(client, hello, unread).await;
+    admitted.map_err(|word| TurnedAway::new(Outcome::Refused, word))
+}
+
+/// Gives a client that has shown who it is its place in a pool. Before that there is no pool:
+/// anybody can make up names.
+async fn admit(
+    client: &mut Arrived<'_>,
+    mut hello: Vec<u8>,
+    unread: Vec<u8>,
+) -> Result<SignedIn, Farewell> {
     let place = client.place;
     let hub = &place.hub;
-    if place.front().is_full() {
-        return Err(Some(words::too_many_clients(hub.config.client_limit)));
-    }
-    let mut unread = std::mem::take(&mut client.unread);
-    let mut hello = authenticated(client, &pool.key.user, &mut unread).await?;
+    let who = client.judge.who();
+    let destination = place.front().destination(&who.database);
+    let dbname = destination.dbname(&who.database);
+    let pool = hub.pool(PoolKey::clone(who), dbname, destination.pool_size);
     let counted = counted(place.front(), &pool.key.user)?;
     let settings = pool.share_settings(Arc::new(Settings::of_startup(&client.startup.parameters)));
     let reported = match pool.welcome() {
         Some(reported) => reported,
         None => {
-            let connection = borrow(client, pool).await?;
+            let connection = borrow(client, &pool).await?;
             let reported = connection.side.reported().clone();
             hub.give_back(connection);
             reported
@@ -111,7 +145,7 @@ async fn sign_in(client: &mut Arrived<'_>, pool: &Arc<Pool>) -> Result<SignedIn,
     ready_for_query(&mut hello, b'I');
     client.stream.write_all(&hello).await.map_err(|_| None)?;
     client.stream.flush().await.map_err(|_| None)?;
-    Ok(SignedIn { settings, told, unread, key, counted })
+    Ok(SignedIn { pool, settings, told, unread, key, counted })
 }
 
 /// Only somebody who has shown who he is takes a place of this user's.

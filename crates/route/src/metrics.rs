@@ -12,7 +12,7 @@ use crate::event::{Port, Target};
 pub struct PortMetrics {
     /// Clients that sent a startup packet.
     pub arrived: u64,
-    /// Clients that had to wait for a route.
+    /// Clients that had to wait for a route; those of pools each time.
     pub held: u64,
     /// Sessions opened.
     pub connected: u64,
@@ -46,6 +46,17 @@ impl Metrics {
     }
 }
 
+impl Metrics {
+    /// Those of one port.
+    #[must_use]
+    pub fn at(&self, port: Port) -> &PortMetrics {
+        match port {
+            Port::ReadWrite => &self.read_write,
+            Port::ReadOnly => &self.read_only,
+        }
+    }
+}
+
 /// The router at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct Snapshot {
@@ -61,6 +72,8 @@ pub struct Snapshot {
     pub fresh: bool,
     /// Clients that wait now, on both ports.
     pub waiting: usize,
+    /// Those of them for whose port no server is known.
+    pub on_hold: usize,
     /// Clients for whom a connection is being made now.
     pub connecting: usize,
     /// Connections to each member, open or being made.
@@ -74,4 +87,17 @@ pub struct Snapshot {
     pub paused: bool,
     /// Counters.
     pub metrics: Metrics,
+}
+
+impl Snapshot {
+    /// The servers that clients of this port are led to; the primary stands in where there is no
+    /// replica.
+    #[must_use]
+    pub fn targets(&self, port: Port) -> Vec<&Target> {
+        let replicas: Vec<&Target> = match port {
+            Port::ReadWrite => Vec::new(),
+            Port::ReadOnly => self.read_only.iter().collect(),
+        };
+        if replicas.is_empty() { self.read_write.iter().collect() } else { replicas }
+    }
 }

@@ -257,6 +257,7 @@ impl Router {
             term: self.routes.newest_term,
             fresh: self.fresh,
             waiting: held + self.pools.waiting_count(),
+            on_hold: self.on_hold(),
             connecting: self.deadlines.len().saturating_sub(held),
             connections,
             hold: self.hold.map(|hold| hold.id),
@@ -485,6 +486,7 @@ impl Router {
     /// The clients of pools that wait for a route count as held, too.
     fn limit_waiting(&mut self, now: Millis, port: Port, actions: &mut Vec<Action>) {
         if !self.is_open(port) {
+            self.metrics.of(port).held += 1;
             self.limit_held(now, actions);
         }
     }

@@ -25,6 +25,8 @@ pub(super) struct DemoFile {
     pub dcs_pids: Vec<Option<u32>>,
     /// The proxy.
     pub proxy_pid: Option<u32>,
+    /// Where the proxy has its metrics and health checks.
+    pub proxy_url: String,
     /// Connection string of the read-write port.
     pub read_write: String,
     /// Connection string of the read-only port.
@@ -176,6 +178,7 @@ fn proxy_config(layout: &Layout) -> Value {
                 "name": "proxy1",
                 "read_write": local(layout.read_write_port()),
                 "read_only": local(layout.read_only_port()),
+                "http": local(layout.proxy_http_port()),
             },
         },
     })
@@ -268,6 +271,7 @@ mod tests {
         assert!(text.contains("    - \"127.0.0.1:8\"\n"), "{text}");
         assert!(text.contains("    read_write: \"127.0.0.1:100\"\n"), "{text}");
         assert!(text.contains("    read_only: \"127.0.0.1:101\"\n"), "{text}");
+        assert!(text.contains("    http: \"127.0.0.1:108\"\n"), "{text}");
     }
 
     #[test]

@@ -234,6 +234,7 @@ impl Herd {
             dcs: layout.dcs_urls(),
             dcs_pids: self.etcd.iter().map(Service::pid).collect(),
             proxy_pid: self.proxy.pid(),
+            proxy_url: format!("http://127.0.0.1:{}", layout.proxy_http_port()),
             read_write: layout.connection_string(layout.read_write_port()),
             read_only: layout.connection_string(layout.read_only_port()),
             nodes: nodes.collect(),

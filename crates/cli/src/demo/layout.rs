@@ -24,7 +24,7 @@ const DR_NAME: &str = "dr1";
 const FIRST_PORT: u16 = 15_000;
 /// From one candidate block to the next.
 const BLOCK_STEP: u16 = 100;
-/// Ports before the nodes': two of the proxy, six of etcd, two to spare.
+/// Ports before the nodes': two of the proxy, six of etcd, the proxy's for HTTP, one to spare.
 const HEAD_PORTS: u16 = 10;
 /// Ports of each node: PostgreSQL, REST, a relay for each of these, and one per etcd endpoint.
 const NODE_PORTS: u16 = 10;
@@ -212,6 +212,11 @@ impl Layout {
     /// The proxy's read-only port.
     pub(super) fn read_only_port(&self) -> u16 {
         self.kept.base_port + 1
+    }
+
+    /// The port at which the proxy has its metrics.
+    pub(super) fn proxy_http_port(&self) -> u16 {
+        self.kept.base_port + 8
     }
 
     /// A connection string for psql.

@@ -24,13 +24,11 @@ use crate::config::ProxyConfig;
 use crate::front::{Entered, Front};
 use crate::login::{MessageError, Messages};
 use crate::mailbox::Mailbox;
-use crate::sockets;
 use crate::visitors::Errand;
 use crate::welcome::{self, Arrived};
 use crate::words::{self, Ending};
 
-use self::survey::Survey;
-pub(crate) use self::survey::{ClusterSurvey, PoolSurvey};
+pub(crate) use self::survey::{ClusterSurvey, PoolSurvey, PoolTally, Survey};
 
 /// No command is longer, nor what is sent ahead of an answer.
 const COMMAND_BYTES_MAX: usize = 16 * 1024;
@@ -56,7 +54,7 @@ pub(crate) fn is_its_database(name: &str) -> bool {
 /// Signs the client in and answers it to its end.
 pub(crate) async fn run(mut client: Arrived<'_>) {
     if let Err(Some(word)) = Box::pin(talk(&mut client)).await {
-        Box::pin(sockets::say_goodbye(client.stream, &word)).await;
+        Box::pin(client.place.front().dismiss(client.port, client.stream, &word)).await;
     }
 }
 

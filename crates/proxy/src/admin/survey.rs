@@ -68,14 +68,14 @@ pub(crate) struct DatabaseSurvey {
 
 /// How the clients and the servers of a pool are.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Tally {
-    pub(super) clients: usize,
-    pub(super) waiting: usize,
-    pub(super) longest: Duration,
-    pub(super) lent: usize,
-    pub(super) idle: usize,
-    pub(super) cleaning: usize,
-    pub(super) opening: usize,
+pub(crate) struct PoolTally {
+    pub(crate) clients: usize,
+    pub(crate) waiting: usize,
+    pub(crate) longest: Duration,
+    pub(crate) lent: usize,
+    pub(crate) idle: usize,
+    pub(crate) cleaning: usize,
+    pub(crate) opening: usize,
 }
 
 impl ClusterSurvey {
@@ -83,7 +83,7 @@ impl ClusterSurvey {
         Millis(self.now.0.saturating_sub(since.0)).as_duration()
     }
 
-    pub(super) fn keys(&self) -> BTreeMap<PoolId, &PoolKey> {
+    pub(crate) fn keys(&self) -> BTreeMap<PoolId, &PoolKey> {
         self.pools.iter().map(|pool| (pool.id, &pool.key)).collect()
     }
 
@@ -96,7 +96,7 @@ impl ClusterSurvey {
 
 impl Survey {
     /// What there is now.
-    pub(super) fn of(front: &Front) -> Survey {
+    pub(crate) fn of(front: &Front) -> Survey {
         // Clients first: one that comes meanwhile has no server that could be missing here.
         let visitors = front.visitors.all();
         let mut databases = BTreeMap::new();
@@ -170,8 +170,9 @@ impl Survey {
         sums
     }
 
-    pub(super) fn tallies(&self) -> BTreeMap<&PoolKey, Tally> {
-        let mut tallies: BTreeMap<&PoolKey, Tally> = BTreeMap::new();
+    /// Each pool that has any of them.
+    pub(crate) fn tallies(&self) -> BTreeMap<&PoolKey, PoolTally> {
+        let mut tallies: BTreeMap<&PoolKey, PoolTally> = BTreeMap::new();
         let mut waiting_anywhere = BTreeSet::new();
         for cluster in &self.clusters {
             for (server, key) in cluster.servers() {

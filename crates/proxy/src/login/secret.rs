@@ -16,7 +16,7 @@ impl Password {
         Password(Zeroizing::new(bytes.to_vec()))
     }
 
-    pub(super) fn expose(&self) -> &[u8] {
+    pub(crate) fn expose(&self) -> &[u8] {
         &self.0
     }
 }

@@ -20,13 +20,14 @@ use types::{ClusterView, KeyValue, Revision};
 /// The row that `big` brings.
 const BIG_BYTES: usize = 200_000;
 /// Everything here happens within milliseconds; this only ends a test that hangs.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) type View = (Option<Arc<ClusterView>>, bool);
 
 /// A proxy that runs.
 pub(crate) struct Rig {
     addresses: Vec<(Port, SocketAddr)>,
+    http: Option<SocketAddr>,
     pub(crate) views: watch::Sender<View>,
     pub(crate) status: watch::Receiver<Status>,
     /// Of the clusters besides its own.
@@ -67,6 +68,7 @@ impl Rig {
         let shutdown = CancellationToken::new();
         Rig {
             addresses: proxy.addresses(),
+            http: proxy.http_address(),
             status: proxy.status(),
             other_statuses: proxy.other_statuses(),
             running: tokio::spawn(proxy.run(sources, shutdown.clone())),
@@ -78,6 +80,11 @@ impl Rig {
 
     pub(crate) fn address(&self, port: Port) -> SocketAddr {
         self.addresses.iter().find(|(p, _)| *p == port).unwrap().1
+    }
+
+    /// The port for HTTP.
+    pub(crate) fn http(&self) -> u16 {
+        self.http.unwrap().port()
     }
 
     pub(crate) async fn until(&self, condition: impl Fn(&Status) -> bool) {

@@ -4,6 +4,7 @@
 mod admin;
 mod clusters;
 mod fake;
+mod figures;
 mod limits;
 mod pools;
 mod sessions;

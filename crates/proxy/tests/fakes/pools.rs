@@ -211,13 +211,21 @@ async fn cancel_requests_reach_the_connection_that_the_client_has_now() {
 
 #[tokio::test]
 async fn a_connection_is_lent_again_when_the_cancel_request_has_arrived() {
-    let (_a, _b, rig) = two().await;
+    let a = FakeServer::start("a").await;
+    let view = cluster(Some("a"), 1, &[(&a, "primary", 1)]);
+    let rig = Rig::start(view, |config| {
+        transaction(config);
+        config.pool_size = 1;
+    })
+    .await;
     let mut client = Client::open(rig.address(READ_WRITE)).await.unwrap();
+    let mut next = Client::open(rig.address(READ_WRITE)).await.unwrap();
     client.send_query("until cancelled").await;
     rig.until(|status| status.routes.busy == 1).await;
+    next.send_query("select 1").await;
     Client::cancel(rig.address(READ_WRITE), &client.key.clone()).await;
     assert_eq!(client.read_answer().await.unwrap_err().sqlstate, "57014");
-    rig.until(|status| status.routes.busy == 0).await;
+    assert_eq!(next.read_answer().await.unwrap(), "a:select 1");
 }
 
 /// Each finds the other's settings in the one connection, and must not give it back for that.

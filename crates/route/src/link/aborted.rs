@@ -11,7 +11,8 @@ use super::server::ServerSide;
 use super::up::need;
 use super::{LinkError, Output};
 
-const SERIALIZATION_FAILURE: &str = "40001";
+/// What a client is told whose transaction surely did not commit.
+pub const SERIALIZATION_FAILURE: &str = "40001";
 const IN_FAILED_TRANSACTION: &str = "25P02";
 const FAILED_MESSAGE: &str =
     "current transaction is aborted, commands ignored until end of transaction block";

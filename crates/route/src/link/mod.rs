@@ -24,7 +24,7 @@ mod settings;
 mod statements;
 mod up;
 
-pub use aborted::Aborted;
+pub use aborted::{Aborted, SERIALIZATION_FAILURE};
 pub use client::{ClientSide, Offer, Pin, PoolMode, SessionState};
 pub use effect::{Effect, effect_of};
 pub use messages::{parameter_status, ready_for_query};

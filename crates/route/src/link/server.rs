@@ -56,6 +56,8 @@ pub struct Answers {
     pub queries: u64,
     /// Transactions ended.
     pub transactions: u64,
+    /// Statements that it was given because a client had prepared them elsewhere.
+    pub prepared_again: u64,
 }
 
 /// The transaction that goes on, as far as settings made in it matter.

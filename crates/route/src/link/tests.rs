@@ -121,6 +121,10 @@ impl Talk {
     }
 }
 
+fn counted(queries: u64, transactions: u64, prepared_again: u64) -> Answers {
+    Answers { queries, transactions, prepared_again }
+}
+
 const NOTHING: [&str; 0] = [];
 const OK: [&str; 2] = ["C SELECT 1|", "Z I"];
 
@@ -135,7 +139,7 @@ fn simple_queries_pass_as_they_are() {
     talk.query("begin", "BEGIN", "T");
     assert!(!talk.server.is_at_rest());
     talk.query("commit", "COMMIT", "I");
-    assert_eq!(talk.server.take_answers(), Answers { queries: 3, transactions: 2 });
+    assert_eq!(talk.server.take_answers(), counted(3, 2, 0));
     let mut out = Output::default();
     talk.server.discard(&mut out);
     talk.down(&["C DISCARD ALL|", "Z I"]);
@@ -172,6 +176,7 @@ fn clients_share_what_they_prepare_by_any_name() {
     assert_eq!(talk.up(&["B |b|||||"]), ["P pgherd_1|select 1|||", "B |pgherd_1|||||"]);
     assert_eq!(talk.up(&["E |||||", "S"]), ["E |||||", "S"]);
     assert_eq!(talk.down(&["1", "2", "C X|", "Z I"]), ["2", "C X|", "Z I"]);
+    assert_eq!(talk.server.take_answers(), counted(1, 1, 1));
     // The name is taken, and the server is the one to say so.
     assert_eq!(talk.up(&["P b|select 3|||", "S"]), ["P pgherd_1|select 1|||", "S"]);
     talk.down(&["E SERROR|C42P05||", "Z I"]);

@@ -305,6 +305,7 @@ impl Up<'_> {
         }
         self.make_room();
         self.server.kept.add(statement.id);
+        self.server.answers.prepared_again += 1;
         self.send_parse(&statement.server_name(), &statement.tail);
         self.expect_parse(Some(statement.clone()), None, true);
     }
@@ -328,6 +329,7 @@ impl Up<'_> {
         let statement = self.client.unnamed.clone()?;
         let there = self.server.unnamed.as_ref().is_some_and(|u| Arc::ptr_eq(u, &statement));
         if !there {
+            self.server.answers.prepared_again += 1;
             self.send_parse("", &statement.tail);
             self.server.unnamed = Some(statement.clone());
             self.expect_parse(Some(statement.clone()), None, true);

@@ -3,7 +3,7 @@
 use types::{ClusterView, Millis};
 
 use super::{Phase, Router};
-use crate::event::{Action, ClientId};
+use crate::event::{Action, ClientId, Port};
 
 /// The leader asks for no new transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +58,15 @@ impl Router {
         }
         let pooled = self.pools.with_primary();
         actions.extend(pooled.into_iter().map(|client| Action::Drain { client }));
+    }
+
+    /// Clients that wait, and for whose port no server is known.
+    pub(super) fn on_hold(&self) -> usize {
+        let ports =
+            [(Port::ReadWrite, &self.held_read_write), (Port::ReadOnly, &self.held_read_only)];
+        let closed = ports.into_iter().filter(|(port, _)| !self.is_open(*port));
+        let sessions: usize = closed.map(|(_, held)| held.len()).sum();
+        sessions + self.pools.waiting().filter(|(_, port, _)| !self.is_open(*port)).count()
     }
 
     /// Clients that have a connection to the primary; while a hold is followed, each of them is in

@@ -454,10 +454,17 @@ fn clients_of_pools_and_of_sessions_share_the_limit_of_who_is_held() {
     assert_eq!(story.arrive(2, ReadWrite), NOTHING);
     story.now += 1;
     assert_eq!(story.wants(3, pool), NOTHING);
+    let snapshot = story.router.snapshot();
+    assert_eq!((snapshot.on_hold, snapshot.metrics.read_write.held), (3, 3));
+    assert!(snapshot.targets(ReadWrite).is_empty() && snapshot.targets(ReadOnly).is_empty());
     story.now += 1;
     assert_eq!(story.arrive(4, ReadWrite), ["refuse 1 57P03"]);
     story.now += 1;
     assert_eq!(story.wants(5, pool), ["refuse 2 57P03"]);
+    story.step(view(Some("a"), 1, &[primary("a", 1)]));
+    let snapshot = story.router.snapshot();
+    assert_eq!((snapshot.on_hold, snapshot.metrics.read_write.held), (0, 5));
+    assert_eq!(snapshot.targets(ReadOnly), snapshot.targets(ReadWrite), "there is no replica");
 }
 
 #[test]

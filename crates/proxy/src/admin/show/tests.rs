@@ -44,6 +44,7 @@ fn pool(number: u32, database: &str, user: &str, totals: Totals) -> PoolSurvey {
 const TOTALS: Totals = Totals {
     transactions: 3,
     queries: 5,
+    prepared_again: 0,
     received: 10,
     sent: 20,
     lent_micros: 0,
