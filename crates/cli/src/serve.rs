@@ -240,6 +240,8 @@ fn proxy_config(file: &ProxyFile, host: &str) -> anyhow::Result<proxy::ProxyConf
         clusters: section.clusters.keys().cloned().collect(),
         databases: section.databases.clone(),
         read_only_suffix: section.read_only_suffix.clone(),
+        read_write_split: section.read_write_split,
+        site: section.site.clone(),
         hold_timeout: section.hold_timeout.map(Millis::as_duration),
         hold_limit: section.hold_limit,
         client_limit: section.client_limit,

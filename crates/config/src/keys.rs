@@ -348,6 +348,13 @@ pub(crate) const STATIC: &[Key] = &[
         "",
         "Who asks for a database whose name ends so is led to replicas, and to the one without it.",
     ),
+    used(
+        "pgherd.proxy.read_write_split",
+        Bool,
+        "false",
+        "Single statements that only read go to replicas which have what their client wrote.",
+    ),
+    used("pgherd.proxy.site", Text, "", "Where it is; replicas whose tag site says so come first."),
     used("pgherd.proxy.hold_timeout", Duration, "dynamic", "How long a client waits at most."),
     used("pgherd.proxy.hold_limit", Integer, "1000", "How many clients wait at most."),
     used("pgherd.proxy.client_limit", Integer, "10000", "How many clients there are at most."),

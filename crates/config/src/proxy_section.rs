@@ -72,6 +72,10 @@ pub struct ProxySection {
     pub read_only: Option<HostPort>,
     /// Databases with this suffix are for readers.
     pub read_only_suffix: Option<String>,
+    /// Single reads of the primary's clients go to replicas.
+    pub read_write_split: bool,
+    /// Where it is: replicas of this site come first.
+    pub site: Option<String>,
     /// How long a client waits for a route at most; `None`: the dynamic configuration's.
     pub hold_timeout: Option<Millis>,
     /// How many clients wait at most.
@@ -118,12 +122,12 @@ impl Reader {
             read_write: self.address("pgherd.proxy.read_write"),
             read_only: self.address("pgherd.proxy.read_only"),
             read_only_suffix: self.text("pgherd.proxy.read_only_suffix").filter(|s| !s.is_empty()),
+            read_write_split: self.proxy_split(&security.auth),
+            site: self.text("pgherd.proxy.site").filter(|site| !site.is_empty()),
             hold_timeout: self.proxy_duration("pgherd.proxy.hold_timeout"),
             hold_limit: self.proxy_count("hold_limit", 0).unwrap_or(HOLD_LIMIT_DEFAULT),
             client_limit: self.proxy_count("client_limit", 1).unwrap_or(CLIENT_LIMIT_DEFAULT),
-            pool_mode: self
-                .text("pgherd.proxy.pool_mode")
-                .map_or(PoolMode::Session, |word| PoolMode::of_word(&word)),
+            pool_mode: self.proxy_pool_mode(),
             pool_size: self.proxy_count("pool_size", 1).unwrap_or(POOL_SIZE_DEFAULT),
             pool_timeout: self
                 .proxy_duration("pgherd.proxy.pool_timeout")
@@ -167,6 +171,25 @@ impl Reader {
             );
         }
         members
+    }
+
+    fn proxy_pool_mode(&self) -> PoolMode {
+        let word = self.text("pgherd.proxy.pool_mode");
+        word.map_or(PoolMode::Session, |word| PoolMode::of_word(&word))
+    }
+
+    /// A client that keeps its connection has one server for all that it does.
+    fn proxy_split(&mut self, auth: &ProxyAuth) -> bool {
+        const PATH: &str = "pgherd.proxy.read_write_split";
+        let splits = self.boolean(PATH).unwrap_or(false);
+        let keeps = self.proxy_pool_mode() == PoolMode::Session || *auth == ProxyAuth::PassThrough;
+        if splits && keeps {
+            let why = "needs pgherd.proxy.pool_mode transaction or statement, and another \
+                       pgherd.proxy.auth than pass_through: else a client has one server for \
+                       its stay";
+            self.error(PATH, why);
+        }
+        splits
     }
 
     /// Users of the proxy's own database, which it has only where it signs clients in itself.

@@ -212,7 +212,7 @@ impl Reader {
         self.text(key).map(PathBuf::from)
     }
 
-    fn boolean(&self, key: &str) -> Option<bool> {
+    pub(crate) fn boolean(&self, key: &str) -> Option<bool> {
         self.tree.at(key).and_then(values::boolean)
     }
 

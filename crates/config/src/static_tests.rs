@@ -260,6 +260,30 @@ fn limits_of_a_proxy() {
 }
 
 #[test]
+fn reads_are_split_where_connections_are_shared() {
+    let read = |more: &str| {
+        let text = format!(
+            "scope: demo\netcd3: {{host: 'localhost:2379'}}\npgherd:\n  proxy:\n    \
+             read_write: 0.0.0.0:5000\n    {more}\n"
+        );
+        proxy(&text, "proxy.yml").map(|(file, _)| (file.proxy.read_write_split, file.proxy.site))
+    };
+    assert_eq!(read("site: ''").expect("good"), (false, None));
+    let split = "read_write_split: on\n    site: 7\n    auth: trust\n    pool_mode:";
+    let site = Some("7".to_owned());
+    assert_eq!(read(&format!("{split} transaction")).expect("good"), (true, site.clone()));
+    assert_eq!(read(&format!("{split} statement")).expect("good"), (true, site));
+    for more in [
+        format!("{split} session"),
+        "read_write_split: true".to_owned(),
+        "read_write_split: true\n    pool_mode: transaction".to_owned(),
+    ] {
+        let error = read(&more).expect_err("refused").to_string();
+        assert!(error.contains("pgherd.proxy.read_write_split: needs"), "{error}");
+    }
+}
+
+#[test]
 fn a_proxy_file() {
     let text = "scope: demo\netcd3: {host: 'localhost:2379'}\npgherd:\n  proxy:\n    \
                 name: p1\n    read_write: '*:5000'\n    read_only: '*:5001'\n    \

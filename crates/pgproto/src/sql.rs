@@ -12,6 +12,7 @@
 mod classify;
 mod scan;
 mod settings;
+mod standby;
 mod token;
 mod word;
 
@@ -19,6 +20,7 @@ mod word;
 mod tests;
 
 pub use classify::look;
+pub use standby::reads_on_standby;
 
 /// What a query string does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -37,6 +37,11 @@ pub struct ProxyConfig {
     pub read_only: Vec<SocketAddr>,
     /// Who asks for a database whose name ends so is led as a reader to the one without the suffix.
     pub read_only_suffix: Option<String>,
+    /// Single statements of the primary's clients that only read are asked of replicas, where
+    /// clients have no connection of their own.
+    pub read_write_split: bool,
+    /// Where it is: replicas whose tag `site` says the same come first.
+    pub site: Option<String>,
     /// How long a client waits for a route and a connection, at most; `None` is what the cluster's
     /// configuration says.
     pub hold_timeout: Option<Duration>,
@@ -98,6 +103,8 @@ impl ProxyConfig {
             read_write,
             read_only,
             read_only_suffix: None,
+            read_write_split: false,
+            site: None,
             hold_timeout: None,
             hold_limit: HOLD_LIMIT,
             client_limit: CLIENT_LIMIT,
@@ -126,6 +133,7 @@ impl ProxyConfig {
             hold_limit: self.hold_limit,
             client_limit: self.client_limit,
             lag_bytes_max: self.maximum_lag_bytes,
+            site: self.site.clone(),
             max_user_connections: self.limits.max_user_connections,
             max_db_connections: self.limits.max_db_connections,
         }

@@ -106,7 +106,7 @@ impl Cluster {
         let shown = cluster.keys();
         let mut servers = servers(cluster);
         let pools = hub.pools();
-        let known = pools.iter().filter(|pool| pool.welcome().is_some());
+        let known = pools.iter().filter(|pool| pool.was_let_in());
         let pools = known.filter_map(|pool| {
             // What SHOW shows it as; one that is newer than the survey comes the next time.
             let shown = *shown.get(&pool.id)?;

@@ -8,11 +8,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use route::link::{Prepared, Registry, Reported, Settings};
-use route::{Action, ClientId, Event, PoolId, Router, ServerId, Target};
+use route::{Action, ClientId, Event, PoolId, Round, Router, ServerId, Target};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
-use types::Millis;
+use types::{Millis, Term};
 
 use crate::admin::{ClusterSurvey, PoolSurvey};
 use crate::client::{self, Command};
@@ -22,6 +22,7 @@ use crate::known::Known;
 use crate::lowering::Lowering;
 use crate::mailbox::Mailbox;
 use crate::open;
+use crate::rounds::Rounds;
 use crate::server::ServerConnection;
 use crate::stats::{PERIOD, Stats};
 use crate::tally::ClusterTally;
@@ -41,13 +42,20 @@ pub(crate) struct Pool {
     pub(crate) key: PoolKey,
     /// What servers call the database.
     pub(crate) dbname: String,
-    /// What its servers reported last: what a client is told that signs in without one.
-    welcome: Mutex<Option<Arc<Reported>>>,
+    /// What its servers reported last, a primary and a replica: what a client is told that signs in
+    /// without one.
+    welcome: Mutex<Welcome>,
     /// What servers reported and what clients want, each once, so that equal ones are found equal
     /// without a look.
     reported: Mutex<BTreeSet<Arc<Reported>>>,
     settings: Mutex<BTreeSet<Arc<Settings>>>,
     pub(crate) stats: Stats,
+}
+
+#[derive(Debug, Default)]
+struct Welcome {
+    primary: Option<Arc<Reported>>,
+    replica: Option<Arc<Reported>>,
 }
 
 /// So many different ones are remembered.
@@ -68,14 +76,27 @@ fn share<T: Ord>(known: &Mutex<BTreeSet<Arc<T>>>, new: Arc<T>) -> Arc<T> {
 }
 
 impl Pool {
-    /// What a new client is told, if it is known.
-    pub(crate) fn welcome(&self) -> Option<Arc<Reported>> {
-        self.welcome.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// What a new client at this port is told, if it is known. Drivers look in it for whether it is
+    /// a standby where they are.
+    pub(crate) fn welcome(&self, port: route::Port) -> Option<Arc<Reported>> {
+        let welcome = self.welcome.lock().unwrap_or_else(PoisonError::into_inner);
+        match port {
+            route::Port::ReadWrite => welcome.primary.clone(),
+            route::Port::ReadOnly => welcome.replica.as_ref().or(welcome.primary.as_ref()).cloned(),
+        }
     }
 
-    /// A server has signed in, and reports this.
-    pub(crate) fn welcomed(&self, reported: &Arc<Reported>) {
-        *self.welcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(reported.clone());
+    /// Whether any server has let the proxy in.
+    pub(crate) fn was_let_in(&self) -> bool {
+        let welcome = self.welcome.lock().unwrap_or_else(PoisonError::into_inner);
+        welcome.primary.is_some() || welcome.replica.is_some()
+    }
+
+    /// A server has let the proxy in, and reports this.
+    pub(crate) fn welcomed(&self, reported: &Arc<Reported>, is_primary: bool) {
+        let mut welcome = self.welcome.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_role = if is_primary { &mut welcome.primary } else { &mut welcome.replica };
+        *of_role = Some(reported.clone());
     }
 
     pub(crate) fn share_reported(&self, reported: Arc<Reported>) -> Arc<Reported> {
@@ -116,6 +137,7 @@ pub(crate) struct Hub {
     /// What is known of the cluster's users.
     pub(crate) known: Known,
     pub(crate) lowering: Lowering,
+    pub(crate) rounds: Rounds,
     pub(crate) tally: ClusterTally,
     /// Something worth publishing has happened since it was looked at.
     dirty: AtomicBool,
@@ -151,6 +173,7 @@ impl Hub {
             known: Known::new(door.clone()),
             door,
             lowering: Lowering::default(),
+            rounds: Rounds::default(),
             tally: ClusterTally::default(),
             dirty: AtomicBool::new(false),
             holding: AtomicBool::new(false),
@@ -209,16 +232,40 @@ impl Hub {
         port: route::Port,
         pool: PoolId,
     ) -> Result<Box<ServerConnection>, Instant> {
+        self.want_by(client, Event::Wants { client, port, pool }).map(|(connection, _)| connection)
+    }
+
+    /// The same for one statement that reads what was written up to this round; `true` if the
+    /// connection is to a replica. Nobody waits for a replica.
+    pub(crate) fn want_read(
+        self: &Arc<Hub>,
+        client: ClientId,
+        pool: PoolId,
+        written: Round,
+    ) -> Result<(Box<ServerConnection>, bool), Instant> {
+        self.rounds.want();
+        self.want_by(client, Event::WantsRead { client, pool, written })
+    }
+
+    fn want_by(
+        self: &Arc<Hub>,
+        client: ClientId,
+        event: Event,
+    ) -> Result<(Box<ServerConnection>, bool), Instant> {
         let mut desk = self.desk();
         let now = Instant::now();
-        let actions = desk.router.step(self.millis(now), Event::Wants { client, port, pool });
+        let actions = desk.router.step(self.millis(now), event);
         let mut lent = None;
-        let mut waits = true;
+        let (mut waits, mut reads) = (true, false);
         for action in actions {
             match action {
                 Action::Lend { client: to, server } if to == client => {
                     lent = desk.idle.remove(&server);
                     waits = false;
+                }
+                Action::LendRead { client: to, server } if to == client => {
+                    lent = desk.idle.remove(&server);
+                    (waits, reads) = (false, true);
                 }
                 other => self.act(&mut desk, other),
             }
@@ -229,7 +276,18 @@ impl Hub {
         }
         let mut lent = lent.ok_or(now)?;
         lent.begun = now;
-        Ok(lent)
+        Ok((lent, reads))
+    }
+
+    /// Tells the router of somebody's position in the WAL. Nothing of it is published.
+    pub(crate) fn tell_position(self: &Arc<Hub>, event: Event) {
+        let mut desk = self.desk();
+        self.step_under(&mut desk, self.millis(Instant::now()), event);
+    }
+
+    /// Who is asked for it: the primary, the newest term, and the replicas that serve reads.
+    pub(crate) fn whom_to_ask(&self) -> Option<(Target, Term, Vec<Target>)> {
+        self.desk().router.whom_to_ask()
     }
 
     /// The connection is at rest; somebody else may have it.
@@ -303,6 +361,8 @@ impl Hub {
                     post(desk, client, Command::Have(connection));
                 }
             }
+            // A read is lent to who asks for it, at once, and nobody else asks here.
+            Action::LendRead { client, .. } => unreachable!("{client} has not asked for a read"),
             Action::Close { server } => {
                 if let Some(connection) = desk.idle.remove(&server) {
                     connection.reset();

@@ -44,10 +44,12 @@ mod lowering;
 mod mailbox;
 mod open;
 mod pooled;
+mod prober;
 mod process;
 mod question;
 mod registration;
 mod relay;
+mod rounds;
 mod running;
 #[doc(hidden)]
 pub mod secure;
@@ -245,6 +247,10 @@ impl Proxy {
                 Some(views) => cores.spawn(core.run(views)),
                 None => cores.spawn(core.run(views::none())),
             };
+        }
+        let mut probers = JoinSet::new();
+        for hub in front.hubs().filter(|hub| hub.config.read_write_split) {
+            probers.spawn(prober::run(hub.clone()));
         }
         let pages = http::serve(front.clone(), self.http, statuses);
         tokio::select! {

@@ -23,7 +23,7 @@ const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
-enum OpenError {
+pub(crate) enum OpenError {
     #[error("cannot reach the server")]
     Dial(#[from] DialError),
     #[error("cannot sign in")]
@@ -80,7 +80,7 @@ async fn open(
     }
     let address = stream.socket().peer_addr().map_err(|_| OpenError::Odd)?;
     let reported = pool.share_reported(Arc::new(Reported(signed_in.parameters)));
-    pool.welcomed(&reported);
+    pool.welcomed(&reported, target.term.is_some());
     let mut side = ServerSide::new(reported, hub.config.prepared_statements_max);
     let key = signed_in.key.filter(|_| side.said_unasked(&signed_in.unread));
     let key = key.ok_or(OpenError::Odd)?;
@@ -89,7 +89,7 @@ async fn open(
 }
 
 /// A session of the pool's user.
-async fn signed_in(
+pub(crate) async fn signed_in(
     hub: &Hub,
     pool: &Pool,
     target: &Target,

@@ -22,6 +22,10 @@ use crate::sockets;
 use crate::time_limits::Doing;
 use crate::words::{self, Ending};
 
+mod split;
+
+use self::split::Split;
+
 /// What a client may send while it waits for a server.
 const AHEAD_BYTES_MAX: usize = 2 * READ_BYTES;
 /// What may be there of a message that is awaited whole.
@@ -46,6 +50,8 @@ pub(crate) struct Pooled<'a> {
     /// What its watch shows, and in which round of its server.
     shown: (Doing, u32),
     waits_since: Option<Instant>,
+    /// Of a client whose reads may be a replica's.
+    split: Option<Box<Split>>,
     /// Bytes that came from the client, and from its server, and are not counted yet.
     received: usize,
     sent: usize,
@@ -88,9 +94,17 @@ impl<'a> Pooled<'a> {
             waits: false,
             shown: (Doing::Other, 0),
             waits_since: None,
+            split: None,
             received: 0,
             sent: 0,
         }
+    }
+
+    /// Its single reads go to replicas, if they have what it wrote.
+    pub(crate) fn splitting(mut self) -> Self {
+        self.place.hub.rounds.enter(self.pool.clone());
+        self.split = Some(Box::default());
+        self
     }
 
     /// Serves the client to its end.
@@ -146,8 +160,9 @@ impl<'a> Pooled<'a> {
         }
         self.drain()?;
         // A cancel request that was on its way may have been what it waited for.
-        if self.inbox.is_empty() {
+        if self.inbox.is_empty() || self.replica_is_done() {
             self.release_if_at_rest();
+            self.process_inbox(cx)?;
         }
         let from_server = self.read_server(cx)?;
         let from_client = self.read_client(cx)?;
@@ -241,6 +256,8 @@ impl<'a> Pooled<'a> {
         };
         if count == 0 {
             self.lost(Ending::ServerLost, cx)?;
+            // What it was lent for may wait for another.
+            self.process_inbox(cx)?;
             return Ok(true);
         }
         self.sent += count;
@@ -260,6 +277,10 @@ impl<'a> Pooled<'a> {
     }
 
     fn take_answer(&mut self, bytes: &[u8], cx: &mut Context<'_>) -> Result<(), Farewell> {
+        if self.is_at_replica() { self.hear(bytes, cx) } else { self.give_answer(bytes, cx) }
+    }
+
+    fn give_answer(&mut self, bytes: &[u8], cx: &mut Context<'_>) -> Result<(), Farewell> {
         let Some(link) = self.link.as_deref_mut() else {
             return Ok(());
         };
@@ -280,12 +301,14 @@ impl<'a> Pooled<'a> {
         match taken {
             Ok(()) => Ok(()),
             Err(LinkError::ServerEnds) => self.lost(Ending::ServerLost, cx),
+            Err(_) if self.repeat_at_primary() => Ok(()),
             Err(error) => Err(self.broken(error)),
         }
     }
 
     fn read_client(&mut self, cx: &mut Context<'_>) -> Result<bool, Farewell> {
         let blocked = self.waits
+            || self.is_at_replica()
             || self.link.as_ref().is_some_and(|l| l.side.is_settling() || !l.up.is_empty());
         let room = if blocked { AHEAD_BYTES_MAX } else { MESSAGE_BYTES_MAX };
         if !self.down.is_empty() || self.inbox.len() >= room {
@@ -346,7 +369,8 @@ impl<'a> Pooled<'a> {
                     Offer::More => break,
                     Offer::Goodbye => return Err(None),
                     Offer::Server => {
-                        if !self.want(cx)? {
+                        let reads = self.may_ask_replica(rest);
+                        if !(if reads { self.want_read(rest, cx)? } else { self.want(cx)? }) {
                             break;
                         }
                     }
@@ -378,6 +402,20 @@ impl<'a> Pooled<'a> {
         if take(&mut link.rests) {
             link.begun = Instant::now();
         }
+        if self.is_at_replica() {
+            return self.pass_to_replica(rest, cx);
+        }
+        self.send_up(rest, cx)?;
+        if self.side.said_goodbye() {
+            return Err(None);
+        }
+        Ok(self.release_if_at_rest())
+    }
+
+    fn send_up(&mut self, rest: &mut &[u8], cx: &mut Context<'_>) -> Result<(), Farewell> {
+        let Some(link) = self.link.as_deref_mut() else {
+            return Ok(());
+        };
         let mut helper = Helper { place: self.place, judge: &mut self.judge };
         let taken = with_output(|out| {
             let taken = link.side.client_sent(&mut self.side, rest, out, &mut helper);
@@ -387,11 +425,7 @@ impl<'a> Pooled<'a> {
             let told = self.down.send(&mut self.stream, cx, &out.down);
             told.map_err(|_| None).map(|()| taken)
         })?;
-        taken.map_err(|error| self.broken(error))?;
-        if self.side.said_goodbye() {
-            return Err(None);
-        }
-        Ok(self.release_if_at_rest())
+        taken.map_err(|error| self.broken(error))
     }
 
     fn tell(&mut self, bytes: &[u8], cx: &mut Context<'_>) -> Result<(), Farewell> {
@@ -410,12 +444,16 @@ impl<'a> Pooled<'a> {
                     }
                 }
                 Err(since) => {
-                    self.waits = true;
-                    self.waits_since.get_or_insert(since);
+                    self.wait(since);
                     return Ok(false);
                 }
             }
         }
+    }
+
+    fn wait(&mut self, since: Instant) {
+        self.waits = true;
+        self.waits_since.get_or_insert(since);
     }
 
     /// Begins a loan; `false` if the connection turns out to be dead.
@@ -456,6 +494,7 @@ impl<'a> Pooled<'a> {
         match self.link.take_if(may) {
             Some(link) => {
                 self.count_bytes();
+                self.loan_ends(&link.side);
                 self.place.hub.give_back(link);
                 true
             }
@@ -519,18 +558,13 @@ impl<'a> Pooled<'a> {
 
     /// The server is lost. The client goes on if it can be told what happened to its transaction.
     fn lost(&mut self, ending: Ending, cx: &mut Context<'_>) -> Result<(), Farewell> {
+        if self.repeat_at_primary() {
+            return Ok(());
+        }
         let last_word = self.last_word(ending);
-        let Some(mut link) = self.link.take() else {
+        let Some(side) = self.drop_link() else {
             return Ok(());
         };
-        let server = link.id;
-        link.account(Instant::now());
-        self.count_bytes();
-        let (stream, side) = link.into_parts();
-        sockets::reset(stream);
-        if ending == Ending::ServerLost {
-            self.place.hub.step(Event::Lost { server });
-        }
         let fate = side.fate();
         let goes_on = self.side.pinned().is_none() && side.client_at_boundary();
         match fate {
@@ -545,6 +579,20 @@ impl<'a> Pooled<'a> {
                 self.tell(&out.down, cx)
             }
         }
+    }
+
+    /// Gives the connection up; what it was in.
+    fn drop_link(&mut self) -> Option<ServerSide> {
+        let mut link = self.link.take()?;
+        let server = link.id;
+        link.account(Instant::now());
+        self.count_bytes();
+        self.leaves_replica();
+        let (stream, side) = link.into_parts();
+        sockets::reset(stream);
+        // If the router took it, it knows that already.
+        self.place.hub.step(Event::Lost { server });
+        Some(side)
     }
 
     /// The conversation cannot go on; what the client is told.
@@ -569,11 +617,12 @@ impl<'a> Pooled<'a> {
     /// Forwards a cancel request, unless what runs is a commit that waits for its standby: it
     /// would be acknowledged without it.
     fn cancel(&mut self) {
+        let is_at_replica = self.is_at_replica();
         let Some(link) = self.link.as_deref_mut() else {
             return;
         };
-        if link.side.owes_answer() && !link.side.may_wait_for_standby() {
-            let asks = link.side.may_commit();
+        if link.side.owes_answer() && (is_at_replica || !link.side.may_wait_for_standby()) {
+            let asks = link.side.may_commit() && !is_at_replica;
             let asks = asks.then(|| (self.place.hub.clone(), self.pool.clone()));
             link.cancel(self.place.mailbox.clone(), asks);
         }

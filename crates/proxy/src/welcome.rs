@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use config::{AuthMethod, Decision};
 use pgproto::wire::{ErrorResponse, Severity, Startup};
-use route::link::{ClientSide, Reported, Settings, parameter_status, ready_for_query};
+use route::link::{ClientSide, PoolMode, Reported, Settings, parameter_status, ready_for_query};
 use route::{Event, Port};
 use tokio::io::AsyncWriteExt;
 
@@ -73,8 +73,11 @@ pub(crate) async fn run(mut client: Arrived<'_>) {
     client.is_in(Errand::Pool);
     let mode = place.front().destination(&pool.key.database).pool_mode;
     let Arrived { port, stream, judge, .. } = client;
-    let side = ClientSide::new(mode, place.hub.config.session_state, settings, told);
-    Pooled::new(place, (pool, port), judge, stream, side, unread).serve().await;
+    let config = &place.hub.config;
+    let splits = config.read_write_split && port == Port::ReadWrite && mode != PoolMode::Session;
+    let side = ClientSide::new(mode, config.session_state, settings, told).splitting(splits);
+    let pooled = Pooled::new(place, (pool, port), judge, stream, side, unread);
+    if splits { pooled.splitting() } else { pooled }.serve().await;
     drop((key, counted));
 }
 
@@ -127,7 +130,7 @@ async fn admit(
     let pool = hub.pool(PoolKey::clone(who), dbname, destination.pool_size);
     let counted = counted(place.front(), &pool.key.user)?;
     let settings = pool.share_settings(Arc::new(Settings::of_startup(&client.startup.parameters)));
-    let reported = match pool.welcome() {
+    let reported = match pool.welcome(client.port) {
         Some(reported) => reported,
         None => {
             let connection = borrow(client, &pool).await?;

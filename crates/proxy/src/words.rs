@@ -143,6 +143,14 @@ pub(crate) fn lowered_pool() -> Refusal {
     }
 }
 
+/// The last message of a session in which a function set what only a replica knows now.
+pub(crate) fn set_on_replica() -> Vec<u8> {
+    let message =
+        "a function set a parameter of the session in a statement that a replica answered";
+    let hint = "read_write_split is on: call such functions in a transaction block.";
+    fatal("0A000", message, hint)
+}
+
 /// What the server gets in place of a statement that lowers `synchronous_commit`.
 pub(crate) fn lowered_statement(message: &[u8]) -> Vec<u8> {
     pgproto::lowered::refusal(message, INSUFFICIENT_PRIVILEGE, LOWERED, LOWERED_HINT)

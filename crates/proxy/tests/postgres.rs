@@ -14,6 +14,9 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use types::{ClusterView, KeyValue, Revision};
 
+#[path = "postgres/split.rs"]
+mod split;
+
 const PASSWORD: &str = "a password with = and '";
 
 /// Debian's place first, then the path.

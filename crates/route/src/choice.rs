@@ -115,16 +115,41 @@ pub(crate) fn primary_route(view: &ClusterView, newest: Term) -> Result<Target, 
     Ok(Target { member: leader, host, port, term: Some(term) })
 }
 
+/// A member that serves reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Replica {
+    pub(crate) target: Target,
+    /// It is of the proxy's own site, or the proxy has none.
+    pub(crate) near: bool,
+    /// It is known to be on the primary's timeline, so that their positions compare.
+    pub(crate) on_timeline: bool,
+}
+
 /// The members that serve reads: streaming replicas that are not too far behind.
-pub(crate) fn replicas(view: &ClusterView, lag_bytes_max: Option<u64>) -> Vec<Target> {
+pub(crate) fn replicas(
+    view: &ClusterView,
+    lag_bytes_max: Option<u64>,
+    site: Option<&str>,
+) -> Vec<Replica> {
     let end = leader_position(view);
+    let leader = view.leader_name().and_then(|name| view.member(name));
+    let timeline = leader.and_then(|leader| leader.timeline);
     let members = view.members.iter().filter(|(name, _)| view.leader_name() != Some(name));
     let serving = members.filter(|(_, member)| serves_reads(&member.value, end, lag_bytes_max));
-    let targets = serving.filter_map(|(name, member)| {
+    let replicas = serving.filter_map(|(name, member)| {
         let (host, port) = member.value.postgres_address()?;
-        Some(Target { member: name.clone(), host, port, term: None })
+        Some(Replica {
+            target: Target { member: name.clone(), host, port, term: None },
+            near: is_near(&member.value, site),
+            on_timeline: timeline.is_some() && member.value.timeline == timeline,
+        })
     });
-    targets.collect()
+    replicas.collect()
+}
+
+/// Whether the member is of this site; a proxy without one is near to all.
+pub(crate) fn is_near(member: &Member, site: Option<&str>) -> bool {
+    site.is_none_or(|site| member.tags.is_at(site))
 }
 
 fn serves_reads(member: &Member, end: Lsn, lag_bytes_max: Option<u64>) -> bool {

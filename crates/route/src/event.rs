@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use serde::Serialize;
-use types::{ClusterView, MemberName, Millis, Term};
+use types::{ClusterView, Lsn, MemberName, Millis, Term};
+
+use crate::freshness::Round;
 
 /// One client connection. Later ones have higher numbers; none is used twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -111,6 +113,36 @@ pub enum Event {
         port: Port,
         /// Of which pool.
         pool: PoolId,
+    },
+    /// A client of a pool, which has none and came to the primary's port, wants a connection for
+    /// one statement that only reads.
+    WantsRead {
+        /// Who.
+        client: ClientId,
+        /// Of which pool.
+        pool: PoolId,
+        /// The last question to the primary that was begun when the client's last write ended.
+        written: Round,
+    },
+    /// The primary was asked where its WAL ends.
+    WalEnds {
+        /// The number of the question; what was acknowledged before it was sent lies below the
+        /// answer.
+        round: Round,
+        /// Who was asked.
+        member: MemberName,
+        /// The newest term when it was asked.
+        term: Term,
+        /// The answer.
+        lsn: Lsn,
+    },
+    /// A replica was asked how far it has replayed. A member is asked again only when this was
+    /// told.
+    Replayed {
+        /// Who was asked.
+        member: MemberName,
+        /// The answer; `None` if there is none, or its session was lost.
+        lsn: Option<Lsn>,
     },
     /// A lent connection is at rest, with nothing of its client left in it.
     Returned {
@@ -234,6 +266,13 @@ pub enum Action {
     },
     /// The client has this connection from now on, until `Returned` or `Lost`.
     Lend {
+        /// Who.
+        client: ClientId,
+        /// Which.
+        server: ServerId,
+    },
+    /// The same for a [`Event::WantsRead`], of a connection to a replica.
+    LendRead {
         /// Who.
         client: ClientId,
         /// Which.

@@ -5,9 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use types::{ClusterView, MemberName, Millis, Term};
 
 use crate::binding::Binding;
+use crate::choice::Replica;
 use crate::event::{Action, ClientId, PoolId, Port, ServerId, Target};
 
+mod choose;
 mod list;
+mod reads;
 
 pub use self::list::{ServerPhase, ServerUse, Waiting};
 
@@ -15,7 +18,9 @@ pub use self::list::{ServerPhase, ServerUse, Waiting};
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Routes {
     pub(crate) primary: Option<Target>,
-    pub(crate) replicas: Vec<Target>,
+    pub(crate) replicas: Vec<Replica>,
+    /// The primary is of the proxy's own site, or the proxy has none.
+    pub(crate) primary_is_near: bool,
     pub(crate) newest_term: Term,
     /// When the read-write route was closed; a wait for it counts from then on.
     pub(crate) closed_since: Millis,
@@ -41,6 +46,10 @@ struct Server {
     port: u16,
     /// When it began to be opened.
     since: Millis,
+    /// It was opened for reads that nobody waits with.
+    spare: bool,
+    /// When it was opened, among the answers of replicas.
+    opened_after: u64,
 }
 
 /// The connections of one pool to one member.
@@ -52,6 +61,8 @@ struct Shelf {
     idle: Vec<ServerId>,
     opening: usize,
     lent: usize,
+    /// Nobody's connection is opened before.
+    refused_until: Millis,
 }
 
 impl Shelf {
@@ -235,13 +246,13 @@ impl Pools {
         &mut self,
         now: Millis,
         routes: &Routes,
-        id: ServerId,
+        (id, opened_after): (ServerId, u64),
         actions: &mut Vec<Action>,
     ) {
         let Some(server) = self.servers.get_mut(&id).filter(|s| s.phase == Phase::Opening) else {
             return;
         };
-        server.phase = Phase::Idle;
+        (server.phase, server.opened_after) = (Phase::Idle, opened_after);
         self.gates.remove(&server.binding.member);
         let shelf = &mut self.shelves[server.shelf];
         shelf.opening -= 1;
@@ -274,11 +285,15 @@ impl Pools {
 
     /// A server does not let this pool in, for a reason that another attempt does not change: who
     /// waits in it, at any port.
-    pub(crate) fn refused(&mut self, id: ServerId) -> Vec<ClientId> {
+    pub(crate) fn refused(&mut self, now: Millis, id: ServerId) -> Vec<ClientId> {
         let Some(server) = self.remove(id) else {
             return Vec::new();
         };
         self.gates.remove(&server.binding.member);
+        if server.spare {
+            self.shelves[server.shelf].refused_until = now.plus(server.binding.retry());
+            return Vec::new();
+        }
         let pool = self.shelves[server.shelf].pool;
         let waiting = self.wishes.iter().filter(|(_, wish)| wish.pool == pool);
         waiting.map(|(client, _)| *client).collect()
@@ -464,106 +479,45 @@ impl Pools {
         actions: &mut Vec<Action>,
     ) {
         let waiting = self.queues.get(&(pool, port)).map_or(0, BTreeSet::len);
-        let shelves = self.of_pool(pool).iter();
-        let mut opening: usize = shelves.map(|shelf| self.shelves[*shelf].opening).sum();
+        let mut opening = self.opening_for(routes, pool, port);
         while opening < waiting {
             let Some(target) = self.target_to_open(now, routes, pool, port) else {
                 return;
             };
             self.make_room(pool, &target.member, actions);
-            let shelf = self.shelf(pool, &target.member);
-            self.shelves[shelf].opening += 1;
-            self.next_server += 1;
-            let id = ServerId(self.next_server);
-            if let Some(gate) = self.gates.get_mut(&target.member) {
-                *gate = Gate::TriedBy(id);
-            }
-            let binding = Binding::new(&target, routes.newest_term);
-            let server = Server {
-                shelf,
-                binding,
-                phase: Phase::Opening,
-                retired: false,
-                host: target.host.clone(),
-                port: target.port,
-                since: now,
-            };
-            self.servers.insert(id, server);
-            actions.push(Action::Open { server: id, pool, target });
+            self.open(now, routes, (pool, target), false, actions);
             opening += 1;
         }
     }
 
-    /// The members that serve this port, the least used first.
-    fn targets<'a>(
-        &self,
-        now: Millis,
-        routes: &'a Routes,
-        pool: PoolId,
-        port: Port,
-    ) -> Vec<&'a Target> {
-        let primary = routes.primary.iter();
-        match port {
-            Port::ReadWrite => primary.collect(),
-            Port::ReadOnly => {
-                let lent = |target: &&Target| {
-                    let shelf = self.find_shelf(pool, &target.member);
-                    shelf.map_or(0, |shelf| self.shelves[shelf].lent)
-                };
-                let reached = |target: &&Target| {
-                    let shelf = self.find_shelf(pool, &target.member).map(|n| &self.shelves[n]);
-                    self.gate_open(&target.member, now)
-                        || shelf.is_some_and(|shelf| shelf.lent + shelf.idle.len() > 0)
-                };
-                // The primary stands in where there is no replica that can be reached.
-                let mut replicas: Vec<&Target> = routes.replicas.iter().filter(reached).collect();
-                replicas.sort_by_key(lent);
-                if replicas.is_empty() { primary.collect() } else { replicas }
-            }
-        }
-    }
-
-    fn gate_open(&self, member: &MemberName, now: Millis) -> bool {
-        match self.gates.get(member) {
-            None => true,
-            Some(Gate::ClosedUntil(when)) => now >= *when,
-            Some(Gate::TriedBy(_)) => false,
-        }
-    }
-
-    fn shelf_with_idle(
-        &self,
+    fn open(
+        &mut self,
         now: Millis,
         routes: &Routes,
-        pool: PoolId,
-        port: Port,
-    ) -> Option<usize> {
-        let has_idle = |target: &Target| {
-            let shelf = self.find_shelf(pool, &target.member)?;
-            (!self.shelves[shelf].idle.is_empty()).then_some(shelf)
-        };
-        if port == Port::ReadWrite {
-            return routes.primary.as_ref().and_then(has_idle);
+        (pool, target): (PoolId, Target),
+        spare: bool,
+        actions: &mut Vec<Action>,
+    ) {
+        let shelf = self.shelf(pool, &target.member);
+        self.shelves[shelf].opening += 1;
+        self.next_server += 1;
+        let id = ServerId(self.next_server);
+        if let Some(gate) = self.gates.get_mut(&target.member) {
+            *gate = Gate::TriedBy(id);
         }
-        self.targets(now, routes, pool, port).into_iter().find_map(has_idle)
-    }
-
-    fn target_to_open(
-        &self,
-        now: Millis,
-        routes: &Routes,
-        pool: PoolId,
-        port: Port,
-    ) -> Option<Target> {
-        let size = self.sizes.get(pool.index()).copied()?;
-        let has_room = |target: &&Target| {
-            let shelf = self.find_shelf(pool, &target.member);
-            shelf.is_none_or(|shelf| self.shelves[shelf].count() < size)
-                && self.groups_have_room(pool, &target.member)
+        let server = Server {
+            shelf,
+            binding: Binding::new(&target, routes.newest_term),
+            phase: Phase::Opening,
+            retired: false,
+            host: target.host.clone(),
+            port: target.port,
+            since: now,
+            spare,
+            opened_after: u64::MAX,
         };
-        let is_open = |target: &&Target| self.gate_open(&target.member, now);
-        let targets = self.targets(now, routes, pool, port).into_iter();
-        targets.filter(has_room).find(is_open).cloned()
+        self.servers.insert(id, server);
+        actions.push(Action::Open { server: id, pool, target });
     }
 
     /// Whether the limits that the pool shares leave it one more connection to the member; an idle
@@ -621,7 +575,14 @@ impl Pools {
     fn shelf(&mut self, pool: PoolId, member: &MemberName) -> usize {
         self.find_shelf(pool, member).unwrap_or_else(|| {
             let member = member.clone();
-            self.shelves.push(Shelf { pool, member, idle: Vec::new(), opening: 0, lent: 0 });
+            self.shelves.push(Shelf {
+                pool,
+                member,
+                idle: Vec::new(),
+                opening: 0,
+                lent: 0,
+                refused_until: Millis::ZERO,
+            });
             let shelf = self.shelves.len() - 1;
             self.by_pool[pool.index()].push(shelf);
             shelf
@@ -629,14 +590,20 @@ impl Pools {
     }
 
     fn lend(&mut self, client: ClientId, id: ServerId, actions: &mut Vec<Action>) {
+        if self.mark_lent(client, id) {
+            actions.push(Action::Lend { client, server: id });
+        }
+    }
+
+    fn mark_lent(&mut self, client: ClientId, id: ServerId) -> bool {
         let Some(server) = self.servers.get_mut(&id) else {
-            return;
+            return false;
         };
         debug_assert_eq!(server.phase, Phase::Idle);
         server.phase = Phase::Lent(client);
         self.shelves[server.shelf].lent += 1;
         self.lent_to.insert(client, id);
-        actions.push(Action::Lend { client, server: id });
+        true
     }
 
     fn close(&mut self, id: ServerId, actions: &mut Vec<Action>) {

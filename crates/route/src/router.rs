@@ -6,23 +6,21 @@ use std::sync::Arc;
 use types::{ClusterView, MemberName, Millis};
 
 use crate::binding::Binding;
-use crate::choice::{self, Awaited};
+use crate::choice::{self, Awaited, Replica};
 use crate::event::{Action, ClientId, CutReason, Event, PoolId, Port, Refusal, Target};
+use crate::freshness::Freshness;
 use crate::metrics::{Metrics, Snapshot};
 use crate::pools::{PoolUse, Pools, Routes, ServerUse, SharedLimits, Waiting};
 
 mod hold;
+mod reads;
+mod refusals;
 
 use self::hold::Hold;
+use self::refusals::{TOO_MANY_CONNECTIONS, nobody_reached};
 
 /// While clients of pools wait, it is looked so often whose time is up.
 const POOL_LOOK: Millis = Millis(100);
-
-/// Said where a view that is not current leaves clients waiting.
-const STALE: &str = " Nobody tells the proxy of the cluster now, neither the DCS nor a member.";
-
-const CANNOT_CONNECT_NOW: &str = "57P03";
-const TOO_MANY_CONNECTIONS: &str = "53300";
 
 /// The router's limits.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +35,8 @@ pub struct RouterConfig {
     pub client_limit: usize,
     /// Replicas further behind than this many bytes get no new read-only client.
     pub lag_bytes_max: Option<u64>,
+    /// Where the proxy is: replicas of the same site come first.
+    pub site: Option<String>,
     /// Server connections of all pools of one user at each member, at most; 0 is no limit.
     pub max_user_connections: usize,
     /// Server connections of all pools of one database at each member, at most; 0 is no limit.
@@ -74,6 +74,7 @@ pub struct Router {
     fresh: bool,
     primary: Result<Target, Awaited>,
     routes: Routes,
+    freshness: Freshness,
     pools: Pools,
     clients: BTreeMap<ClientId, Client>,
     /// The clients in phase `Held`, by port.
@@ -109,6 +110,7 @@ impl Router {
             fresh: false,
             primary: Err(Awaited::View),
             routes: Routes::default(),
+            freshness: Freshness::default(),
             pools: Pools::new(shared),
             clients: BTreeMap::new(),
             held_read_write: BTreeSet::new(),
@@ -133,9 +135,19 @@ impl Router {
         match event {
             // A transaction's two events; nothing else can have come with them.
             Event::Wants { client, port, pool } => {
-                self.pools.want(now, &self.routes, client, (pool, port), &mut actions);
-                self.limit_waiting(now, port, &mut actions);
-                self.wake_for_pools(now, &mut actions);
+                self.want(now, client, (pool, port), &mut actions);
+                return actions;
+            }
+            Event::WantsRead { client, pool, written } => {
+                self.want_read(now, client, (pool, written), &mut actions);
+                return actions;
+            }
+            Event::WalEnds { round, member, term, lsn } => {
+                self.wal_ends(round, &member, term, lsn);
+                return actions;
+            }
+            Event::Replayed { member, lsn } => {
+                self.replayed(member, lsn);
                 return actions;
             }
             Event::Returned { server } => {
@@ -146,14 +158,12 @@ impl Router {
                 self.pools.clean(server);
                 return actions;
             }
-            Event::Opened { server } => self.pools.opened(now, &self.routes, server, &mut actions),
+            Event::Opened { server } => self.opened(now, server, &mut actions),
             Event::OpenFailed { server } | Event::Lost { server } => {
                 self.pools.lost(now, &self.routes, server, &mut actions);
             }
             Event::OpenRefused { server, refusal } => {
-                for client in self.pools.refused(server) {
-                    self.refuse_waiting(client, refusal.clone(), &mut actions);
-                }
+                self.open_refused(now, server, &refusal, &mut actions);
             }
             Event::View(view) => {
                 self.view = Some(view.clone());
@@ -253,7 +263,7 @@ impl Router {
         Snapshot {
             read_write: self.primary.as_ref().ok().cloned(),
             awaiting: self.primary.as_ref().err().map(ToString::to_string),
-            read_only: self.routes.replicas.clone(),
+            read_only: self.routes.replicas.iter().map(|r| r.target.clone()).collect(),
             term: self.routes.newest_term,
             fresh: self.fresh,
             waiting: held + self.pools.waiting_count(),
@@ -284,7 +294,9 @@ impl Router {
         }
         self.routes.primary = primary.as_ref().ok().cloned();
         self.primary = primary;
-        self.routes.replicas = choice::replicas(view, self.config.lag_bytes_max);
+        let site = self.config.site.as_deref();
+        self.routes.replicas = choice::replicas(view, self.config.lag_bytes_max, site);
+        self.follow_primary(view);
         self.chosen.retain(|name, _| view.members.contains_key(name));
         self.bind_promoted();
         let outdated: Vec<(ClientId, CutReason)> = self
@@ -459,30 +471,6 @@ impl Router {
         end <= now
     }
 
-    fn pool_is_full(&self) -> Refusal {
-        Refusal {
-            sqlstate: TOO_MANY_CONNECTIONS.to_owned(),
-            message: "no server connection of the pool became free in time".to_owned(),
-            hint: format!(
-                "pool_timeout is {}: all of the pool's connections are in use, or the server takes \
-                 none; raise pool_size (max_user_connections and max_db_connections hold, too), or \
-                 look for long transactions.",
-                self.config.pool_timeout
-            ),
-        }
-    }
-
-    fn refuse_waiting(&mut self, client: ClientId, refusal: Refusal, actions: &mut Vec<Action>) {
-        if self.pools.forget_wish(client) {
-            actions.push(Action::Refuse { client, refusal });
-        }
-    }
-
-    fn refusal(&self, message: &str) -> Refusal {
-        let sqlstate = CANNOT_CONNECT_NOW.to_owned();
-        Refusal { sqlstate, message: message.to_owned(), hint: self.hint() }
-    }
-
     /// The clients of pools that wait for a route count as held, too.
     fn limit_waiting(&mut self, now: Millis, port: Port, actions: &mut Vec<Action>) {
         if !self.is_open(port) {
@@ -510,18 +498,6 @@ impl Router {
         actions.push(Action::Refuse { client: id, refusal });
     }
 
-    fn hint(&self) -> String {
-        let waited = self.config.hold_timeout;
-        let stale = if self.fresh { "" } else { STALE };
-        match &self.primary {
-            Err(awaited) => format!("hold_timeout is {waited}: {awaited}.{stale}"),
-            Ok(Target { member, host, port, .. }) => format!(
-                "hold_timeout is {waited}: the primary {member} at {host}:{port} does not take \
-                 connections.{stale}"
-            ),
-        }
-    }
-
     /// Connects everyone who waits and for whom there is a server.
     fn serve(&mut self, now: Millis, actions: &mut Vec<Action>) {
         for port in [Port::ReadWrite, Port::ReadOnly] {
@@ -539,12 +515,14 @@ impl Router {
         match port {
             Port::ReadWrite => primary.cloned(),
             Port::ReadOnly => {
-                let usable = self.routes.replicas.iter().filter(|t| self.gate_open(&t.member, now));
-                let order = |target: &&Target| {
-                    let load = self.connections.get(&target.member).copied().unwrap_or(0);
-                    (load, self.chosen.get(&target.member).copied().unwrap_or(0))
+                let replicas = self.routes.replicas.iter();
+                let usable = replicas.filter(|r| self.gate_open(&r.target.member, now));
+                let order = |replica: &&Replica| {
+                    let member = &replica.target.member;
+                    let load = self.connections.get(member).copied().unwrap_or(0);
+                    (!replica.near, load, self.chosen.get(member).copied().unwrap_or(0))
                 };
-                usable.min_by_key(order).or(primary).cloned()
+                usable.min_by_key(order).map(|r| &r.target).or(primary).cloned()
             }
         }
     }
@@ -681,13 +659,6 @@ impl Router {
             actions.push(Action::WakeAt(when));
         }
         self.wake = wake;
-    }
-}
-
-fn nobody_reached(port: Port) -> &'static str {
-    match port {
-        Port::ReadWrite => "no primary could be reached in time",
-        Port::ReadOnly => "no server for reads could be reached in time",
     }
 }
 

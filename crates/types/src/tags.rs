@@ -57,6 +57,17 @@ impl Tags {
         self.0.get(name)
     }
 
+    /// Whether the tag `site` names this one.
+    #[must_use]
+    pub fn is_at(&self, site: &str) -> bool {
+        match self.get("site") {
+            Some(Value::String(named)) => named == site,
+            // Sites may have numbers.
+            Some(Value::Number(named)) => named.to_string() == site,
+            Some(_) | None => false,
+        }
+    }
+
     /// Never races and is never a candidate.
     #[must_use]
     pub fn nofailover(&self) -> bool {

@@ -347,6 +347,8 @@ pub(super) fn config(config: &ProxyConfig) -> Table {
             ("pool_size", config.pool_size.to_string()),
             ("pool_timeout", config.pool_timeout.as_secs_f64().to_string()),
             ("prepared_statements_max", config.prepared_statements_max.to_string()),
+            ("read_write_split", u8::from(config.read_write_split).to_string()),
+            ("site", config.site.clone().unwrap_or_default()),
             ("stats_users", list(&config.stats_users)),
             ("workers", config.workers.to_string()),
         ]

@@ -143,7 +143,7 @@ pub(crate) fn cluster_of(
     for (server, role, term) in members {
         let value = format!(
             r#"{{"conn_url":"postgres://{}/postgres","role":"{role}","state":"running",
-            "replication_state":"streaming","term":{term}}}"#,
+            "replication_state":"streaming","timeline":1,"term":{term}}}"#,
             server.address
         );
         keys.push(kv(format!("members/{}", server.name), value, 1));
@@ -156,8 +156,12 @@ struct State {
     sessions: watch::Sender<i64>,
     queries: watch::Sender<u64>,
     cancelled: watch::Sender<Vec<Vec<u8>>>,
+    /// Where its WAL is, and how often it was asked that.
+    position: AtomicU32,
+    positions: watch::Sender<u64>,
     refusals: AtomicU32,
     silent: AtomicBool,
+    read_only: AtomicBool,
     killed: CancellationToken,
     /// What each session asked for, in the order of their arrival.
     databases: Mutex<Vec<String>>,
@@ -172,8 +176,9 @@ impl State {
 }
 
 /// Answers the query `x` with `name:x`; `begin`, `commit` and `rollback` as a server does, what
-/// begins with `hang` never, `big` with a long row, `half` with half a message, `fatal` with an
-/// error and the end, and `until cancelled` with an error once somebody was cancelled.
+/// has `hang` in it never, `big` with a long row, `half` with half a message, `fatal` with an
+/// error and the end, and `until cancelled` with an error once somebody was cancelled. A read-only
+/// one refuses what ends with `writes()`. Nobody counts questions about its position.
 pub(crate) struct FakeServer {
     pub(crate) name: &'static str,
     pub(crate) address: SocketAddr,
@@ -207,6 +212,25 @@ impl FakeServer {
 
     pub(crate) fn refuse_sessions(&self, count: u32) {
         self.state.refusals.store(count, Ordering::SeqCst);
+    }
+
+    pub(crate) fn be_at(&self, position: u32) {
+        self.state.position.store(position, Ordering::SeqCst);
+    }
+
+    pub(crate) fn be_read_only(&self) {
+        self.state.read_only.store(true, Ordering::SeqCst);
+    }
+
+    /// Waits until it was asked so many times more where it is.
+    pub(crate) async fn until_asked(&self, more: u64) {
+        let mut asked = self.state.positions.subscribe();
+        let wanted = *asked.borrow_and_update() + more;
+        timeout(PATIENCE, asked.wait_for(|count| *count >= wanted)).await.unwrap().unwrap();
+    }
+
+    pub(crate) fn queries(&self) -> u64 {
+        *self.state.queries.borrow()
     }
 
     pub(crate) fn be_silent(&self) {
@@ -304,6 +328,15 @@ async fn serve(
             continue;
         }
         let text = String::from_utf8(body[..body.len() - 1].to_vec()).unwrap();
+        if text.starts_with("SELECT") && text.contains("pg_catalog.pg_") {
+            let position = format!("0/{:X}", state.position.load(Ordering::SeqCst));
+            let length = u32::try_from(position.len()).unwrap().to_be_bytes();
+            let row = [&[0, 1], &length[..], position.as_bytes()].concat();
+            let said = [message(b'D', &row), message(b'C', b"SELECT 1\0"), message(b'Z', b"I")];
+            socket.write_all(&said.concat()).await?;
+            state.positions.send_modify(|count| *count += 1);
+            continue;
+        }
         let answer = message(b'C', format!("{name}:{text}\0").as_bytes());
         match text.as_str() {
             "begin" => status = b'T',
@@ -311,15 +344,19 @@ async fn serve(
             _ => {}
         }
         match text.as_str() {
-            hangs if hangs.starts_with("hang") || hangs == "commit" && state.silent() => {}
-            "until cancelled" => {
+            writes if writes.ends_with("writes()") && state.read_only.load(Ordering::SeqCst) => {
+                let said = [message(b'T', &[0; 2]), error(Severity::Error, "25006")];
+                socket.write_all(&[&said.concat()[..], &message(b'Z', b"I")].concat()).await?;
+            }
+            hangs if hangs.contains("hang") || hangs == "commit" && state.silent() => {}
+            "until cancelled" | "select 'until cancelled'" => {
                 let mut cancelled = state.cancelled.subscribe();
                 drop(cancelled.wait_for(|keys| !keys.is_empty()).await);
                 let error = error(Severity::Error, "57014");
                 socket.write_all(&[error, message(b'Z', &[status])].concat()).await?;
             }
             "half" => socket.write_all(&message(b'D', &[0; 100])[..50]).await?,
-            "big" => {
+            "big" | "select 'big'" => {
                 let row = message(b'D', &vec![0; BIG_BYTES]);
                 socket.write_all(&[row, answer, message(b'Z', &[status])].concat()).await?;
             }

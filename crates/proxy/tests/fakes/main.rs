@@ -8,3 +8,4 @@ mod figures;
 mod limits;
 mod pools;
 mod sessions;
+mod split;

@@ -69,6 +69,10 @@ pub struct ClientSide {
     pub(crate) pinned: Option<Pin>,
     pub(crate) aborted: Option<Box<Aborted>>,
     pub(crate) goodbye: bool,
+    /// Something may have been written in its name.
+    pub(crate) wrote: bool,
+    /// Its single reads may be a replica's.
+    pub(crate) splits: bool,
     /// The message that passes in pieces is not for the server.
     pub(crate) drops: bool,
 }
@@ -94,6 +98,8 @@ impl ClientSide {
             pinned: (mode == PoolMode::Session).then_some(Pin::Session),
             aborted: None,
             goodbye: false,
+            wrote: false,
+            splits: false,
             drops: false,
         }
     }

@@ -10,6 +10,7 @@ use super::client::ClientSide;
 use super::effect::Effect;
 use super::messages::{body, message, parameter_status, text};
 use super::pipeline::{Expect, Fate, Pipeline};
+use super::reads::IN_HOT_STANDBY;
 use super::settings::{Reported, Settings};
 use super::statements::{Kept, Prepared};
 
@@ -269,7 +270,9 @@ impl ServerSide {
             return;
         }
         for (name, value) in client.told.news(&self.reported) {
-            parameter_status(&mut out.down, name, value);
+            if !client.splits || name != IN_HOT_STANDBY {
+                parameter_status(&mut out.down, name, value);
+            }
         }
         client.told = self.reported.clone();
     }

@@ -1,7 +1,7 @@
 //! Prepared statements of the protocol, which clients name for themselves and servers share.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::effect::{Effect, effect_of};
 
@@ -18,12 +18,20 @@ pub struct Prepared {
     pub(crate) tail: Vec<u8>,
     /// What its execution does to a session.
     pub(crate) effect: Effect,
+    /// Whether a standby can answer it, once somebody has asked.
+    reads_on_standby: OnceLock<bool>,
 }
 
 impl Prepared {
     /// Its name on servers.
     pub(crate) fn server_name(&self) -> String {
         format!("pgherd_{}", self.id)
+    }
+
+    /// Whether a standby can answer it.
+    pub(crate) fn reads_on_standby(&self) -> bool {
+        let look = || pgproto::sql::reads_on_standby(statement_text(&self.tail));
+        *self.reads_on_standby.get_or_init(look)
     }
 }
 
@@ -64,10 +72,15 @@ impl Registry {
     }
 }
 
+fn statement_text(tail: &[u8]) -> &[u8] {
+    tail.iter().position(|byte| *byte == 0).map_or(tail, |end| &tail[..end])
+}
+
 /// A statement from the tail of its Parse.
 pub(crate) fn prepared(id: u64, tail: &[u8]) -> Prepared {
-    let text = tail.iter().position(|byte| *byte == 0).map_or(tail, |end| &tail[..end]);
-    Prepared { id, tail: tail.to_vec(), effect: effect_of(text) }
+    let text = statement_text(tail);
+    let reads_on_standby = OnceLock::new();
+    Prepared { id, tail: tail.to_vec(), effect: effect_of(text), reads_on_standby }
 }
 
 /// The statements that one server connection has, by their number, and when each was used last.

@@ -642,3 +642,5 @@ fn what_a_header_announces_takes_no_room() {
         assert!(talk.client.statements.is_empty(), "nor is it a statement that is known");
     }
 }
+
+mod reads;

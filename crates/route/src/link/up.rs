@@ -94,6 +94,7 @@ impl Up<'_> {
             }
             b'F' => {
                 let may_commit = !self.server.surely_in_block();
+                self.client.wrote = true;
                 self.server.pipeline.push(Expect::Function { may_commit });
                 self.pass(bytes);
                 Ok(())
@@ -130,6 +131,7 @@ impl Up<'_> {
         // A simple query destroys the unnamed statement.
         self.server.unnamed = None;
         if rest > 0 {
+            self.client.wrote = true;
             return self.long_statement(
                 bytes,
                 Expect::Query { effect: Effect::Leaves(LONG), may_commit: true },
@@ -179,6 +181,7 @@ impl Up<'_> {
     fn expect_query(&mut self, effect: Effect) {
         let harmless =
             effect.commits_nothing() || (self.server.surely_in_block() && !effect.may_end_block());
+        self.client.wrote |= !effect.commits_nothing();
         self.server.pipeline.push(Expect::Query { effect, may_commit: !harmless });
     }
 
@@ -425,7 +428,9 @@ impl Up<'_> {
             return Ok(());
         }
         let ends = effect.is_none_or(Effect::may_end_block);
-        self.server.wrote |= effect.is_none_or(|effect| !effect.commits_nothing());
+        let writes = effect.is_none_or(|effect| !effect.commits_nothing());
+        self.server.wrote |= writes;
+        self.client.wrote |= writes;
         self.server.pipeline.push(Expect::Execute { prepared, may_commit: ends });
         self.pass(bytes);
         Ok(())
