@@ -385,7 +385,8 @@ fn serve_api(
 ) -> mpsc::Receiver<ApiRequest> {
     let (requests, incoming) = mpsc::channel(api::REQUESTS_MAX);
     let peers = Arc::new(reception);
-    let state = ApiState { snapshots, requests, now: clock::now, nudge, door, peers };
+    let waiting = api::view::Waiting::default();
+    let state = ApiState { snapshots, requests, now: clock::now, nudge, door, peers, waiting };
     tokio::spawn(async move {
         if let Err(error) = api::serve(listener, state, std::future::pending()).await {
             tracing::error!(%error, "the REST interface ended");

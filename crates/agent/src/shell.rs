@@ -85,6 +85,7 @@ pub(crate) struct Shell<I: Instance> {
     observed_at: Millis,
     viewed: Option<Arc<ClusterView>>,
     viewed_at: Millis,
+    view_is_fresh: bool,
     local: Option<LocalPostgres>,
     phases: Phases,
     applied_config: Option<(types::Revision, bool, Option<NodeRole>)>,
@@ -143,6 +144,7 @@ impl<I: Instance> Shell<I> {
             observed_at: Millis::ZERO,
             viewed: None,
             viewed_at: Millis::ZERO,
+            view_is_fresh: false,
             local: None,
             phases: Phases::default(),
             applied_config: None,
@@ -161,8 +163,9 @@ impl<I: Instance> Shell<I> {
         };
         service_manager::ready();
         shell.step(Event::Lease { ttl: parts.lease });
-        let first = inputs.views.borrow_and_update().view.clone();
-        if let Some(view) = first {
+        let first = inputs.views.borrow_and_update().clone();
+        shell.view_is_fresh = first.fresh;
+        if let Some(view) = first.view {
             shell.see(view);
         }
         let end = loop {
@@ -190,6 +193,7 @@ impl<I: Instance> Shell<I> {
                     return Some(End::GiveUp(1));
                 }
                 let state = inputs.views.borrow_and_update().clone();
+                self.view_is_fresh = state.fresh;
                 if state.fresh {
                     self.viewed_at = clock::now();
                 }
@@ -450,6 +454,7 @@ impl<I: Instance> Shell<I> {
     fn publish(&self) {
         let snapshot = Snapshot {
             view: self.viewed.clone(),
+            view_is_fresh: self.view_is_fresh,
             view_at: self.viewed_at,
             looped_at: clock::now(),
             settings: self.brain.dynamic().into(),

@@ -20,9 +20,10 @@ use crate::json::spaced;
 use crate::listener::CalledBy;
 use crate::snapshot::{Settings, Snapshot};
 use crate::switchover::{self, SwitchoverRequest, validate_switchover};
+use crate::view::VIEW_PATH;
 use crate::{
     ApiReply, ApiRequest, ApiState, Command, Published, cluster, metrics, peers, received, restart,
-    status,
+    status, view,
 };
 
 /// The largest body that is read; larger ones are refused.
@@ -58,6 +59,9 @@ async fn answer_request(state: ApiState, door: &Door, request: Request<Body>) ->
     let segment = path.trim_start_matches('/').split('/').next().unwrap_or("").to_owned();
     if parts.method == Method::GET && segment == "received" {
         return received::answer_when_received(state, &parts.uri).await;
+    }
+    if parts.method == Method::GET && path == VIEW_PATH {
+        return view::answer_view(state, &parts.uri).await;
     }
     if parts.method == Method::GET
         && path == "/peers"
@@ -394,7 +398,7 @@ fn refused(status: u16, text: &str) -> Response {
     response
 }
 
-fn error_page(status: u16, text: &str) -> Response {
+pub(crate) fn error_page(status: u16, text: &str) -> Response {
     let body = format!(
         "<html><head><title>Error response</title></head><body><h1>Error response</h1>\
          <p>Error code: {status}</p><p>Message: {text}.</p></body></html>\n"

@@ -19,6 +19,7 @@ pub mod peers;
 pub mod snapshot;
 pub mod status;
 pub mod switchover;
+pub mod view;
 
 mod access;
 mod allowlist;
@@ -132,6 +133,8 @@ pub struct ApiState {
     pub door: watch::Receiver<Arc<Door>>,
     /// Where other members' heartbeats go.
     pub peers: Arc<peers::Reception>,
+    /// Proxies that wait for a newer view.
+    pub waiting: view::Waiting,
 }
 
 /// Serves until `shutdown` completes; running answers are finished first. The listener stands where

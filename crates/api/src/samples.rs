@@ -79,6 +79,7 @@ pub(crate) fn snapshot(name: &str, role: Role) -> Snapshot {
     Snapshot {
         scope: "demo".into(),
         name: name.into(),
+        view_is_fresh: true,
         view_at: PUBLISHED,
         looped_at: PUBLISHED,
         settings: Settings::from_view(&view),

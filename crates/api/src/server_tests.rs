@@ -22,6 +22,7 @@ pub(crate) struct Server {
     requests: mpsc::Receiver<ApiRequest>,
     nudge: Arc<Notify>,
     pub(crate) door: watch::Sender<Arc<Door>>,
+    pub(crate) waiting: view::Waiting,
     pub(crate) members: Members,
 }
 
@@ -43,6 +44,13 @@ pub(crate) fn reception(queue: usize, first: Duration) -> (Arc<Reception>, Membe
     (Arc::new(reception), Members { key, heard: incoming, board })
 }
 
+impl Server {
+    /// Publishes as the agent does.
+    pub(crate) fn publish(&self, snapshot: Snapshot) {
+        self.snapshots.send_replace(Arc::new(snapshot));
+    }
+}
+
 pub(crate) async fn start(snapshot: Snapshot, access: Access) -> Server {
     start_behind(snapshot, Door { access, ..Door::default() }).await
 }
@@ -55,6 +63,7 @@ pub(crate) async fn start_behind(snapshot: Snapshot, door: Door) -> Server {
     let nudge = Arc::<Notify>::default();
     let (peers, members) = reception(peers::HEARD_MAX, HANG);
     let door = watch::Sender::new(Arc::new(door));
+    let waiting = view::Waiting::default();
     let state = ApiState {
         peers,
         snapshots: receiver,
@@ -62,9 +71,10 @@ pub(crate) async fn start_behind(snapshot: Snapshot, door: Door) -> Server {
         now: || PUBLISHED,
         nudge: Arc::clone(&nudge),
         door: door.subscribe(),
+        waiting: waiting.clone(),
     };
     tokio::spawn(serve(listener, state, std::future::pending()));
-    Server { port, snapshots, requests, nudge, door, members }
+    Server { port, snapshots, requests, nudge, door, waiting, members }
 }
 
 /// Status, head and body of one exchange.

@@ -202,6 +202,8 @@ pub struct Snapshot {
     pub name: MemberName,
     /// The last view of the DCS; `None` before the first.
     pub view: Option<Arc<ClusterView>>,
+    /// Whether the watch on the DCS is open, so that `view` follows it closely.
+    pub view_is_fresh: bool,
     /// When the DCS last confirmed `view` (boot-time clock).
     pub view_at: Millis,
     /// When the agent's loop last came round (boot-time clock).
@@ -236,6 +238,7 @@ impl Snapshot {
             scope: scope.to_owned(),
             name,
             view: None,
+            view_is_fresh: false,
             view_at: Millis::ZERO,
             looped_at: now,
             settings: Settings::default(),

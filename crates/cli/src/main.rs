@@ -9,6 +9,7 @@ mod hot_restart;
 mod log;
 mod patroni;
 mod serve;
+mod sources;
 
 use std::process::ExitCode;
 

@@ -1,22 +1,22 @@
 //! The long-running commands: `pgherd agent` and `pgherd proxy`.
 
-use std::collections::BTreeMap;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use config::{Etcd, HostPort, Log, LogLevel, ProxyCluster, ProxyFile, Static};
-use dcs::{Client, ClientConfig, ClusterStore, ViewState};
+use config::{HostPort, Log, LogLevel, ProxyFile, Static};
+use proxy::Sources;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
-use types::{Millis, keys};
+use types::Millis;
 
 use crate::ctl::CtlOptions;
 use crate::generate::{self, GenerateArgs};
+use crate::sources::Clusters;
 
 /// `pgherd agent`.
 #[derive(Debug, Default, clap::Args)]
@@ -62,8 +62,6 @@ pub(crate) struct ProxyArgs {
     detach: bool,
 }
 
-/// A call to the DCS by the proxy is given up after this and made again; routes stay meanwhile.
-const PROXY_RETRY_TIMEOUT: Millis = Millis(3_000);
 /// One attempt to reach a server.
 const CONNECT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(1);
 
@@ -157,7 +155,7 @@ fn finish(result: anyhow::Result<ExitCode>) -> ExitCode {
 }
 
 async fn run_proxy(file: ProxyFile) -> anyhow::Result<()> {
-    let stores = Stores::of(&file)?;
+    let clusters = Clusters::of(&file)?;
     let section = &file.proxy;
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let config = proxy_config(&file, &host)?;
@@ -165,12 +163,56 @@ async fn run_proxy(file: ProxyFile) -> anyhow::Result<()> {
     let listen = section.read_write.as_ref().or(section.read_only.as_ref());
     open_files(config.client_limit);
     let mut proxy = proxy::Proxy::bind(config).await?;
-    // A proxy without the DCS holds its clients; so the DCS need not answer for it to start.
-    let _followers: Vec<_> = stores.all().map(ClusterStore::follow).collect();
+    // A proxy that knows no cluster yet holds its clients; so nothing need answer for it to start.
+    let following = clusters.follow();
     let shutdown = CancellationToken::new();
+    obey_signals(&mut proxy, &shutdown)?;
+    tokio::select! {
+        taken = proxy.take_name(following.views()) => taken?,
+        // Whoever is in charge serves on.
+        () = shutdown.cancelled() => return Ok(()),
+    }
+    let naming = proxy.naming();
+    let mut registered = JoinSet::new();
+    if let Some(listen) = listen {
+        let at = HostPort { host: reachable(listen, &host), port: listen.port }.to_string();
+        let mut register = |sources: &Sources, status| {
+            // Without the DCS no leader knows of this proxy, or waits for it.
+            let Some(store) = sources.dcs.clone() else {
+                return;
+            };
+            let (names, ended) = ((id.clone(), at.clone()), shutdown.clone());
+            registered.spawn(proxy::register(store, names, status, naming.join(), ended));
+        };
+        register(&clusters.own, proxy.status());
+        for (name, status) in proxy.other_statuses() {
+            if let Some(sources) = clusters.others.get(&name) {
+                register(sources, status);
+            }
+        }
+    }
+    // Leaders are to know of it before it has clients, if the DCS is there at all.
+    naming.until_written(proxy::Name::Own, REGISTER_LIMIT).await;
+    drop(naming);
+    let ended = proxy.run(following.views(), shutdown.clone()).await;
+    shutdown.cancel();
+    // Its keys go with it, so that no leader waits for this proxy. A DCS that does not answer must
+    // not keep the others waiting.
+    let all = async {
+        while let Some(ended) = registered.join_next().await {
+            ended?;
+        }
+        Ok::<(), JoinError>(())
+    };
+    tokio::time::timeout(SHUTDOWN_LIMIT, all).await.unwrap_or(Ok(()))?;
+    Ok(ended?)
+}
+
+/// Ends the proxy, or has files read again, when a signal says so.
+fn obey_signals(proxy: &mut proxy::Proxy, shutdown: &CancellationToken) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let (stop, handed_over) = (shutdown.clone(), crate::hot_restart::tell(&mut proxy));
+    let (stop, handed_over) = (shutdown.clone(), crate::hot_restart::tell(proxy));
     tokio::spawn(async move {
         tokio::select! {
             _ = terminate.recv() => {}
@@ -188,88 +230,7 @@ async fn run_proxy(file: ProxyFile) -> anyhow::Result<()> {
             reload.notify_one();
         }
     });
-    tokio::select! {
-        taken = proxy.take_name(stores.views()) => taken?,
-        // Whoever is in charge serves on.
-        () = shutdown.cancelled() => return Ok(()),
-    }
-    let naming = proxy.naming();
-    let mut registered = JoinSet::new();
-    if let Some(listen) = listen {
-        let at = HostPort { host: reachable(listen, &host), port: listen.port }.to_string();
-        let mut register = |store: &ClusterStore, status| {
-            let (names, ended) = ((id.clone(), at.clone()), shutdown.clone());
-            let registrant = naming.join();
-            registered.spawn(proxy::register(store.clone(), names, status, registrant, ended));
-        };
-        register(&stores.own, proxy.status());
-        for (name, status) in proxy.other_statuses() {
-            if let Some(store) = stores.others.get(&name) {
-                register(store, status);
-            }
-        }
-    }
-    // Leaders are to know of it before it has clients, if the DCS is there at all.
-    naming.until_written(proxy::Name::Own, REGISTER_LIMIT).await;
-    drop(naming);
-    let ended = proxy.run(stores.views(), shutdown.clone()).await;
-    shutdown.cancel();
-    // Its keys go with it, so that no leader waits for this proxy. A DCS that does not answer must
-    // not keep the others waiting.
-    let all = async {
-        while let Some(ended) = registered.join_next().await {
-            ended?;
-        }
-        Ok::<(), JoinError>(())
-    };
-    tokio::time::timeout(SHUTDOWN_LIMIT, all).await.unwrap_or(Ok(()))?;
-    Ok(ended?)
-}
-
-/// The stores of the clusters that a proxy follows.
-struct Stores {
-    own: ClusterStore,
-    /// By what the file calls them.
-    others: BTreeMap<String, ClusterStore>,
-}
-
-impl Stores {
-    fn of(file: &ProxyFile) -> anyhow::Result<Stores> {
-        let client = etcd(&file.etcd3)?;
-        let other = |(name, cluster): (&String, &ProxyCluster)| {
-            let client = match &cluster.etcd3 {
-                Some(its_own) => etcd(its_own).with_context(|| format!("the cluster {name}"))?,
-                None => client.clone(),
-            };
-            let namespace = cluster.namespace.as_ref().unwrap_or(&file.namespace);
-            let store = ClusterStore::new(client, keys::prefix(namespace, &cluster.scope));
-            Ok((name.clone(), store))
-        };
-        let others = file.proxy.clusters.iter().map(other).collect::<anyhow::Result<_>>()?;
-        let own = ClusterStore::new(client, keys::prefix(&file.namespace, &file.scope));
-        Ok(Stores { own, others })
-    }
-
-    fn all(&self) -> impl Iterator<Item = &ClusterStore> {
-        [&self.own].into_iter().chain(self.others.values())
-    }
-
-    fn views(&self) -> proxy::Views<ViewState> {
-        let own = proxy::Views::from(self.own.subscribe());
-        let others = self.others.iter();
-        others.fold(own, |views, (name, store)| views.with(name, store.subscribe()))
-    }
-}
-
-fn etcd(etcd3: &Etcd) -> anyhow::Result<Client> {
-    Ok(Client::connect(ClientConfig {
-        endpoints: etcd3.endpoints.iter().map(ToString::to_string).collect(),
-        username: etcd3.username.clone(),
-        password: etcd3.password.as_ref().map(|p| p.expose().to_owned()),
-        tls: agent::etcd_client(etcd3),
-        retry_timeout: PROXY_RETRY_TIMEOUT,
-        seed: None,
-    })?)
+    Ok(())
 }
 
 /// Takes as many open files as the system allows: every client is one, or two with a connection of

@@ -1,7 +1,5 @@
 //! The one table of known keys: what checks the files, and what the reference is printed from.
 
-use std::fmt::Write as _;
-
 use crate::proxy_auth::{
     AUTHS, CLIENT_TLS_MODES, PROXY_PROTOCOL_IN, PROXY_PROTOCOL_OUT, SERVER_TLS_MODES,
 };
@@ -334,6 +332,12 @@ pub(crate) const STATIC: &[Key] = &[
     ),
     used("pgherd.stop_margin", Duration, "dynamic", "Beats the dynamic configuration."),
     used("pgherd.proxy.name", Text, "the host's", "The proxy's name."),
+    used(
+        "pgherd.proxy.members",
+        List,
+        "as the cluster's keys say",
+        "REST interfaces of members, as http://host:port, which tell of the cluster without etcd.",
+    ),
     used("pgherd.proxy.read_write", Address, "", "Where it listens for the primary's clients."),
     used("pgherd.proxy.read_only", Address, "", "Where it listens for the replicas' clients."),
     used(
@@ -448,7 +452,8 @@ pub(crate) const STATIC: &[Key] = &[
         "pgherd.proxy.clusters",
         Any,
         "",
-        "Clusters to follow besides the file's own: names, each with scope, namespace and etcd3.",
+        "Clusters to follow besides the file's own: names, each with scope, namespace, etcd3 and \
+         members.",
     ),
     used(
         "pgherd.proxy.databases",
@@ -640,6 +645,9 @@ pub(crate) const DYNAMIC: &[Key] = &[
     ),
 ];
 
+/// Below each name in `pgherd.proxy.clusters`, besides `scope`, `namespace` and `etcd3`.
+pub(crate) const CLUSTER: &[Key] = &[used("members", List, "", "As pgherd.proxy.members.")];
+
 /// Below each name in `pgherd.proxy.databases`.
 pub(crate) const DATABASE: &[Key] = &[
     used("cluster", Text, "the file's own", "Which of the clusters it is in."),
@@ -647,35 +655,6 @@ pub(crate) const DATABASE: &[Key] = &[
     used("pool_size", Integer, "the proxy's", "Server connections for each user, at each member."),
     used("pool_mode", OneOf(POOL_MODES), "the proxy's", "How long a client has a connection."),
 ];
-
-/// The reference of all keys, in Markdown.
-#[must_use]
-pub fn reference() -> String {
-    let mut page = String::from("# Configuration reference\n\nGenerated from the table of keys.\n");
-    let databases = "A database of `pgherd.proxy.databases`";
-    for (title, table) in
-        [("Static file", STATIC), (databases, DATABASE), ("Dynamic configuration", DYNAMIC)]
-    {
-        page.push_str(&format!("\n## {title}\n\n| key | type | default | |\n|---|---|---|---|\n"));
-        for key in table {
-            let (kind, support) = (type_name(key.holds), support_name(key.support));
-            writeln!(
-                page,
-                "| `{}` | {kind} | {} | {support}{} |",
-                key.path, key.default, key.about
-            )
-            .expect("writing to a String does not fail");
-        }
-    }
-    page
-}
-
-fn support_name(support: Support) -> &'static str {
-    match support {
-        Support::Used | Support::Quiet => "",
-        Support::Refused(_) => "Refused: ",
-    }
-}
 
 /// What a value must look like, for errors and the reference.
 pub(crate) fn type_name(holds: Type) -> String {
@@ -711,6 +690,6 @@ mod tests {
                 }
             }
         }
-        assert!(reference().contains("| `pgherd.state_dir` | a text |"));
+        assert!(crate::reference().contains("| `pgherd.state_dir` | a text |"));
     }
 }

@@ -3,11 +3,12 @@
 
 use std::collections::BTreeMap;
 
+use types::RestAddress;
 use types::keys::prefix;
 
 use crate::check::{Findings, check, word};
 use crate::etcd;
-use crate::keys::{DATABASE, Key, STATIC};
+use crate::keys::{CLUSTER, DATABASE, Key, STATIC};
 use crate::problem::Problem;
 use crate::proxy_auth::{ProxyAuth, ProxySecurity};
 use crate::proxy_section::{POOL_MODES, PoolMode};
@@ -31,8 +32,19 @@ pub struct ProxyCluster {
     pub scope: String,
     /// Prefix of all its keys; `None`: the file's.
     pub namespace: Option<String>,
-    /// How to reach its etcd; `None`: as the file says.
+    /// How to reach its etcd; `None`: as the file says, or not at all if members are named.
     pub etcd3: Option<Etcd>,
+    /// REST interfaces of its members that tell of it when the DCS does not.
+    pub members: Vec<RestAddress>,
+}
+
+impl ProxyCluster {
+    /// The etcd that it is followed by; `of_file` is the file's.
+    #[must_use]
+    pub fn etcd3<'a>(&'a self, of_file: Option<&'a Etcd>) -> Option<&'a Etcd> {
+        // Who names members and no etcd has none, as at the top of the file.
+        self.etcd3.as_ref().or_else(|| of_file.filter(|_| self.members.is_empty()))
+    }
 }
 
 /// Where a database is, and how clients share connections to it. What is not given is as for every
@@ -87,7 +99,7 @@ impl Reader {
         let scope = self.text("scope");
         // What is wrong with it is said where the file's own cluster is read.
         let etcd3 = etcd::read(&self.tree, &mut Vec::new());
-        let own = |scope: String| ProxyCluster { scope, namespace: None, etcd3: None };
+        let own = |scope| ProxyCluster { scope, namespace: None, etcd3: None, members: vec![] };
         let mut followed: Vec<(String, ProxyCluster)> =
             scope.iter().map(|scope| (scope.clone(), own(scope.clone()))).collect();
         for entry in self.mapping(CLUSTERS) {
@@ -113,8 +125,7 @@ impl Reader {
     fn place_of_cluster(&self, it: &ProxyCluster, of_file: Option<&Etcd>) -> ClusterPlace {
         let of_file_namespace = self.namespace();
         let namespace = it.namespace.as_ref().unwrap_or(&of_file_namespace);
-        let etcd3 = it.etcd3.as_ref().or(of_file);
-        let endpoints = etcd3.map(|etcd3| etcd3.endpoints.clone()).unwrap_or_default();
+        let endpoints = it.etcd3(of_file).map(|etcd3| etcd3.endpoints.clone()).unwrap_or_default();
         (prefix(namespace, &it.scope), endpoints)
     }
 
@@ -122,7 +133,7 @@ impl Reader {
         let wanted = |key: &&Key| {
             matches!(key.path, "scope" | "namespace") || key.path.starts_with("etcd3.")
         };
-        let table: Vec<Key> = STATIC.iter().filter(wanted).copied().collect();
+        let table: Vec<Key> = STATIC.iter().filter(wanted).chain(CLUSTER).copied().collect();
         self.checked(path, entry, &table)?;
         let text = |key: &str| entry.node.at(key).and_then(values::text);
         let Some(scope) = text("scope").filter(|scope| !scope.trim().is_empty()) else {
@@ -138,7 +149,12 @@ impl Reader {
             }
             None => None,
         };
-        Some(ProxyCluster { scope, namespace: text("namespace"), etcd3 })
+        let members = self.proxy_members(&format!("{path}.members"), Some(&entry.node));
+        if etcd3.is_none() && members.is_empty() && self.tree.at("etcd3").is_none() {
+            let why = "needs etcd3, or members: the file has no etcd3";
+            self.errors.push(Problem::new(entry.at, path, why));
+        }
+        Some(ProxyCluster { scope, namespace: text("namespace"), etcd3, members })
     }
 
     /// Where the databases are.
@@ -305,6 +321,11 @@ mod tests {
             pool_mode: Some(PoolMode::Session),
         };
         assert_eq!(find("old"), old);
+        let told = "clusters: {a: {scope: demo, members: 'http://m1, http://m2:8'}}";
+        let told = &read(&[POOLED, told]).expect("not in the file's etcd").clusters["a"];
+        let file = &archive.etcd3;
+        assert_eq!((told.members.len(), told.etcd3(file.as_ref())), (2, None));
+        assert_eq!(billing.etcd3(file.as_ref()), file.as_ref());
         let elsewhere = "clusters: {a: {scope: demo, etcd3: {hosts: e9}}}";
         assert_eq!(read(&[POOLED, elsewhere]).expect("another etcd").clusters.len(), 1);
         let plain = read(&[POOLED]).expect("good");
@@ -325,6 +346,7 @@ mod tests {
             ),
             (POOLED, "clusters: {a: {scope: b, etcd3: {}}}", "clusters.a.etcd3: is required"),
             (POOLED, "clusters: {a: {scope: b, etcd3: {hots: c}}}", "etcd3.hots: unknown key"),
+            (POOLED, "clusters: {a: {scope: b, members: m1}}", "a.members: \"m1\" is not http:"),
             (POOLED, "clusters: {a: {scope: demo}}", "clusters.a: is the cluster that is followed"),
             (
                 POOLED,
@@ -362,6 +384,11 @@ mod tests {
             assert!(error.contains(says), "{keys}: {error}");
             assert_eq!(error.lines().count(), 1, "{error}");
         }
+        let text = "scope: demo\npgherd: {proxy: {read_write: 'h:5000', members: 'http://m', \
+                    clusters: {a: {scope: b}}}}";
+        let read_whole = |text| Static::read_proxy(&Sources::default().with_file("p.yml", text));
+        let error = read_whole(text).expect_err("nobody tells of it").to_string();
+        assert!(error.ends_with("clusters.a: needs etcd3, or members: the file has no etcd3"));
         let led = "databases: {pgherd: {dbname: d}, d: {dbname: e, pool_mode: session}}";
         read(&[pass, led]).expect("without a database of its own");
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use types::Millis;
+use types::{Millis, RestAddress};
 
 use crate::proxy_auth::{ProxyAuth, ProxySecurity};
 use crate::proxy_clusters::{ProxyCluster, ProxyDatabases};
@@ -11,6 +11,7 @@ use crate::proxy_http::ProxyHttp;
 use crate::proxy_limits::ProxyLimits;
 use crate::static_file::Reader;
 use crate::text::HostPort;
+use crate::tree::Node;
 use crate::values;
 
 const HOLD_LIMIT_DEFAULT: usize = 1000;
@@ -26,6 +27,8 @@ const POOL_TIMEOUT_DEFAULT: Millis = Millis(120_000);
 const DRAIN_TIMEOUT_DEFAULT: Millis = Millis(60_000);
 /// The kernel's limit is 107; a new socket has a longer name until it is in its place.
 const SOCKET_PATH_BYTES_MAX: usize = 90;
+/// Members that are asked at the same time.
+const MEMBERS_MAX: usize = 32;
 /// More threads than this serve nobody faster.
 const WORKERS_MAX: usize = 256;
 
@@ -65,6 +68,8 @@ pub enum SessionState {
 pub struct ProxySection {
     /// Its name; `None`: the host's.
     pub name: Option<String>,
+    /// REST interfaces of members that tell it of the cluster when the DCS does not.
+    pub members: Vec<RestAddress>,
     /// Where it listens for clients of the primary.
     pub read_write: Option<HostPort>,
     /// Where it listens for clients of the replicas.
@@ -121,6 +126,7 @@ impl Reader {
         let clusters = self.proxy_clusters();
         Some(ProxySection {
             name: self.text("pgherd.proxy.name"),
+            members: self.proxy_members("pgherd.proxy.members", None),
             read_write: self.address("pgherd.proxy.read_write"),
             read_only: self.address("pgherd.proxy.read_only"),
             read_only_suffix: self.text("pgherd.proxy.read_only_suffix").filter(|s| !s.is_empty()),
@@ -154,6 +160,29 @@ impl Reader {
                 .unwrap_or(DRAIN_TIMEOUT_DEFAULT),
             security,
         })
+    }
+
+    /// Members of a cluster, as `path` names them, which stands below another node where one is
+    /// given.
+    pub(crate) fn proxy_members(&mut self, path: &str, below: Option<&Node>) -> Vec<RestAddress> {
+        let node = below.map_or_else(|| self.tree.at(path), |node| node.at("members"));
+        let urls = node.and_then(values::comma_list).unwrap_or_default();
+        let mut members = Vec::new();
+        for url in urls {
+            let is_http = url.starts_with("http://") || url.starts_with("https://");
+            match RestAddress::of_url(&url).filter(|_| is_http) {
+                Some(address) if !members.contains(&address) => members.push(address),
+                Some(_) => {}
+                None => self.error(path, format!("{url:?} is not http://host:port")),
+            }
+        }
+        if members.len() > MEMBERS_MAX {
+            self.error(
+                path,
+                format!("must be at most {MEMBERS_MAX}; the others are found by them"),
+            );
+        }
+        members
     }
 
     fn proxy_pool_mode(&self) -> PoolMode {

@@ -73,8 +73,10 @@ pub struct ProxyFile {
     pub scope: String,
     /// Prefix of all keys.
     pub namespace: String,
-    /// How to reach etcd.
-    pub etcd3: Etcd,
+    /// How to reach etcd; `None` only where the proxy's section names members.
+    pub etcd3: Option<Etcd>,
+    /// How the members' REST is reached.
+    pub rest_client: RestClient,
     /// The proxy; at least one of its two addresses is there.
     pub proxy: ProxySection,
     /// Where the proxy answers HTTP, if it does.
@@ -172,19 +174,26 @@ impl Reader {
 
     fn proxy_file(&mut self) -> Option<ProxyFile> {
         let scope = self.required("scope");
-        let etcd3 = self.etcd();
         let restapi = match self.tree.at("restapi") {
             Some(_) => self.restapi(),
             None => None,
         };
         let proxy = self.proxy_section();
+        let has_members = proxy.as_ref().is_some_and(|proxy| !proxy.members.is_empty());
+        let etcd3 = self.tree.at("etcd3").is_some().then(|| self.etcd()).flatten();
+        if self.tree.at("etcd3").is_none() && !has_members {
+            let text = "is required: the etcd members under etcd3.hosts; or pgherd.proxy.members, \
+                        the REST interfaces of the cluster's members";
+            self.error("etcd3", text);
+        }
         if proxy.as_ref().is_none_or(|p| p.read_write.is_none() && p.read_only.is_none()) {
             self.error("pgherd.proxy", "read_write or read_only is required (host:port)");
         }
         Some(ProxyFile {
             scope: scope?,
             namespace: self.namespace(),
-            etcd3: etcd3?,
+            etcd3,
+            rest_client: self.rest_client(),
             proxy: proxy?,
             restapi,
             log: self.log(),

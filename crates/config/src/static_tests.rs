@@ -1,4 +1,4 @@
-use types::Millis;
+use types::{Millis, RestAddress};
 
 use super::*;
 
@@ -342,6 +342,38 @@ fn a_proxy_file() {
     assert!(error.contains("pgherd.proxy.rules_file: is required by auth: rules"), "{error}");
     let error = proxy("scope: a\netcd3: {host: h}\n", "p.yml").expect_err("refused");
     assert!(error.to_string().starts_with("p.yml:"), "{error}");
+}
+
+#[test]
+fn a_proxy_has_the_dcs_or_members_to_tell_it_of_the_cluster() {
+    let read = |top: &str, members: &str| {
+        let text = format!(
+            "scope: demo\n{top}\npgherd:\n  proxy:\n    read_write: 127.0.0.1:5000\n    \
+             {members}\n"
+        );
+        proxy(&text, "proxy.yml").map(|(file, _)| file)
+    };
+    let members = "members: ['http://10.0.0.1:8008', 'https://[::1]/', 'http://10.0.0.1']";
+    let file = read("", members).expect("good");
+    let tls = RestAddress { tls: true, ..RestAddress::plain("::1", 8008) };
+    assert_eq!(file.proxy.members, [RestAddress::plain("10.0.0.1", 8008), tls]);
+    assert_eq!(file.etcd3, None);
+    let file = read("etcd3: {host: h}", members).expect("good");
+    assert!(file.etcd3.is_some() && file.proxy.members.len() == 2);
+    let tls = "ctl: {cacert: /ca, certfile: /c, keyfile: /k, insecure: on}";
+    let file = read(tls, members).expect("good");
+    assert!(file.rest_client.insecure && file.rest_client.certificate.is_some());
+    for (top, members, problem) in [
+        ("", "", "etcd3: is required: the etcd members under etcd3.hosts; or pgherd.proxy.members"),
+        ("", "members: []", "etcd3: is required"),
+        ("etcd3: {}", members, "etcd3: is required: the etcd members under etcd3.hosts"),
+        ("", "members: ['10.0.0.1:8008']", "\"10.0.0.1:8008\" is not http://host:port"),
+        ("", "members: ['ftp://h']", "\"ftp://h\" is not http://host:port"),
+        ("", "members: 7", "pgherd.proxy.members: must be"),
+    ] {
+        let error = read(top, members).expect_err(problem).to_string();
+        assert!(error.contains(problem), "{error}");
+    }
 }
 
 fn variables(list: &[(&str, &str)]) -> Sources {

@@ -38,7 +38,8 @@ impl KeyMap {
     }
 
     pub(crate) fn view(&self) -> ClusterView {
-        ClusterView::from_keys(self.revision, self.keys.values())
+        let view = ClusterView::from_keys(self.revision, self.keys.values());
+        ClusterView { store: self.cluster_id, ..view }
     }
 
     /// Takes over a linearizable listing. `floor` is the map's revision from before the listing was

@@ -74,7 +74,7 @@ impl Core {
         }
     }
 
-    /// Takes what the DCS shows.
+    /// Takes what is known of the cluster.
     fn look(&mut self, source: &impl ViewSource, source_ended: bool) {
         let fresh = source.fresh() && !source_ended;
         if let Some(view) = source.view() {
@@ -89,7 +89,8 @@ impl Core {
             self.fresh = fresh;
             self.hub.tally.view_is(fresh);
             let cluster = &self.hub.name;
-            tracing::info!(proxy = %self.hub.config.name, cluster, fresh, "the view of the DCS");
+            let proxy = &self.hub.config.name;
+            tracing::info!(proxy, cluster, fresh, "the view of the cluster");
             self.hub.step(if fresh { Event::DcsBack } else { Event::DcsLost });
         }
     }

@@ -18,7 +18,7 @@
 //! Whether a client sets `synchronous_commit` below `on` (I1) is looked at in either case. That is
 //! counted, and refused where the dynamic configuration says so.
 //!
-//! Not here: where views of the cluster come from.
+//! Where views of the cluster come from, [`Proxy::run`] is told; usually [`Sources`].
 
 mod admin;
 mod answers;
@@ -58,6 +58,7 @@ pub mod secure;
 mod server;
 mod sessions;
 mod sockets;
+mod sources;
 mod startup;
 mod stats;
 mod tally;
@@ -84,6 +85,7 @@ pub use self::door::DoorError;
 pub use self::hot_restart::{Name, Naming, Registrant, Stage, TakeoverError, in_charge};
 pub use self::lowering::LoweredCommit;
 pub use self::registration::register;
+pub use self::sources::{Believed, Following, Sources};
 pub use self::views::{ViewSource, Views};
 pub use route::link::{PoolMode, SessionState};
 

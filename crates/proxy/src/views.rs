@@ -24,16 +24,6 @@ impl ViewSource for (Option<Arc<ClusterView>>, bool) {
     }
 }
 
-impl ViewSource for dcs::ViewState {
-    fn view(&self) -> Option<Arc<ClusterView>> {
-        self.view.clone()
-    }
-
-    fn fresh(&self) -> bool {
-        self.fresh
-    }
-}
-
 /// The views of each cluster of a proxy. One that has none holds its clients.
 #[derive(Debug)]
 pub struct Views<V> {

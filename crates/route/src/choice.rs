@@ -7,7 +7,7 @@ use crate::event::Target;
 /// Why there is no read-write route. It becomes the hint that a refused client reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Awaited {
-    /// Nothing has been read from the DCS yet.
+    /// Nothing is known of the cluster yet.
     View,
     /// There is no leader key: an election is due.
     Leader,
@@ -56,7 +56,11 @@ pub enum Awaited {
 impl std::fmt::Display for Awaited {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Awaited::View => write!(f, "the proxy has not reached the DCS yet"),
+            Awaited::View => write!(
+                f,
+                "nothing is known of the cluster yet: the proxy has reached neither the DCS nor a \
+                 member that follows it"
+            ),
             Awaited::Leader => write!(f, "no member holds the leader key; an election is awaited"),
             Awaited::Member { leader } => {
                 write!(f, "{leader} holds the leader key, its member key is awaited")
@@ -87,12 +91,6 @@ impl std::fmt::Display for Awaited {
 /// Whether the member says that it is the primary. `master` is what old Patroni versions say.
 pub(crate) fn is_primary(member: &Member) -> bool {
     member.role == "primary" || member.role == "master"
-}
-
-/// The newest term that the view speaks of. The term record outlives the leader key.
-pub(crate) fn newest_term(view: &ClusterView) -> Term {
-    let recorded = view.term.as_ref().map_or(Term(0), |record| record.value.term);
-    recorded.max(view.leader_term().unwrap_or(Term(0)))
 }
 
 /// The read-write route, if it is open. `newest` is the newest term ever seen.

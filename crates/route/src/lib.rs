@@ -12,6 +12,7 @@
 //! - no client waits longer than `hold_timeout`, and no more than `hold_limit` wait at once.
 #![forbid(unsafe_code)]
 
+mod belief;
 mod binding;
 mod choice;
 mod drain;
@@ -22,6 +23,7 @@ mod metrics;
 mod pools;
 mod router;
 
+pub use belief::{Belief, Word};
 pub use choice::Awaited;
 pub use drain::{Drain, DrainStep};
 pub use event::{Action, ClientId, CutReason, Event, PoolId, Port, Refusal, ServerId, Target};

@@ -278,7 +278,7 @@ impl Router {
     }
 
     fn see(&mut self, now: Millis, view: &ClusterView, actions: &mut Vec<Action>) {
-        self.routes.newest_term = self.routes.newest_term.max(choice::newest_term(view));
+        self.routes.newest_term = self.routes.newest_term.max(view.newest_term());
         let mut primary = choice::primary_route(view, self.routes.newest_term);
         let begins = self.follow_hold(now, view);
         if let (Some(_), Ok(target)) = (self.hold, &primary) {

@@ -16,6 +16,7 @@ pub mod schedule;
 pub mod slots;
 pub mod tags;
 pub mod time;
+pub mod told;
 pub mod view;
 
 pub use fencing::Unfenced;
@@ -38,4 +39,5 @@ pub use schedule::{NoInstant, UnixMillis};
 pub use slots::{LogicalSlot, Slot, SlotChange};
 pub use tags::Tags;
 pub use time::Millis;
+pub use told::{NotTold, Revised, TOLD_VERSION, Teller, ToldConfig, ToldLeader, ToldView};
 pub use view::{ClusterView, KeyValue, Versioned};

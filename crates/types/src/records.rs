@@ -177,13 +177,12 @@ impl Member {
     /// Where `api_url` leads; 8008 stands in for a missing port.
     #[must_use]
     pub fn api_address(&self) -> Option<RestAddress> {
-        let (host, port) = address_of(&self.api_url, 8008)?;
-        Some(RestAddress { tls: self.api_url.starts_with("https:"), host, port })
+        RestAddress::of_url(&self.api_url)
     }
 }
 
 /// Where a REST interface is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RestAddress {
     /// Whether it speaks TLS.
     pub tls: bool,
@@ -194,6 +193,13 @@ pub struct RestAddress {
 }
 
 impl RestAddress {
+    /// Where a URL leads; 8008 stands in for a missing port.
+    #[must_use]
+    pub fn of_url(url: &str) -> Option<RestAddress> {
+        let (host, port) = address_of(url, 8008)?;
+        Some(RestAddress { tls: url.starts_with("https:"), host, port })
+    }
+
     /// One that speaks no TLS.
     #[must_use]
     pub fn plain(host: &str, port: u16) -> RestAddress {

@@ -42,6 +42,9 @@ pub struct Versioned<T> {
 /// A consistent view of the cluster's keys.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ClusterView {
+    /// The store that the revisions are of, by etcd's cluster id; 0 if unknown. Those of another
+    /// store cannot be compared with them.
+    pub store: u64,
     /// The store's revision at which the view is exact.
     pub revision: Revision,
     /// `leader`.
@@ -138,6 +141,13 @@ impl ClusterView {
     #[must_use]
     pub fn leader_name(&self) -> Option<&MemberName> {
         self.leader.as_ref().map(|l| &l.value.name)
+    }
+
+    /// The newest term that the view speaks of. The term record outlives the leader key.
+    #[must_use]
+    pub fn newest_term(&self) -> Term {
+        let recorded = self.term.as_ref().map_or(Term(0), |record| record.value.term);
+        recorded.max(self.leader_term().unwrap_or(Term(0)))
     }
 
     /// The term of the present leader key: `None` without one, `Term(0)` if a Patroni node holds it

@@ -134,6 +134,7 @@ fn state(name: MemberName, peers: Arc<Reception>) -> ApiState {
         nudge: Arc::default(),
         door: watch::channel(Arc::default()).1,
         peers,
+        waiting: api::view::Waiting::default(),
     }
 }
 

@@ -236,6 +236,11 @@ impl Demo {
         command
     }
 
+    /// The first of its ports.
+    pub fn base_port(&self) -> u16 {
+        self.base_port
+    }
+
     /// The options of a demo that is started.
     pub fn ports(&self) -> [String; 2] {
         ["--base-port".to_owned(), self.base_port.to_string()]

@@ -5,6 +5,9 @@ use types::Millis;
 use super::Router;
 use crate::event::{Action, ClientId, Port, Refusal, ServerId, Target};
 
+/// Said where a view that is not current leaves clients waiting.
+const STALE: &str = " Nobody tells the proxy of the cluster now, neither the DCS nor a member.";
+
 const CANNOT_CONNECT_NOW: &str = "57P03";
 pub(super) const TOO_MANY_CONNECTIONS: &str = "53300";
 
@@ -53,7 +56,7 @@ impl Router {
 
     fn hint(&self) -> String {
         let waited = self.config.hold_timeout;
-        let stale = if self.fresh { "" } else { " The proxy does not reach the DCS now." };
+        let stale = if self.fresh { "" } else { STALE };
         match &self.primary {
             Err(awaited) => format!("hold_timeout is {waited}: {awaited}.{stale}"),
             Ok(Target { member, host, port, .. }) => format!(
