@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use decide::foreign::ForeignAnswer;
-use decide::{Act, Action, ActionId, Outcome, StartAs, StopMode, SyncRule};
+use decide::{Act, Action, ActionId, Outcome, STOP_FAST, StartAs, StopMode, SyncRule};
 use postgres::Instance;
 use types::{
     ClusterView, Compared, Durable, DurablePledge, InProgress, LocalPostgres, Lsn, MemberName,
@@ -40,8 +40,6 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// An immediate stop gets so long before SIGKILL.
 const STOP_IMMEDIATE: Millis = Millis(1_000);
-/// A clean stop before it is given up (then an immediate one follows).
-const STOP_FAST: Millis = Millis(60_000);
 /// How long a voter may need to stop receiving and replay what it has.
 const STOP_RECEIVING: Millis = Millis(10_000);
 /// How long all sessions may take to see a new rule.

@@ -25,7 +25,7 @@ mod requests;
 mod role;
 mod said;
 mod secure;
-mod service_manager;
+pub mod service_manager;
 mod setup;
 mod shell;
 mod signals;

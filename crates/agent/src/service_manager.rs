@@ -3,8 +3,8 @@
 
 use sd_notify::NotifyState;
 
-/// The agent is at work; PostgreSQL need not be.
-pub(crate) fn ready() {
+/// The process is at work; PostgreSQL need not be.
+pub fn ready() {
     tell(&[NotifyState::Ready]);
 }
 
@@ -17,8 +17,14 @@ pub(crate) fn reloading() {
     }
 }
 
-/// The agent is going to end.
-pub(crate) fn stopping() {
+/// Another process does the service's work from now on. This one may end when it likes, and has
+/// nothing more to say.
+pub fn handed_over(successor: u32) {
+    tell(&[NotifyState::MainPid(successor)]);
+}
+
+/// The process is going to end.
+pub fn stopping() {
     tell(&[NotifyState::Stopping]);
 }
 

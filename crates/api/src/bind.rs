@@ -32,16 +32,30 @@ pub async fn bind(place: &Place) -> io::Result<TcpListener> {
             opened => opened,
         };
     }
-    let found = tokio::time::timeout(LOOKUP_MAX, tokio::net::lookup_host((host, port)));
-    let found = found.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
     let mut failed = io::Error::from(io::ErrorKind::AddrNotAvailable);
-    for address in found {
+    for address in addresses(place).await? {
         match open(address, backlog, false) {
             Ok(listener) => return Ok(listener),
             Err(error) => failed = error,
         }
     }
     Err(failed)
+}
+
+/// The addresses that [`bind`] would take one of.
+///
+/// # Errors
+/// The host is unknown.
+pub async fn addresses(place: &Place) -> io::Result<Vec<SocketAddr>> {
+    let (host, port) = (place.listen.host.as_str(), place.listen.port);
+    if host == "*" {
+        return Ok(vec![
+            (Ipv6Addr::UNSPECIFIED, port).into(),
+            (Ipv4Addr::UNSPECIFIED, port).into(),
+        ]);
+    }
+    let found = tokio::time::timeout(LOOKUP_MAX, tokio::net::lookup_host((host, port)));
+    Ok(found.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??.collect())
 }
 
 /// `both`: an address of IPv6 that takes clients of IPv4, too, whatever the system's default is.

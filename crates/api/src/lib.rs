@@ -48,7 +48,7 @@ use types::{Millis, RestartRequest, Revision};
 
 pub use access::{Access, Credentials, base64};
 pub use allowlist::Allowlist;
-pub use bind::bind;
+pub use bind::{addresses, bind};
 pub use client::RestClient;
 pub use door::{Door, Place, headers};
 pub use failsafe::FailsafePost;

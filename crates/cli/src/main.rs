@@ -5,6 +5,7 @@ mod ctl;
 mod demo;
 mod generate;
 mod hidden;
+mod hot_restart;
 mod log;
 mod patroni;
 mod serve;

@@ -10,7 +10,7 @@ use proxy::Sources;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use types::Millis;
 
@@ -57,10 +57,16 @@ pub(crate) struct ProxyArgs {
     /// Treat warnings about the file as errors
     #[arg(long)]
     strict: bool,
+    /// Start it in the background and return when it serves, instead of the one that serves now
+    #[arg(long)]
+    detach: bool,
 }
 
 /// One attempt to reach a server.
 const CONNECT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// How long a proxy waits for its key in the DCS before it serves.
+const REGISTER_LIMIT: std::time::Duration = std::time::Duration::from_secs(3);
 
 /// How long the end of an agent waits for what it began.
 const SHUTDOWN_LIMIT: std::time::Duration = std::time::Duration::from_secs(1);
@@ -128,6 +134,9 @@ pub(crate) fn proxy(args: ProxyArgs, options: &CtlOptions) -> ExitCode {
             "{} warnings about the file, and --strict was given",
             warnings.len()
         );
+        if args.detach {
+            return crate::hot_restart::detach(file.proxy.control_socket.as_deref());
+        }
         // The proxy's workers are threads of their own; this one follows the cluster.
         runtime()?.block_on(run_proxy(file))?;
         Ok(ExitCode::SUCCESS)
@@ -153,15 +162,19 @@ async fn run_proxy(file: ProxyFile) -> anyhow::Result<()> {
     let id = config.id.clone();
     let listen = section.read_write.as_ref().or(section.read_only.as_ref());
     open_files(config.client_limit);
-    let proxy = proxy::Proxy::bind(config).await?;
+    let mut proxy = proxy::Proxy::bind(config).await?;
+    let following = clusters.follow();
     let shutdown = CancellationToken::new();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let stop = shutdown.clone();
+    let (stop, handed_over) = (shutdown.clone(), crate::hot_restart::tell(&mut proxy));
     tokio::spawn(async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
+        }
+        if !handed_over.is_cancelled() {
+            agent::service_manager::stopping();
         }
         stop.cancel();
     });
@@ -172,14 +185,20 @@ async fn run_proxy(file: ProxyFile) -> anyhow::Result<()> {
             reload.notify_one();
         }
     });
+    tokio::select! {
+        taken = proxy.take_name(following.views()) => taken?,
+        // Whoever is in charge serves on.
+        () = shutdown.cancelled() => return Ok(()),
+    }
+    let naming = proxy.naming();
     let mut registered = JoinSet::new();
     if let Some(listen) = listen {
         let at = HostPort { host: reachable(listen, &host), port: listen.port }.to_string();
         // Without the DCS no leader knows of this proxy, or waits for it.
         let mut register = |sources: &Sources, status| {
-            let (id, at, ended) = (id.clone(), at.clone(), shutdown.clone());
+            let (names, ended) = ((id.clone(), at.clone()), shutdown.clone());
             if let Some(store) = sources.dcs.clone() {
-                registered.spawn(proxy::register(store, id, at, status, ended));
+                registered.spawn(proxy::register(store, names, status, naming.join(), ended));
             }
         };
         register(&clusters.own, proxy.status());
@@ -189,17 +208,21 @@ async fn run_proxy(file: ProxyFile) -> anyhow::Result<()> {
             }
         }
     }
-    let following = clusters.follow();
-    proxy.run(following.views(), shutdown).await;
+    // Leaders are to know of it before it has clients, if the DCS is there at all.
+    naming.until_written(proxy::Name::Own, REGISTER_LIMIT).await;
+    drop(naming);
+    let ended = proxy.run(following.views(), shutdown.clone()).await;
+    shutdown.cancel();
     // Its keys go with it, so that no leader waits for this proxy. A DCS that does not answer must
     // not keep the others waiting.
     let all = async {
         while let Some(ended) = registered.join_next().await {
             ended?;
         }
-        Ok(())
+        Ok::<(), JoinError>(())
     };
-    tokio::time::timeout(SHUTDOWN_LIMIT, all).await.unwrap_or(Ok(()))
+    tokio::time::timeout(SHUTDOWN_LIMIT, all).await.unwrap_or(Ok(()))?;
+    Ok(ended?)
 }
 
 /// Takes as many open files as the system allows: every client is one, or two with a connection of
@@ -259,6 +282,8 @@ fn proxy_config(file: &ProxyFile, host: &str) -> anyhow::Result<proxy::ProxyConf
         admin_users: section.admin_users.iter().cloned().collect(),
         stats_users: section.stats_users.iter().cloned().collect(),
         http: section.http.clone(),
+        control_socket: section.control_socket.clone(),
+        drain_timeout: section.drain_timeout.as_duration(),
         connect_timeout: CONNECT_TIMEOUT,
         ..proxy::ProxyConfig::new(name, read_write, read_only)
     })

@@ -61,9 +61,10 @@ impl Clusters {
     }
 
     /// A proxy that knows of no primary holds its clients; so nobody need answer for it to start.
-    pub(crate) fn follow(self) -> Followed {
-        let others = self.others.into_iter().map(|(name, sources)| (name, sources.follow()));
-        Followed { own: self.own.follow(), others: others.collect() }
+    pub(crate) fn follow(&self) -> Followed {
+        let others = self.others.iter();
+        let others = others.map(|(name, sources)| (name.clone(), sources.clone().follow()));
+        Followed { own: self.own.clone().follow(), others: others.collect() }
     }
 }
 

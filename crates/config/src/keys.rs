@@ -1,7 +1,5 @@
 //! The one table of known keys: what checks the files, and what the reference is printed from.
 
-use std::fmt::Write as _;
-
 use crate::proxy_auth::{
     AUTHS, CLIENT_TLS_MODES, PROXY_PROTOCOL_IN, PROXY_PROTOCOL_OUT, SERVER_TLS_MODES,
 };
@@ -471,6 +469,18 @@ pub(crate) const STATIC: &[Key] = &[
     used("pgherd.proxy.http_tls.key", Text, "in cert", "Its key."),
     used("pgherd.proxy.http_tls.key_password", Secret, "", "What the key is encrypted with."),
     used("pgherd.proxy.http_tls.ca", Text, "", "Who stands behind the clients' certificates."),
+    used(
+        "pgherd.proxy.control_socket",
+        Text,
+        "",
+        "A Unix socket by which a new proxy takes over from this one: hot restart.",
+    ),
+    used(
+        "pgherd.proxy.drain_timeout",
+        Duration,
+        "60",
+        "How long clients may stay after a take-over with the proxy that they came to.",
+    ),
     used("pgherd.proxy.auth", OneOf(AUTHS), "pass_through", "How clients authenticate."),
     used("pgherd.proxy.users_file", Text, "", "Stored passwords, as in PgBouncer's userlist.txt."),
     used("pgherd.proxy.rules_file", Text, "", "Who is let in from where, as in pg_hba.conf."),
@@ -646,35 +656,6 @@ pub(crate) const DATABASE: &[Key] = &[
     used("pool_mode", OneOf(POOL_MODES), "the proxy's", "How long a client has a connection."),
 ];
 
-/// The reference of all keys, in Markdown.
-#[must_use]
-pub fn reference() -> String {
-    let mut page = String::from("# Configuration reference\n\nGenerated from the table of keys.\n");
-    let databases = "A database of `pgherd.proxy.databases`";
-    for (title, table) in
-        [("Static file", STATIC), (databases, DATABASE), ("Dynamic configuration", DYNAMIC)]
-    {
-        page.push_str(&format!("\n## {title}\n\n| key | type | default | |\n|---|---|---|---|\n"));
-        for key in table {
-            let (kind, support) = (type_name(key.holds), support_name(key.support));
-            writeln!(
-                page,
-                "| `{}` | {kind} | {} | {support}{} |",
-                key.path, key.default, key.about
-            )
-            .expect("writing to a String does not fail");
-        }
-    }
-    page
-}
-
-fn support_name(support: Support) -> &'static str {
-    match support {
-        Support::Used | Support::Quiet => "",
-        Support::Refused(_) => "Refused: ",
-    }
-}
-
 /// What a value must look like, for errors and the reference.
 pub(crate) fn type_name(holds: Type) -> String {
     let name = match holds {
@@ -701,7 +682,7 @@ mod tests {
 
     #[test]
     fn no_key_stands_twice_or_inside_another() {
-        for table in [STATIC, DATABASE, DYNAMIC] {
+        for table in [STATIC, CLUSTER, DATABASE, DYNAMIC] {
             for (index, key) in table.iter().enumerate() {
                 for other in &table[index + 1..] {
                     let (a, b) = (format!("{}.", key.path), format!("{}.", other.path));
@@ -709,6 +690,5 @@ mod tests {
                 }
             }
         }
-        assert!(reference().contains("| `pgherd.state_dir` | a text |"));
     }
 }

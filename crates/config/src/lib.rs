@@ -24,6 +24,7 @@ mod proxy_limits;
 mod proxy_rules;
 mod proxy_section;
 mod recommended;
+mod reference;
 mod restapi;
 mod roles;
 mod sections;
@@ -41,7 +42,7 @@ pub use dynamic::{
 };
 pub use generate::{FIXME, Host, Running, Template};
 pub use hooks::{Callback, CommandLine, CustomBootstrap, CustomMethod, Hooks, ReplicaMethod};
-pub use keys::{CONNECTION_KEYS, reference};
+pub use keys::CONNECTION_KEYS;
 pub use log::{Log, LogLevel, LogPiece, LogShape};
 pub use parameters::{CONTROLLED, effective_parameters};
 pub use problem::{ConfigError, Problem, Warning};
@@ -55,6 +56,7 @@ pub use proxy_limits::ProxyLimits;
 pub use proxy_rules::{Arrival, Decision, RuleError, Rules};
 pub use proxy_section::{PoolMode, ProxySection, SessionState};
 pub use recommended::{recommended_dynamic, recommended_with_ttl};
+pub use reference::reference;
 pub use restapi::{Allowed, Network, RestapiExtras, ServerTokens};
 pub use roles::{ByRole, NodeRole, RoleSettings};
 pub use sections::{

@@ -1,6 +1,7 @@
 //! `pgherd.proxy`: where the proxy listens, how long clients wait, how connections are shared.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use types::{Millis, RestAddress};
 
@@ -25,6 +26,9 @@ const PREPARED_STATEMENTS_MAX_DEFAULT: usize = 200;
 const POOL_TIMEOUT_DEFAULT: Millis = Millis(120_000);
 /// Members that are asked at the same time.
 const MEMBERS_MAX: usize = 32;
+const DRAIN_TIMEOUT_DEFAULT: Millis = Millis(60_000);
+/// The kernel's limit is 107; a new socket has a longer name until it is in its place.
+const SOCKET_PATH_BYTES_MAX: usize = 90;
 /// More threads than this serve nobody faster.
 const WORKERS_MAX: usize = 256;
 
@@ -108,6 +112,10 @@ pub struct ProxySection {
     pub clusters: BTreeMap<String, ProxyCluster>,
     /// Where the databases are that clients ask for.
     pub databases: ProxyDatabases,
+    /// Where a proxy that is started anew asks this one for its sockets; `None`: nowhere.
+    pub control_socket: Option<PathBuf>,
+    /// How long clients may stay with a proxy whose sockets were taken over.
+    pub drain_timeout: Millis,
 }
 
 impl Reader {
@@ -146,6 +154,10 @@ impl Reader {
             http: ProxyHttp::read(&self.tree, &mut self.errors),
             databases: self.proxy_databases(&security),
             clusters,
+            control_socket: self.control_socket(),
+            drain_timeout: self
+                .proxy_duration("pgherd.proxy.drain_timeout")
+                .unwrap_or(DRAIN_TIMEOUT_DEFAULT),
             security,
         })
     }
@@ -202,6 +214,23 @@ impl Reader {
             self.error(&path, why.to_owned());
         }
         users
+    }
+
+    /// A path that the kernel takes, and that means the same wherever the program is started.
+    fn control_socket(&mut self) -> Option<PathBuf> {
+        const KEY: &str = "pgherd.proxy.control_socket";
+        let path = self.text(KEY).filter(|path| !path.is_empty())?;
+        if !path.starts_with('/') {
+            self.error(KEY, "must be an absolute path");
+        }
+        if path.len() > SOCKET_PATH_BYTES_MAX {
+            let (bytes, most) = (path.len(), SOCKET_PATH_BYTES_MAX);
+            self.error(
+                KEY,
+                format!("is too long for a Unix socket: {bytes} bytes, at most {most}"),
+            );
+        }
+        Some(PathBuf::from(path))
     }
 
     pub(crate) fn proxy_duration(&mut self, path: &str) -> Option<Millis> {

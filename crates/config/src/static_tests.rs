@@ -284,6 +284,27 @@ fn reads_are_split_where_connections_are_shared() {
 }
 
 #[test]
+fn the_hot_restart_of_a_proxy() {
+    let read = |keys: &str| {
+        let text = format!(
+            "scope: demo\netcd3: {{host: 'localhost:2379'}}\npgherd:\n  proxy:\n    \
+             read_write: 127.0.0.1:5000\n    {keys}\n"
+        );
+        proxy(&text, "proxy.yml")
+            .map(|(file, _)| (file.proxy.control_socket, file.proxy.drain_timeout))
+    };
+    assert_eq!(read("").expect("good"), (None, Millis(60_000)));
+    let (socket, timeout) =
+        read("control_socket: /run/pgherd/proxy.sock\n    drain_timeout: 5min").expect("good");
+    assert_eq!(socket.expect("set").to_str(), Some("/run/pgherd/proxy.sock"));
+    assert_eq!(timeout, Millis(300_000));
+    let error = read("control_socket: proxy.sock").unwrap_err().to_string();
+    assert!(error.contains("control_socket: must be an absolute path"), "{error}");
+    let error = read(&format!("control_socket: /{}", "x".repeat(90))).unwrap_err().to_string();
+    assert!(error.contains("is too long for a Unix socket: 91 bytes"), "{error}");
+}
+
+#[test]
 fn a_proxy_file() {
     let text = "scope: demo\netcd3: {host: 'localhost:2379'}\npgherd:\n  proxy:\n    \
                 name: p1\n    read_write: '*:5000'\n    read_only: '*:5001'\n    \

@@ -46,7 +46,8 @@ pub enum Lane {
     Member,
     /// Every other transaction on the DCS.
     Dcs,
-    /// What proxies are asked to do before a hand-over; no hand-over waits for its answer.
+    /// What proxies are asked to do before a planned stop, which waits for the answer for a moment
+    /// alone.
     Hold,
     /// The guard.
     Guard,
@@ -73,6 +74,9 @@ pub enum Lane {
     /// The end of the agent.
     Exit,
 }
+
+/// How long a fast stop may take before it is given up; an immediate one follows.
+pub const STOP_FAST: Millis = Millis(60_000);
 
 /// How to stop PostgreSQL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -261,7 +265,7 @@ pub enum Act {
         /// The value.
         hold: HoldRecord,
     },
-    /// Delete `pgherd/hold`, on condition of our leader key: no hand-over is under way.
+    /// Delete `pgherd/hold`, on condition of our leader key: no planned stop is under way.
     RemoveHold {
         /// The leader key's modification revision.
         leader_key: Revision,

@@ -6,7 +6,7 @@
 
 use types::{ClusterView, LocalPostgres, Millis, Process, RestartRequest, Role, UnixMillis};
 
-use crate::action::{Act, Lane, Outcome};
+use crate::action::{Act, Lane, Outcome, STOP_FAST};
 use crate::brain::{Brain, Leadership, control_of};
 use crate::reason::Reason;
 
@@ -72,6 +72,16 @@ pub(crate) struct Errand {
     off_duty: bool,
 }
 
+impl Errand {
+    /// How long PostgreSQL may take to come up.
+    fn start_limit(&self) -> Millis {
+        match self.what {
+            What::Restart { limit } if limit > Millis::ZERO => limit,
+            What::Restart { .. } | What::Reinitialize { .. } => START_MIN,
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum What {
     Restart {
@@ -100,6 +110,8 @@ enum Phase {
     Leaving,
     /// So that the stop is short.
     Checkpoint,
+    /// The primary's clients end their transactions.
+    Holding,
     /// Until no process is left.
     Stopping,
     /// Until the new copy stands in place.
@@ -406,6 +418,15 @@ impl Brain {
                     self.issue(now, Act::Checkpoint, Reason::CheckpointBeforeStop);
                     return;
                 }
+                self.enter(now, Phase::Holding);
+                self.run_errand(now, view, local, leadership);
+            }
+            Phase::Holding => {
+                let lasts = STOP_FAST.plus(errand.start_limit());
+                let restarts = !errand.what.replaces();
+                if restarts && self.clients_finish_first(now, view, leadership, lasts) {
+                    return;
+                }
                 self.enter(now, Phase::Stopping);
                 self.run_errand(now, view, local, leadership);
             }
@@ -426,14 +447,13 @@ impl Brain {
     }
 
     fn await_start(&mut self, now: Millis, local: &LocalPostgres, errand: &Errand) {
-        let What::Restart { limit } = errand.what else {
+        if errand.what.replaces() {
             if matches!(local.process, Process::Running(_)) {
                 self.errands.present = None;
             }
             return;
-        };
-        let limit = if limit == Millis::ZERO { START_MIN } else { limit };
-        let until = errand.since.plus(limit);
+        }
+        let until = errand.since.plus(errand.start_limit());
         if matches!(local.process, Process::Running(_)) {
             self.end_errand(Answer::Restarted);
         } else if now < until {
@@ -477,7 +497,7 @@ impl Brain {
         };
         match (act, phase) {
             // One that failed makes the stop longer.
-            (Act::Checkpoint, Phase::Checkpoint) => self.enter(now, Phase::Stopping),
+            (Act::Checkpoint, Phase::Checkpoint) => self.enter(now, Phase::Holding),
             (Act::Start { .. }, Phase::Starting) if outcome != Outcome::Done => {
                 self.end_errand(Answer::RestartFailed);
             }
@@ -503,6 +523,14 @@ impl Brain {
 
     fn phase(&self) -> Option<Phase> {
         self.errands.present.as_ref().map(|errand| errand.phase)
+    }
+
+    /// A restart is under way for which the proxies may have been asked to hold their clients.
+    pub(crate) fn restarts_held(&self) -> bool {
+        self.errands.present.as_ref().is_some_and(|errand| {
+            let held = matches!(errand.phase, Phase::Holding | Phase::Stopping | Phase::Starting);
+            held && !errand.what.replaces()
+        })
     }
 
     /// PostgreSQL is being stopped by an operator's wish, and nothing else is to be made of that.
@@ -553,7 +581,7 @@ impl Brain {
             // Said from the beginning on: whoever waits for its end must not take the old copy, as
             // long as that runs, for the new one.
             (What::Reinitialize { .. }, _) => Some("creating replica"),
-            (What::Restart { .. }, Phase::Leaving | Phase::Checkpoint) => None,
+            (What::Restart { .. }, Phase::Leaving | Phase::Checkpoint | Phase::Holding) => None,
             (What::Restart { .. }, _) => Some("restarting"),
         }
     }

@@ -7,7 +7,7 @@ use types::{
 
 use crate::action::{Act, Lane};
 use crate::brain::{Brain, control_of};
-use crate::hold::Hold;
+use crate::hold::HeldStop;
 use crate::reason::Reason;
 
 /// A stop for a planned hand-over; clients wait meanwhile.
@@ -20,8 +20,6 @@ pub(crate) struct HandOver {
     pub(crate) checkpointed: bool,
     pub(crate) stopping: bool,
     pub(crate) why: Reason,
-    /// What the proxies were asked.
-    pub(crate) hold: Option<Hold>,
 }
 
 impl Brain {
@@ -56,7 +54,6 @@ impl Brain {
             checkpointed: false,
             stopping: false,
             why: why.clone(),
-            hold: None,
         });
         let (checkpointed, stopping) = (hand_over.checkpointed, hand_over.stopping);
         // A new primary that was never published has nothing worth a checkpoint first.
@@ -66,7 +63,9 @@ impl Brain {
             self.issue(now, Act::Checkpoint, Reason::CheckpointBeforeStop);
         } else if !stopping {
             let limit = self.stop_limit(&why);
-            if running && self.waits_for_proxies(now, view, key, (&why, limit)) {
+            let planned = matches!(why, Reason::Requested { .. } | Reason::ShuttingDown);
+            let stop = HeldStop { why: "switchover", lasts: limit };
+            if running && planned && self.waits_for_proxies(now, view, key, stop) {
                 return;
             }
             let act = Act::StopForHandOver { candidate, limit };

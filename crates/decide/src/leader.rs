@@ -11,6 +11,7 @@ use crate::action::{Act, Lane, Outcome, SyncRule};
 use crate::brain::{Brain, Leadership};
 use crate::claim::UnderWay;
 use crate::hand_over::HandOver;
+use crate::hold::Hold;
 use crate::reason::Reason;
 use crate::strangers::streaming_members;
 use crate::sync_set::{self, SyncPicture, SyncStep};
@@ -44,6 +45,8 @@ pub(crate) struct LeaderMemory {
     pub(crate) history_of: Option<Timeline>,
     /// A stop for a successor was begun; the leader key goes when it has ended.
     pub(crate) handing_over: Option<HandOver>,
+    /// What the proxies were asked before a planned stop.
+    pub(crate) hold: Option<Hold>,
     /// When each member's slot was last wanted.
     pub(crate) slot_seen: BTreeMap<String, Millis>,
     /// When walsenders of strangers were last ended.

@@ -40,7 +40,8 @@ mod take_over;
 mod unlocked;
 
 pub use action::{
-    Act, Action, ActionId, Lane, Leading, Outcome, Retake, StartAs, StopMode, SyncRule, Winner,
+    Act, Action, ActionId, Lane, Leading, Outcome, Retake, STOP_FAST, StartAs, StopMode, SyncRule,
+    Winner,
 };
 pub use brain::{Brain, Node};
 pub use errand::{Answer, Request, RequestId};

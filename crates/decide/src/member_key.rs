@@ -75,7 +75,9 @@ impl Brain {
         }
         let leading = match leadership {
             Leadership::Mine { key, term } => {
+                // A hold counts under the lease on which it was written.
                 let steady = self.leader.handing_over.is_none()
+                    && self.leader.hold.is_none()
                     && self.leader.unwell.is_none()
                     && self.leader.releasing.is_none()
                     && !self.holds_back();

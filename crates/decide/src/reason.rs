@@ -185,9 +185,9 @@ pub enum Reason {
     FirstWrite,
     /// pg_rewind needs a checkpoint on the new timeline.
     CheckpointAfterPromotion,
-    /// Clients of the proxies end their transactions before the leadership is given away.
+    /// Clients of the proxies end their transactions before the primary is stopped.
     ClientsFinish,
-    /// Proxies hold their clients, and no hand-over is under way.
+    /// Proxies hold their clients, and no planned stop is under way.
     NothingToHoldFor,
     /// A checkpoint now makes the stop shorter.
     CheckpointBeforeStop,

@@ -1,5 +1,6 @@
 //! Cancel requests: each goes to the server whose session it names.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,6 +13,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::front::Front;
+use crate::hot_restart::Predecessors;
 use crate::tally::Cancelled;
 
 /// From connecting until the server has closed, which says that the signal was sent.
@@ -24,6 +26,8 @@ pub(crate) struct CancelKeys {
     keys: Mutex<HashMap<CancelKey, ClientId>>,
     /// What our keys have in common, so that another proxy knows whose they are.
     mark: u16,
+    /// Those before us whose clients' requests come to us.
+    pub(crate) predecessors: Predecessors,
 }
 
 /// Keeps a key known; dropping it forgets the key, also when the client's task panics.
@@ -39,6 +43,27 @@ impl KnownKey {
     }
 }
 
+/// Random bytes of a key.
+type Random = [u8; 6];
+/// So many keys' are taken from the system at once, which takes longer than all the rest.
+const RANDOM_AHEAD: usize = 40;
+
+thread_local! {
+    static RANDOM: RefCell<Vec<Random>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Bytes that nobody else has or can foresee; each are given once.
+fn random() -> Result<Random, getrandom::Error> {
+    RANDOM.with_borrow_mut(|ahead| {
+        if ahead.is_empty() {
+            let mut bytes = [0; RANDOM_AHEAD * size_of::<Random>()];
+            getrandom::fill(&mut bytes)?;
+            ahead.extend_from_slice(bytes.as_chunks().0);
+        }
+        ahead.pop().ok_or(getrandom::Error::UNEXPECTED)
+    })
+}
+
 /// The mark of a proxy's keys: a hash of its id in the DCS (FNV-1a, which is the same everywhere).
 fn mark_of(id: &str) -> u16 {
     let hash = id
@@ -50,17 +75,23 @@ fn mark_of(id: &str) -> u16 {
 impl CancelKeys {
     /// Those of the proxy with this id.
     pub(crate) fn new(id: &str) -> CancelKeys {
-        CancelKeys { keys: Mutex::default(), mark: mark_of(id) }
+        let predecessors = Predecessors::default();
+        CancelKeys { keys: Mutex::default(), mark: mark_of(id), predecessors }
+    }
+
+    pub(crate) fn mark(&self) -> u16 {
+        self.mark
     }
 
     /// A key of our own for a client; `None` if the system has no random bytes.
     pub(crate) fn create(self: &Arc<CancelKeys>, owner: ClientId) -> Option<KnownKey> {
-        let mut random = [0; 6];
-        if let Err(error) = getrandom::fill(&mut random) {
-            tracing::error!(%error, "no random bytes for a cancel key");
-            return None;
-        }
-        let [low @ .., s0, s1, s2, s3] = random;
+        let [low @ .., s0, s1, s2, s3] = match random() {
+            Ok(random) => random,
+            Err(error) => {
+                tracing::error!(%error, "no random bytes for a cancel key");
+                return None;
+            }
+        };
         // The mark has 15 bits: clients show the number as a signed one.
         let process = u32::from(self.mark) << 16 | u32::from(u16::from_be_bytes(low)) | 1;
         let key = CancelKey { process, secret: vec![s0, s1, s2, s3] };
@@ -73,17 +104,28 @@ impl CancelKeys {
         self.keys.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends the request to where it belongs: to our client's task, or to the proxy that gave the
-    /// key. One that nobody knows is dropped without a word, as a server does.
-    pub(crate) async fn forward(&self, front: &Front, key: &CancelKey, packet: &[u8]) {
+    /// Sends the request to our client's task; `false` if no client of ours has this key.
+    pub(crate) fn cancel_own(&self, front: &Front, key: &CancelKey) -> bool {
         let known = self.lock().get(key).copied();
         if let Some(client) = known {
             front.tally.cancels.add(Cancelled::Own);
             front.cancel(client);
+        }
+        known.is_some()
+    }
+
+    /// Sends the request to where it belongs: to our client's task, or to the proxy that gave the
+    /// key. One that nobody knows is dropped without a word, as a server does.
+    pub(crate) async fn forward(&self, front: &Front, key: &CancelKey, packet: &[u8]) {
+        if self.cancel_own(front, key) {
             return;
         }
-        // A request with our mark is not handed on, so none goes round in circles.
         let mark = u16::try_from(key.process >> 16).unwrap_or_default();
+        if self.predecessors.cancel(key, mark).await {
+            front.tally.cancels.add(Cancelled::OtherProxy);
+            return;
+        }
+        // A request with our mark goes to no other proxy, so none goes round in circles.
         let others = front.proxies();
         let theirs = others.iter().filter(|(id, _)| mark != self.mark && mark_of(id) == mark);
         let mut nobodys = true;

@@ -68,9 +68,9 @@ pub(crate) fn put(mailbox: &Mailbox<Command>, command: Command) -> Option<Comman
 }
 
 /// Serves a client until its end. Front and hub learn of that from the end of its place.
-pub(crate) async fn serve(newcomer: Newcomer, port: Port, socket: TcpStream) {
+pub(crate) async fn serve(newcomer: Newcomer, port: Port, caller: (TcpStream, SocketAddr)) {
     // What is needed once is not kept for as long as the client stays.
-    let Some((welcomed, address)) = Box::pin(at_the_door(&newcomer, port, socket)).await else {
+    let Some((welcomed, address)) = Box::pin(at_the_door(&newcomer, port, caller)).await else {
         return;
     };
     let Welcomed { stream, channel, wish, unread } = welcomed;
@@ -129,10 +129,10 @@ pub(crate) async fn serve(newcomer: Newcomer, port: Port, socket: TcpStream) {
 async fn at_the_door(
     newcomer: &Newcomer,
     port: Port,
-    mut socket: TcpStream,
+    (mut socket, peer): (TcpStream, SocketAddr),
 ) -> Option<(Welcomed, SocketAddr)> {
     let door = &newcomer.front.door;
-    let mut address = socket.peer_addr().ok()?;
+    let mut address = peer;
     if door.security.proxy_protocol_in {
         match proxy_protocol::receive(&mut socket, STARTUP_LIMIT).await {
             Ok(Origin::Proxied { source, .. }) => address = source,
@@ -143,7 +143,7 @@ async fn at_the_door(
             }
         }
     }
-    match door.clients.welcome(socket, STARTUP_LIMIT).await {
+    match door.clients.welcome(socket, peer, STARTUP_LIMIT).await {
         Ok(welcomed) => Some((welcomed, address)),
         Err((error, stream)) => {
             let client = newcomer.id;

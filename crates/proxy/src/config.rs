@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ::config::{ProxyDatabases, ProxyHttp, ProxyLimits, ProxySecurity};
@@ -16,6 +17,7 @@ const CLIENT_LIMIT: usize = 10_000;
 const POOL_SIZE: usize = 20;
 const POOL_TIMEOUT: Duration = Duration::from_secs(120);
 const PREPARED_STATEMENTS_MAX: usize = 200;
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The proxy's settings.
@@ -74,6 +76,10 @@ pub struct ProxyConfig {
     pub stats_users: BTreeSet<String>,
     /// Where it says by HTTP how it is, if it does.
     pub http: Option<ProxyHttp>,
+    /// Where a proxy that is started anew asks this one for its sockets.
+    pub control_socket: Option<PathBuf>,
+    /// How long clients may stay then with this one.
+    pub drain_timeout: Duration,
     /// How long one attempt to reach a server's TCP port takes, at most.
     pub connect_timeout: Duration,
     /// Replicas further behind than this many bytes get no new client; `None` is what the cluster's
@@ -119,6 +125,8 @@ impl ProxyConfig {
             admin_users: BTreeSet::new(),
             stats_users: BTreeSet::new(),
             http: None,
+            control_socket: None,
+            drain_timeout: DRAIN_TIMEOUT,
             connect_timeout: CONNECT_TIMEOUT,
             maximum_lag_bytes: None,
             tcp_user_timeout: None,

@@ -12,8 +12,10 @@ use crate::front::Front;
 use crate::hub::Hub;
 use crate::{Status, ViewSource};
 
-/// What happens within so long is published together.
-const PUBLISH_PAUSE: Duration = Duration::from_millis(5);
+/// What happens within so long is published together: each time takes as long as a connection does.
+const PUBLISH_PAUSE: Duration = Duration::from_millis(50);
+/// The same while the leader waits for the end of transactions.
+const PUBLISH_PAUSE_OF_HOLDS: Duration = Duration::from_millis(5);
 /// How often idle server connections are looked at.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -52,7 +54,8 @@ impl Core {
                     publish_at = Some(Instant::now());
                 }
                 () = hub.changed.notified(), if publish_at.is_none() => {
-                    publish_at = Instant::now().checked_add(PUBLISH_PAUSE);
+                    let pause = if hub.holds() { PUBLISH_PAUSE_OF_HOLDS } else { PUBLISH_PAUSE };
+                    publish_at = Instant::now().checked_add(pause);
                 }
                 () = sleep_until(publish_at.unwrap_or_else(Instant::now)),
                     if publish_at.is_some() =>

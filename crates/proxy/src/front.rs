@@ -164,6 +164,26 @@ impl Front {
         }
     }
 
+    /// A successor accepts the clients: connections that nobody needs are closed soon.
+    pub(crate) fn drain(&self) {
+        self.hubs().for_each(|hub| hub.drain());
+    }
+
+    /// Has every session end as soon as it is in no transaction.
+    pub(crate) fn close(&self) {
+        self.hubs().for_each(|hub| hub.close());
+        let operators = self.visitors.operators();
+        for mailbox in operators.into_iter().filter_map(|operator| self.mailbox(operator)) {
+            drop(client::put(&mailbox, Command::End(Ending::Shutdown)));
+        }
+        self.mailboxes().values().for_each(|mailbox| mailbox.nudge());
+    }
+
+    /// Whether an operator has paused the pools.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.hubs().any(|hub| hub.snapshot().paused)
+    }
+
     /// Wakes clients whose time is up.
     pub(crate) fn look_at_time_limits(&self) {
         let since = Instant::now().saturating_duration_since(self.started);

@@ -11,10 +11,12 @@ use route::{Port, Snapshot};
 use tls::{ClientCertificates, ServerSettings};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::door::DoorError;
 use crate::figures::Figures;
 use crate::front::Front;
+use crate::listening::Listeners;
 use crate::login::read_password;
 use crate::secure;
 use crate::{ProxyError, Status};
@@ -26,17 +28,30 @@ pub(crate) struct HttpDoor {
     door: watch::Sender<Arc<api::Door>>,
 }
 
-/// Takes the address, and reads what the configuration names.
+/// Takes the address, from the proxy before where that had it, and reads what the configuration
+/// names.
 ///
 /// # Errors
 /// [`ProxyError`], naming the address or the file.
-pub(crate) async fn open(config: ProxyHttp) -> Result<(HttpDoor, TcpListener), ProxyError> {
+pub(crate) async fn open(
+    config: ProxyHttp,
+    sockets: &mut Listeners,
+) -> Result<(HttpDoor, TcpListener), ProxyError> {
     let place = Place { listen: config.listen.clone(), backlog: None };
-    let listened = api::bind(&place).await;
+    let listened = listen(&place, sockets).await;
     let listener =
         listened.map_err(|source| ProxyError::ListenHttp { listen: place.listen, source })?;
     let door = watch::Sender::new(Arc::new(read(&config)?));
     Ok((HttpDoor { config, door }, listener))
+}
+
+async fn listen(place: &Place, sockets: &mut Listeners) -> std::io::Result<TcpListener> {
+    let listener = match sockets.inherited(&api::addresses(place).await?) {
+        Some(socket) => TcpListener::from_std(socket)?,
+        None => api::bind(place).await?,
+    };
+    sockets.hold("http", &listener)?;
+    Ok(listener)
 }
 
 impl HttpDoor {
@@ -78,14 +93,21 @@ fn read(config: &ProxyHttp) -> Result<api::Door, DoorError> {
 /// The status of each cluster, by its name.
 type Statuses = BTreeMap<String, watch::Receiver<Status>>;
 
-/// Answers for as long as the proxy runs.
-pub(crate) async fn serve(front: Arc<Front>, listener: Option<TcpListener>, statuses: Statuses) {
+/// Answers for as long as the proxy runs and no successor does.
+pub(crate) async fn serve(
+    front: Arc<Front>,
+    listener: Option<TcpListener>,
+    statuses: Statuses,
+    drains: CancellationToken,
+) {
     if let (Some(listener), Some(http)) = (listener, &front.http) {
         let door = http.door.subscribe();
         let front = front.clone();
         let pages = Arc::new(move |path: &str| page(&front, &statuses, path));
-        let ended = serve_pages(listener, door, pages, pending()).await;
-        tracing::error!(?ended, "the proxy answers no HTTP any more");
+        let ended = serve_pages(listener, door, pages, drains.clone().cancelled_owned()).await;
+        if !drains.is_cancelled() {
+            tracing::error!(?ended, "the proxy answers no HTTP any more");
+        }
     }
     pending().await
 }

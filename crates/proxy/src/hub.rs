@@ -28,6 +28,9 @@ use crate::stats::{PERIOD, Stats};
 use crate::tally::ClusterTally;
 use crate::words::Ending;
 
+/// While the proxy drains, a connection that is idle for so long is more than its clients need.
+const DRAINING_IDLE: Millis = Millis(1_000);
+
 /// Who a pool is for; the database is what clients call it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct PoolKey {
@@ -143,6 +146,10 @@ pub(crate) struct Hub {
     dirty: AtomicBool,
     /// A hold of the leader's is followed, so that every end of a transaction counts.
     holding: AtomicBool,
+    /// A successor accepts the clients.
+    draining: AtomicBool,
+    /// Sessions end as soon as they are in no transaction.
+    closing: AtomicBool,
     /// An operator has paused the pools, and may wait for what is lent.
     paused: AtomicBool,
     /// While paused: a connection was given back or lost, or the pause is over.
@@ -177,6 +184,8 @@ impl Hub {
             tally: ClusterTally::default(),
             dirty: AtomicBool::new(false),
             holding: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
             paused: AtomicBool::new(false),
             returned: Notify::new(),
             period: Mutex::new(Period { began: Instant::now(), last: Duration::ZERO }),
@@ -222,6 +231,32 @@ impl Hub {
     /// Whether sessions are to end when they are in no transaction.
     pub(crate) fn holds(&self) -> bool {
         self.holding.load(Ordering::Acquire)
+    }
+
+    /// Connections that nobody needs are closed soon from now on: a successor opens its own.
+    pub(crate) fn drain(self: &Arc<Hub>) {
+        self.draining.store(true, Ordering::Release);
+        self.sweep();
+    }
+
+    /// Has every session end as soon as it is in no transaction, once its task looks.
+    pub(crate) fn close(&self) {
+        self.closing.store(true, Ordering::Release);
+    }
+
+    /// Whether sessions end so.
+    pub(crate) fn closes(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+
+    /// How long a connection may be idle.
+    fn server_idle_timeout(&self) -> Millis {
+        let limit = self.config.limits.server_idle_timeout;
+        match self.draining.load(Ordering::Acquire) {
+            true if limit == Millis::ZERO => DRAINING_IDLE,
+            true => limit.min(DRAINING_IDLE),
+            false => limit,
+        }
     }
 
     /// The client wants a connection; it has it at once, or waits for a command from now on, which
@@ -448,7 +483,7 @@ impl Hub {
 
     /// Closes idle connections that are dead, that are old, or that nobody needed for long.
     pub(crate) fn sweep(self: &Arc<Hub>) {
-        let limits = &self.config.limits;
+        let (limits, idle) = (&self.config.limits, self.server_idle_timeout());
         self.end_period();
         let mut lost = Vec::new();
         let mut desk = self.desk();
@@ -456,7 +491,7 @@ impl Hub {
         desk.idle.retain(|id, connection| {
             let stays = connection.is_alive()
                 && !connection.is_old(now, limits)
-                && !connection.is_unused(now, limits);
+                && !connection.is_unused(now, idle);
             if !stays {
                 lost.push(*id);
             }

@@ -19,7 +19,6 @@
 //! counted, and refused where the dynamic configuration says so.
 //!
 //! Where views of the cluster come from, [`Proxy::run`] is told; usually [`Sources`].
-#![forbid(unsafe_code)]
 
 mod admin;
 mod answers;
@@ -32,12 +31,15 @@ mod core;
 mod destination;
 mod dial;
 mod door;
+mod draining;
 mod figures;
 mod front;
 mod histogram;
+mod hot_restart;
 mod http;
 mod hub;
 mod known;
+mod listening;
 #[doc(hidden)]
 pub mod login;
 mod lowering;
@@ -69,18 +71,18 @@ mod words;
 mod worker;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
 use serde::Serialize;
-use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 pub use self::config::{ProxyConfig, pool_mode};
 pub use self::destination::UnknownCluster;
 pub use self::door::DoorError;
+pub use self::hot_restart::{Name, Naming, Registrant, Stage, TakeoverError, in_charge};
 pub use self::lowering::LoweredCommit;
 pub use self::registration::register;
 pub use self::sources::{Believed, Following, Sources};
@@ -90,7 +92,9 @@ pub use route::link::{PoolMode, SessionState};
 use self::core::Core;
 use self::door::Door;
 use self::front::Front;
+use self::hot_restart::{Drains, HotRestart};
 use self::hub::Hub;
+use self::running::Workers;
 
 /// The proxy at one moment, at one of its clusters, for operators.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
@@ -135,7 +139,10 @@ pub enum ProxyError {
     #[error(transparent)]
     Cluster(#[from] UnknownCluster),
     /// An address cannot be taken.
-    #[error("cannot listen on {address}; is another proxy or server using it?")]
+    #[error(
+        "cannot listen on {address}; is another proxy or server using it? (one that this proxy is \
+         to take over from needs the same control_socket)"
+    )]
     Listen {
         /// The address.
         address: SocketAddr,
@@ -143,45 +150,59 @@ pub enum ProxyError {
         #[source]
         source: std::io::Error,
     },
+    /// Another proxy was to hand over.
+    #[error(transparent)]
+    Takeover(#[from] TakeoverError),
 }
 
-/// A proxy that listens. Clients that connect before [`Proxy::run`] wait in the kernel's queue.
+/// A proxy that listens. Clients that connect before [`Proxy::run`] wait in the kernel's queue, or
+/// are served by the proxy that this one takes over from.
 #[derive(Debug)]
 pub struct Proxy {
     front: Arc<Front>,
     listeners: Vec<(route::Port, TcpListener)>,
-    http: Option<TcpListener>,
+    http: Option<tokio::net::TcpListener>,
     status: watch::Sender<Status>,
     /// Of the clusters besides its own, by name.
     others: BTreeMap<String, watch::Sender<Status>>,
     reload: Arc<Notify>,
+    restart: HotRestart,
 }
 
 impl Proxy {
-    /// Takes all addresses.
+    /// Takes all addresses; where a proxy is in charge behind the control socket, from that.
     ///
     /// # Errors
-    /// [`ProxyError`], naming the address.
+    /// [`ProxyError`], naming the address. A proxy that is in charge serves on then.
     pub async fn bind(config: ProxyConfig) -> Result<Proxy, ProxyError> {
         let read_write = config.read_write.iter().map(|a| (route::Port::ReadWrite, *a));
         let read_only = config.read_only.iter().map(|a| (route::Port::ReadOnly, *a));
         let door = Door::new(config.security.clone())?;
+        let (mut restart, mut sockets) =
+            HotRestart::begin(config.control_socket.as_deref()).await?;
         let mut listeners = Vec::new();
         for (port, address) in read_write.chain(read_only) {
-            let listener = TcpListener::bind(address)
+            let name = match port {
+                route::Port::ReadWrite => "read_write",
+                route::Port::ReadOnly => "read_only",
+            };
+            let listener = sockets
+                .listen(name, address)
                 .await
                 .map_err(|source| ProxyError::Listen { address, source })?;
             sockets::prepare(&listener, config.tcp_user_timeout);
+            sockets::accept_who_speaks(&listener);
             listeners.push((port, listener));
         }
         if listeners.is_empty() {
             return Err(ProxyError::NoAddress { name: config.name });
         }
         let (http, http_listener) = match config.http.clone() {
-            Some(config) => Some(http::open(config).await?),
+            Some(config) => Some(http::open(config, &mut sockets).await?),
             None => None,
         }
         .unzip();
+        restart.holds(sockets);
         let name = config.name.clone();
         let front = Arc::new(Front::new(config, door, http)?);
         let status = |hub: &Arc<Hub>| {
@@ -190,7 +211,31 @@ impl Proxy {
         };
         let others = front.others.iter().map(|(name, hub)| (name.clone(), status(hub))).collect();
         let status = status(&front.own);
-        Ok(Proxy { front, listeners, http: http_listener, status, others, reload: Arc::default() })
+        let reload = Arc::default();
+        Ok(Proxy { front, listeners, http: http_listener, status, others, reload, restart })
+    }
+
+    /// Has whoever runs the proxy told what becomes of it.
+    pub fn on_stage(&mut self, tell: impl Fn(Stage) + Send + Sync + 'static) {
+        self.restart.on_stage(Box::new(tell));
+    }
+
+    /// By which name the proxy is to be registered in the DCS.
+    #[must_use]
+    pub fn naming(&self) -> Naming {
+        self.restart.naming()
+    }
+
+    /// Where sockets are taken over: waits a moment for what the DCS shows, and has the proxy in
+    /// charge leave its name there to this one. From here to [`Proxy::run`] is a matter of seconds.
+    ///
+    /// # Errors
+    /// [`ProxyError`]; the proxy in charge serves on then.
+    pub async fn take_name<V: ViewSource>(
+        &mut self,
+        views: impl Into<Views<V>>,
+    ) -> Result<(), ProxyError> {
+        Ok(self.restart.take_name(views.into()).await?)
     }
 
     /// Where it answers HTTP, if it does.
@@ -233,11 +278,38 @@ impl Proxy {
     }
 
     /// Serves clients until `shutdown` is cancelled; they are told so, and it returns within about
-    /// two seconds. When the sender of `views` goes away, open routes stay as they are.
-    pub async fn run<V: ViewSource>(self, views: impl Into<Views<V>>, shutdown: CancellationToken) {
+    /// two seconds. Or until a successor has taken the sockets over, and the clients that are here
+    /// have gone. When the sender of `views` goes away, open routes stay as they are.
+    ///
+    /// # Errors
+    /// The proxy in charge does not hand over after all.
+    pub async fn run<V: ViewSource>(
+        self,
+        views: impl Into<Views<V>>,
+        shutdown: CancellationToken,
+    ) -> Result<(), ProxyError> {
+        if shutdown.is_cancelled() {
+            // Whoever is in charge is not to stop for one that ends.
+            return Ok(());
+        }
         let statuses = self.statuses();
         let Views { own, others: mut views } = views.into();
         let front = self.front;
+        let drains = Drains::default();
+        let shutdown = shutdown.child_token();
+        // It is known that others may drain before clients come.
+        let restart = self.restart.of(front.clone(), drains.clone());
+        let workers = Workers::start(&front, &self.listeners);
+        drop(self.listeners);
+        let refused = shutdown.clone();
+        let restart = tokio::spawn(async move {
+            let ended = restart.run().await;
+            if ended.is_err() {
+                refused.cancel();
+            }
+            ended
+        });
+        let ends_with_us = AbortOnDrop(restart.abort_handle());
         let core = |hub: &Arc<Hub>, status| Core::new(front.clone(), hub.clone(), status);
         let mut cores = JoinSet::new();
         cores.spawn(core(&front.own, self.status).run(own));
@@ -252,7 +324,7 @@ impl Proxy {
         for hub in front.hubs().filter(|hub| hub.config.read_write_split) {
             probers.spawn(prober::run(hub.clone()));
         }
-        let pages = http::serve(front.clone(), self.http, statuses);
+        let pages = http::serve(front.clone(), self.http, statuses, drains.begin.clone());
         tokio::select! {
             () = pages => {}
             Some(Err(ended)) = cores.join_next() => {
@@ -261,8 +333,19 @@ impl Proxy {
                     std::panic::resume_unwind(panic);
                 }
             }
-            () = running::run(front.clone(), self.listeners, self.reload, shutdown) => {}
+            () = running::run(front.clone(), workers, (self.reload, drains), shutdown) => {}
         }
+        drop(ends_with_us);
+        restart.await.map_or(Ok(()), |ended| Ok(ended?))
+    }
+}
+
+/// A task that ends with whoever began it.
+struct AbortOnDrop(AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 
@@ -275,6 +358,5 @@ pub async fn run<V: ViewSource>(
     views: impl Into<Views<V>>,
     shutdown: CancellationToken,
 ) -> Result<(), ProxyError> {
-    Proxy::bind(config).await?.run(views, shutdown).await;
-    Ok(())
+    Proxy::bind(config).await?.run(views, shutdown).await
 }

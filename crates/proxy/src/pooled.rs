@@ -208,8 +208,12 @@ impl<'a> Pooled<'a> {
         Err(at_boundary.then(|| words::too_long(doing, in_doubt)))
     }
 
-    /// A connection that is pinned to its client cannot be taken from it unseen.
+    /// A connection that is pinned to its client cannot be taken from it unseen; and a proxy that
+    /// closes ends every session that is in no transaction.
     fn drain(&mut self) -> Result<(), Farewell> {
+        if self.place.hub.closes() && self.is_in_nothing() {
+            return Err(self.last_word(Ending::Shutdown));
+        }
         let mailbox = &self.place.mailbox;
         if self.side.pinned().is_none() || !mailbox.drains() {
             return Ok(());
@@ -224,6 +228,17 @@ impl<'a> Pooled<'a> {
             }
             Some(_) | None => Ok(()),
         }
+    }
+
+    /// Whether the client is in no transaction, asks for nothing, and has read what it was told.
+    fn is_in_nothing(&self) -> bool {
+        let said_all = self.inbox.is_empty() && self.down.is_empty() && !self.waits;
+        said_all
+            && !self.is_at_replica()
+            && match &self.link {
+                Some(link) => link.side.is_at_rest() && link.up.is_empty(),
+                None => self.side.at_boundary() && !self.side.is_aborted(),
+            }
     }
 
     fn read_server(&mut self, cx: &mut Context<'_>) -> Result<bool, Farewell> {

@@ -155,8 +155,7 @@ impl<'a> Relay<'a> {
                 Poll::Ready(_) => return Turn::End(End::ServerGone),
             }
         }
-        if self.must_end() {
-            let ending = Ending::Cut(CutReason::Planned);
+        if let Some(ending) = self.must_end() {
             return Turn::End(End::Commanded(Command::End(ending)));
         }
         if self.must_ask() {
@@ -236,18 +235,25 @@ impl<'a> Relay<'a> {
         })
     }
 
-    /// The primary is about to step down, and the session is in no transaction.
-    fn must_end(&mut self) -> bool {
+    /// The primary is about to step down, or the proxy to end, and the session is in no
+    /// transaction.
+    fn must_end(&mut self) -> Option<Ending> {
         let idle = self.exchange.status() == Some(TransactionStatus::Idle);
-        let mailbox = &self.place.mailbox;
-        if !idle || !self.is_silent() || !mailbox.drains() {
-            return false;
+        if !idle || !self.is_silent() {
+            return None;
         }
-        let holds = self.place.hub.holds();
-        if !holds {
+        let (hub, mailbox) = (&self.place.hub, &self.place.mailbox);
+        if hub.closes() {
+            return Some(Ending::Shutdown);
+        }
+        if !mailbox.drains() {
+            return None;
+        }
+        if !hub.holds() {
             mailbox.forget_drain();
+            return None;
         }
-        holds
+        Some(Ending::Cut(CutReason::Planned))
     }
 
     fn is_silent(&self) -> bool {

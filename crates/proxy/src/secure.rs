@@ -1,6 +1,7 @@
 //! TLS on both sides of the proxy: which certificate a client is shown, how a server is reached.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
@@ -163,8 +164,8 @@ impl ClientSide {
         Ok(())
     }
 
-    /// Listens to what a client wants, over TLS if it asks for that and there is any: by its
-    /// request, or at once as clients of PostgreSQL 17 can. Where TLS may
+    /// Listens to what a client wants that has connected from `peer`, over TLS if it asks for that
+    /// and there is any: by its request, or at once as clients of PostgreSQL 17 can. Where TLS may
     /// follow, nothing is read beyond the packet.
     ///
     /// Cancel safety: none, the connection is of no use afterwards.
@@ -174,12 +175,17 @@ impl ClientSide {
     pub async fn welcome(
         &self,
         socket: TcpStream,
+        peer: SocketAddr,
         limit: Duration,
     ) -> Result<Welcomed, (NotWelcome, Option<Stream>)> {
-        timeout(limit, self.listen(socket)).await.unwrap_or(Err((NotWelcome::Silent, None)))
+        timeout(limit, self.listen(socket, peer)).await.unwrap_or(Err((NotWelcome::Silent, None)))
     }
 
-    async fn listen(&self, socket: TcpStream) -> Result<Welcomed, (NotWelcome, Option<Stream>)> {
+    async fn listen(
+        &self,
+        socket: TcpStream,
+        peer: SocketAddr,
+    ) -> Result<Welcomed, (NotWelcome, Option<Stream>)> {
         let acceptor = self.acceptor.get();
         let first = if acceptor.is_some() { peeked(&socket).await } else { None };
         let mut stream = Stream::Plain(socket);
@@ -224,7 +230,7 @@ impl ClientSide {
             };
             let end_point = acceptor.as_ref().and_then(Acceptor::end_point).map(<[u8]>::to_vec);
             let channel = Channel {
-                confidential: stream.is_tls() || !self.behind_proxy && is_local(&stream),
+                confidential: stream.is_tls() || !self.behind_proxy && is_local(peer),
                 end_point: end_point.filter(|_| stream.is_tls()),
                 certified: stream.certified_names(),
             };
@@ -254,9 +260,8 @@ async fn secured(
 }
 
 /// Whether both ends are on this machine, so that nobody in between reads along.
-fn is_local(stream: &Stream) -> bool {
-    let peer = stream.socket().peer_addr();
-    peer.is_ok_and(|address| address.ip().to_canonical().is_loopback())
+fn is_local(peer: SocketAddr) -> bool {
+    peer.ip().to_canonical().is_loopback()
 }
 
 /// How servers are reached.
@@ -372,7 +377,7 @@ impl ServerSide {
             }
         };
         let channel = Channel {
-            confidential: stream.is_tls() || is_local(&stream),
+            confidential: stream.is_tls() || stream.socket().peer_addr().is_ok_and(is_local),
             end_point: stream.server_end_point(),
             certified: Vec::new(),
         };

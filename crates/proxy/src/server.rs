@@ -115,8 +115,8 @@ impl ServerConnection {
     }
 
     /// Whether nobody has had it for as long as it may be idle.
-    pub(crate) fn is_unused(&self, now: Millis, limits: &ProxyLimits) -> bool {
-        is_over(now.since(self.idle_since), limits.server_idle_timeout)
+    pub(crate) fn is_unused(&self, now: Millis, idle_timeout: Millis) -> bool {
+        is_over(now.since(self.idle_since), idle_timeout)
     }
 
     /// Closes it so that nothing which the kernel still holds reaches the server.

@@ -1,7 +1,8 @@
 //! Options of TCP sockets, and how one is closed.
 
+use std::ffi::{c_int, c_void};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
 
 use rustix::net::sockopt;
@@ -17,6 +18,8 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(3);
 /// … and is dead after so many probes without an answer: 19 s in all.
 const KEEPALIVE_PROBES: u32 = 3;
+/// A client that has not said anything after this long is accepted all the same.
+const SILENCE_LIMIT: Duration = Duration::from_secs(10);
 /// How long a last word to a client may take to be written.
 const LAST_WORD_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a client may take to close after it was told goodbye.
@@ -30,16 +33,48 @@ pub(crate) fn prepare(socket: &impl AsFd, user_timeout: Option<Duration>) {
     }
 }
 
+/// Has clients accepted when they have said something: clients of PostgreSQL speak first, and a
+/// worker is woken once for both.
+pub(crate) fn accept_who_speaks(listener: &impl AsFd) {
+    if let Err(error) = defer_accept(listener.as_fd()) {
+        tracing::debug!(%error, "clients are accepted before they speak");
+    }
+}
+
+fn defer_accept(listener: BorrowedFd<'_>) -> io::Result<()> {
+    /// `IPPROTO_TCP` and `TCP_DEFER_ACCEPT` of tcp(7).
+    const TCP: c_int = 6;
+    const DEFER_ACCEPT: c_int = 9;
+    let seconds = c_int::try_from(SILENCE_LIMIT.as_secs()).unwrap_or(c_int::MAX);
+    let length = u32::try_from(size_of::<c_int>()).unwrap_or_default();
+    // SAFETY: the call reads one C int, which outlives it, and changes nothing in memory.
+    #[allow(unsafe_code)] // neither the standard library nor rustix has this option of listeners
+    let result = unsafe {
+        setsockopt(listener.as_raw_fd(), TCP, DEFER_ACCEPT, (&raw const seconds).cast(), length)
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[allow(unsafe_code)] // as above
+unsafe extern "C" {
+    fn setsockopt(
+        socket: RawFd,
+        level: c_int,
+        name: c_int,
+        value: *const c_void,
+        length: u32,
+    ) -> c_int;
+}
+
 fn set_options(socket: &impl AsFd, user_timeout: Option<Duration>) -> io::Result<()> {
     sockopt::set_tcp_nodelay(socket, true)?;
     sockopt::set_socket_keepalive(socket, true)?;
     sockopt::set_tcp_keepidle(socket, KEEPALIVE_IDLE)?;
     sockopt::set_tcp_keepintvl(socket, KEEPALIVE_INTERVAL)?;
     sockopt::set_tcp_keepcnt(socket, KEEPALIVE_PROBES)?;
-    if let Some(limit) = user_timeout {
-        let millis = u32::try_from(limit.as_millis()).unwrap_or(u32::MAX);
-        sockopt::set_tcp_user_timeout(socket, millis)?;
-    }
+    // 0 is the system's own, also for a socket that an earlier proxy had other ideas about.
+    let limit = user_timeout.unwrap_or_default();
+    sockopt::set_tcp_user_timeout(socket, u32::try_from(limit.as_millis()).unwrap_or(u32::MAX))?;
     Ok(())
 }
 

@@ -72,6 +72,13 @@ impl Visitors {
         self.lock().clone()
     }
 
+    /// Those who look at the proxy.
+    pub(crate) fn operators(&self) -> Vec<ClientId> {
+        let visitors = self.lock();
+        let operators = visitors.iter().filter(|(_, visitor)| visitor.errand == Errand::Admin);
+        operators.map(|(client, _)| *client).collect()
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<ClientId, Visitor>> {
         // Every change is one call on the map, so a panic elsewhere leaves it whole.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)

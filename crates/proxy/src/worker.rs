@@ -1,6 +1,7 @@
 //! Threads that serve clients. Each has a runtime of its own, and a client stays with the one that
 //! accepted it, so that nothing of a transaction crosses threads unless a server connection does.
 
+use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -9,6 +10,7 @@ use std::time::Duration;
 use route::Port;
 use tokio::net::TcpListener;
 use tokio::runtime::Builder;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{interval, sleep};
 use tokio_util::sync::CancellationToken;
@@ -23,48 +25,64 @@ const SOON: Duration = Duration::from_secs(1);
 /// After a failed accept (no file descriptors left, mostly), and while there are too many.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
-/// Starts a worker, which accepts from these sockets until `stop`.
+/// Until when a worker works.
+#[derive(Debug, Clone)]
+pub(crate) struct Until {
+    /// It accepts no more from here on.
+    pub(crate) close: CancellationToken,
+    /// Each accept loop has a copy; when the last one is gone, everybody who was accepted counts as
+    /// a client.
+    pub(crate) accepting: mpsc::Sender<Infallible>,
+    /// The end.
+    pub(crate) stop: CancellationToken,
+}
+
+/// Starts a worker, which accepts from these sockets.
 pub(crate) fn start(
     number: usize,
     front: Arc<Front>,
     listeners: Vec<(Port, std::net::TcpListener)>,
-    stop: CancellationToken,
+    until: Until,
 ) -> io::Result<JoinHandle<()>> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     thread::Builder::new().name(format!("proxy-{number}")).spawn(move || {
-        runtime.block_on(run(front, listeners, stop));
+        runtime.block_on(run(front, listeners, until));
         // What still runs had its time; sockets close with it.
         runtime.shutdown_background();
     })
 }
 
-async fn run(
-    front: Arc<Front>,
-    listeners: Vec<(Port, std::net::TcpListener)>,
-    stop: CancellationToken,
-) {
+async fn run(front: Arc<Front>, listeners: Vec<(Port, std::net::TcpListener)>, until: Until) {
+    let Until { close, accepting: open, stop } = until;
     // Dropping the set at the end ends the accept loops.
     let mut accepting = JoinSet::new();
     for (port, listener) in listeners {
         match TcpListener::from_std(listener) {
             Ok(listener) => {
-                accepting.spawn(accept(front.clone(), port, listener));
+                accepting.spawn(accept(front.clone(), port, listener, open.clone()));
             }
             Err(error) => tracing::error!(%error, "a worker cannot listen"),
         }
     }
+    drop(open);
     // A timer that is due before all others (of logins, mostly): each of those would wake the
     // runtime when it is set, which costs as much as a message.
     let mut soon = interval(SOON);
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
+            () = close.cancelled(), if !accepting.is_empty() => accepting.shutdown().await,
             _ = soon.tick() => {}
         }
     }
 }
 
-async fn accept(front: Arc<Front>, port: Port, listener: TcpListener) {
+async fn accept(
+    front: Arc<Front>,
+    port: Port,
+    listener: TcpListener,
+    _open: mpsc::Sender<Infallible>,
+) {
     let most = front.config.client_limit.saturating_add(CONNECTIONS_BEYOND_LIMIT);
     loop {
         if front.count() >= most {
@@ -72,8 +90,8 @@ async fn accept(front: Arc<Front>, port: Port, listener: TcpListener) {
             continue;
         }
         match listener.accept().await {
-            Ok((socket, _)) => {
-                tokio::spawn(client::serve(front.enter(), port, socket));
+            Ok((socket, address)) => {
+                tokio::spawn(client::serve(front.enter(), port, (socket, address)));
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a client");

@@ -161,7 +161,7 @@ async fn real_clients_do_not_notice_the_proxy_until_the_term_changes() {
     let cut = watched.wait_for(|s| s.routes.metrics.read_write.cut_unplanned == 1);
     assert_eq!(cut.await.unwrap().panics, 0);
     shutdown.cancel();
-    running.await.unwrap();
+    running.await.unwrap().unwrap();
 }
 
 #[tokio::test]
@@ -228,7 +228,7 @@ async fn lowered_commits_are_counted_and_refused_where_configured() {
     assert_eq!(counted.panics, 0);
     drop(counted);
     shutdown.cancel();
-    running.await.unwrap();
+    running.await.unwrap().unwrap();
 }
 
 /// From the clients' share.
@@ -273,7 +273,7 @@ async fn a_commit_that_waits_for_its_standby_is_not_cancelled_and_never_called_d
         assert!(!served && text.contains("may be lost in a failover"), "{is_asked}: {text}");
         assert!(!text.contains("INSERT"), "{text}");
         shutdown.cancel();
-        running.await.unwrap();
+        running.await.unwrap().unwrap();
     }
     let count = run(postgres.port, PASSWORD, &psql("-c 'select count(*) from t'")).await;
     assert_eq!(count, (true, "2\n".to_owned()), "committed, and nobody was told so");
@@ -299,14 +299,14 @@ async fn of_two_proxies_in_a_connection_string_one_may_go_and_one_may_come_befor
     assert_eq!(run(1, PASSWORD, &ask).await, (true, "1\n".to_owned()));
     let (_, shutdown, _, running) = proxies.remove(0);
     shutdown.cancel();
-    running.await.unwrap();
+    running.await.unwrap().unwrap();
     let asking = tokio::spawn(async move { run(1, PASSWORD, &ask).await });
     let (views, shutdown, mut status, running) = proxies.remove(0);
     status.wait_for(|status| status.routes.waiting == 1).await.unwrap();
     views.send_replace((Some(postgres.view(1)), true));
     assert_eq!(asking.await.unwrap(), (true, "1\n".to_owned()));
     shutdown.cancel();
-    running.await.unwrap();
+    running.await.unwrap().unwrap();
 }
 
 /// From the share of real clients: two seconds.
@@ -350,7 +350,7 @@ async fn psql_shows_the_pools_of_real_clients() {
     let (shown, text) = run(port, PASSWORD, &as_client).await;
     assert!(!shown && text.contains("may not look at the proxy"), "{text}");
     shutdown.cancel();
-    running.await.unwrap();
+    running.await.unwrap().unwrap();
 }
 
 /// From the clients' share: three seconds.
@@ -382,6 +382,6 @@ async fn settings_go_back_to_what_a_client_began_with_in_every_mode() {
         let wanted = (true, "2MB\n1MB\n1MB\n1MB\n4MB\n".to_owned());
         assert_eq!(run(port, PASSWORD, &both).await, wanted, "{mode:?}");
         shutdown.cancel();
-        running.await.unwrap();
+        running.await.unwrap().unwrap();
     }
 }

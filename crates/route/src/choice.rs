@@ -39,10 +39,12 @@ pub enum Awaited {
         /// The newest term seen.
         newest: Term,
     },
-    /// The leader is about to hand over.
-    Switchover {
+    /// The leader holds its clients: its primary is about to be stopped, or comes back.
+    Held {
         /// The leader.
         leader: MemberName,
+        /// What for.
+        why: String,
     },
     /// The leader's member key has no usable address.
     Address {
@@ -75,8 +77,9 @@ impl std::fmt::Display for Awaited {
                 "{leader} leads in term {term}, but term {newest} was seen; \
                  if the DCS was restored from a backup, restart the proxy"
             ),
-            Awaited::Switchover { leader } => {
-                write!(f, "{leader} is about to hand over, the next primary is awaited")
+            Awaited::Held { leader, why } => {
+                let why = if why.is_empty() { "planned stop" } else { why };
+                write!(f, "{leader} holds its clients for a {why}, the primary after it is awaited")
             }
             Awaited::Address { leader } => {
                 write!(f, "{leader} leads, but its conn_url cannot be read")

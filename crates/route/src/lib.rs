@@ -15,6 +15,7 @@
 mod belief;
 mod binding;
 mod choice;
+mod drain;
 mod event;
 mod freshness;
 pub mod link;
@@ -24,6 +25,7 @@ mod router;
 
 pub use belief::{Belief, Word};
 pub use choice::Awaited;
+pub use drain::{Drain, DrainStep};
 pub use event::{Action, ClientId, CutReason, Event, PoolId, Port, Refusal, ServerId, Target};
 pub use freshness::Round;
 pub use metrics::{Metrics, PortMetrics, Snapshot};

@@ -282,7 +282,8 @@ impl Router {
         let mut primary = choice::primary_route(view, self.routes.newest_term);
         let begins = self.follow_hold(now, view);
         if let (Some(_), Ok(target)) = (self.hold, &primary) {
-            primary = Err(Awaited::Switchover { leader: target.member.clone() });
+            let why = view.active_hold().map(|hold| hold.value.why.clone()).unwrap_or_default();
+            primary = Err(Awaited::Held { leader: target.member.clone(), why });
         }
         if primary.is_ok() && primary != self.primary {
             // What failed before says nothing about a new primary.

@@ -182,7 +182,7 @@ pub(crate) fn plan(rng: &mut Rng, setup: &Setup, heal: u64) -> Vec<Fault> {
         } else if setup.relapses || (setup.fenced && rng.chance(150)) {
             relapse(rng, setup, (at, heal), &mut faults);
         } else if setup.proxies && rng.chance(300) {
-            switchover(rng, setup, (at, heal), &mut faults);
+            planned_stop(rng, setup, (at, heal), &mut faults);
         } else if setup.fenced && rng.chance(400) {
             silence(rng, setup, (at, heal), &mut faults);
         } else if setup.failsafe && rng.chance(500) {
@@ -243,10 +243,15 @@ fn silence(rng: &mut Rng, setup: &Setup, (at, heal): (u64, u64), faults: &mut Ve
     }
 }
 
-/// A switchover, and often something else while the leader waits for the proxies' clients.
-fn switchover(rng: &mut Rng, setup: &Setup, (at, heal): (u64, u64), faults: &mut Vec<Fault>) {
+/// A planned stop of the leader's PostgreSQL, and often something else while it waits for the
+/// proxies' clients.
+fn planned_stop(rng: &mut Rng, setup: &Setup, (at, heal): (u64, u64), faults: &mut Vec<Fault>) {
     let (members, mode) = (setup.members, setup.mode);
-    let kind = if rng.chance(800) { Kind::Switchover } else { Kind::AgentTerminated };
+    let kind = match rng.range(0, 999) {
+        0..500 => Kind::Switchover,
+        500..800 => Kind::Restart,
+        _ => Kind::AgentTerminated,
+    };
     add(faults, draw(rng, (at, heal, members), kind, Aim::Leader), mode, heal);
     if rng.chance(600) {
         let then = at + rng.range(0, 3_500);

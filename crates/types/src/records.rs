@@ -454,9 +454,9 @@ pub struct Pledge {
     pub position: Position,
 }
 
-/// `pgherd/hold`: the leader asks the proxies to begin no transaction on it any more, because it is
-/// about to give the leadership away. It hangs on the leader's lease, and counts only while its
-/// writer leads: [`crate::ClusterView::active_hold`].
+/// `pgherd/hold`: the leader asks the proxies to begin no transaction on it any more, because its
+/// primary is about to be stopped, for a hand-over or a restart. It hangs on the leader's lease,
+/// and counts only while its writer leads: [`crate::ClusterView::active_hold`].
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct HoldRecord {
     /// Distinguishes the holds of one cluster; a proxy names it in its own key.
@@ -464,7 +464,7 @@ pub struct HoldRecord {
     /// How long a proxy follows it at most, in milliseconds from when it first sees this id: hosts'
     /// clocks need not agree.
     pub until: Millis,
-    /// For logs: what is about to happen.
+    /// For logs and refused clients: what it is for, `switchover` or `restart`.
     #[serde(default)]
     pub why: String,
 }

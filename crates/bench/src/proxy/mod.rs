@@ -4,8 +4,8 @@
 //! [`backend`] is that PostgreSQL, and the etcd that shows it to the proxy; [`peers`] are the
 //! programs between it and the clients; [`load`] is one slice of pgbench; [`cells`] repeats slices
 //! in rotation and compares. [`idle`] counts the memory of clients that do nothing, [`switchover`]
-//! what clients see of one. [`report`] puts it together; the last line of the output is one JSON
-//! object.
+//! what clients see of one, and of a restart. [`report`] puts it together; the last line of the
+//! output is one JSON object.
 
 use std::path::PathBuf;
 
@@ -38,7 +38,7 @@ pub(crate) enum Part {
     Transaction,
     /// The memory of idle clients.
     Idle,
-    /// A switchover under load.
+    /// A switchover and restarts of the primary under load.
     Switchover,
 }
 
@@ -59,7 +59,7 @@ pub(crate) struct Options {
     /// How long one slice of pgbench takes
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: u64,
-    /// How often each slice is repeated, and how many switchovers there are
+    /// How often each slice is repeated, and how many switchovers and restarts there are
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=100))]
     rounds: u16,
     /// pgbench's scale: 100,000 accounts each
@@ -127,9 +127,8 @@ async fn measure(
     // A memory file system: what a disk does at the moment is nobody's merit.
     let scratch = Scratch::new_in(&memory_or_temporary(), "proxy")?;
     if part == Part::Switchover {
-        let switchovers = if options.quick { 1 } else { pace.rounds };
-        let found = switchover::measure(program, &scratch.0, switchovers).await?;
-        report.switchover = Some(found);
+        let times = if options.quick { 1 } else { pace.rounds };
+        report.planned = Some(switchover::measure(program, &scratch.0, times).await?);
         return Ok(());
     }
     say("a PostgreSQL with pgbench's tables, and an etcd");

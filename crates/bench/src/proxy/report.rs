@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use super::cells::{Measured, Medians, Pace};
 use super::idle::Idle;
 use super::peers::Who;
-use super::switchover::Found;
+use super::switchover::{All, Found};
 
 /// How the document marks a table; the name of the part follows.
 const MARK: &str = "bench-proxy";
@@ -22,12 +22,12 @@ pub(super) struct Report {
     pub(super) session: Option<Vec<Measured>>,
     pub(super) transaction: Option<Vec<Measured>>,
     pub(super) idle: Option<Idle>,
-    pub(super) switchover: Option<Found>,
+    pub(super) planned: Option<All>,
 }
 
 impl Report {
     pub(super) fn new(pace: Pace, scale: u32) -> Report {
-        Report { pace, scale, session: None, transaction: None, idle: None, switchover: None }
+        Report { pace, scale, session: None, transaction: None, idle: None, planned: None }
     }
 
     /// The judged object; a part without figures is null.
@@ -43,11 +43,15 @@ impl Report {
             }
             object
         });
+        let planned = self.planned.as_ref();
         json!({
             "session_vs_haproxy": self.session.as_ref().map(|cells| against(cells, Who::HaProxy)),
             "transaction_vs_pgbouncer": transaction,
             "idle_clients": self.idle.as_ref().map(idle_object),
-            "switchover": self.switchover.as_ref().map(switchover_object),
+            "switchover": planned.map(|all| planned_object(&all.switchovers, "switchovers")),
+            "restart": planned.map(|all| planned_object(&all.restarts, "restarts")),
+            "restart_by_switchover":
+                planned.map(|all| planned_object(&all.by_switchover, "restarts")),
         })
     }
 
@@ -90,8 +94,10 @@ impl Report {
         if let Some(idle) = &self.idle {
             parts.push(("idle", idle_table(idle)));
         }
-        if let Some(found) = &self.switchover {
-            parts.push(("switchover", switchover_table(found)));
+        if let Some(all) = &self.planned {
+            parts.push(("switchover", planned_table(&all.switchovers)));
+            parts.push(("restart", planned_table(&all.restarts)));
+            parts.push(("restart by switchover", planned_table(&all.by_switchover)));
         }
         parts
     }
@@ -147,13 +153,13 @@ fn idle_object(idle: &Idle) -> Value {
     })
 }
 
-fn switchover_object(found: &Found) -> Value {
+fn planned_object(found: &Found, name: &str) -> Value {
     let longest = |waits: &[f64]| waits.iter().copied().reduce(f64::max).map(round);
     json!({
         "clients": found.clients,
         "errors": found.errors,
         "longest_wait_s": longest(&found.longest_waits),
-        "switchovers": found.switchovers,
+        name: found.times,
         "longest_waits_s": found.longest_waits.iter().copied().map(round).collect::<Vec<_>>(),
         "longest_wait_before_s": longest(&found.longest_waits_before),
         "first_error": found.first_error,
@@ -202,7 +208,7 @@ fn idle_table(idle: &Idle) -> String {
     format!("| PSS | no client | {} clients |\n|---|---|---|\n{}", idle.clients, rows.concat())
 }
 
-fn switchover_table(found: &Found) -> String {
+fn planned_table(found: &Found) -> String {
     let mut text = String::from(
         "| clients | errors | longest wait | the longest in the seconds before | commits a second \
          before |\n|---|---|---|---|---|\n",
@@ -250,20 +256,24 @@ mod tests {
         let mut report = Report::new(pace, 10);
         let memory = super::super::idle::Memory { empty_mib: 5.0, pss_mib: 50.123_456 };
         report.idle = Some(Idle { clients: 10_000, pgherd: memory, pgbouncer: memory });
-        report.switchover = Some(Found {
-            clients: 256,
-            switchovers: 2,
-            longest_waits: vec![0.5, 0.75],
-            ..Found::default()
-        });
+        let switchovers =
+            Found { clients: 256, times: 2, longest_waits: vec![0.5, 0.75], ..Found::default() };
+        report.planned = Some(All { switchovers, ..All::default() });
         let object = report.object();
         let keys: Vec<&String> = object.as_object().expect("an object").keys().collect();
-        let expected =
-            ["session_vs_haproxy", "transaction_vs_pgbouncer", "idle_clients", "switchover"];
+        let expected = [
+            "session_vs_haproxy",
+            "transaction_vs_pgbouncer",
+            "idle_clients",
+            "switchover",
+            "restart",
+            "restart_by_switchover",
+        ];
         assert_eq!(keys, expected);
         assert_eq!(object["idle_clients"]["pss_mib"], 50.123);
         assert_eq!(object["switchover"]["longest_wait_s"], 0.75);
         assert_eq!(object["switchover"]["errors"], 0);
+        assert_eq!(object["switchover"]["switchovers"], 2);
         assert_eq!(object["session_vs_haproxy"], Value::Null);
     }
 }

@@ -1,4 +1,5 @@
-//! A planned switchover under clients in transaction mode: who gets an error, who waits how long.
+//! A planned switchover, and a restart of the primary, under clients in transaction mode: who gets
+//! an error, who waits how long.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -21,10 +22,10 @@ const CLIENTS: u32 = 256;
 const SCALE: u32 = 10;
 /// The first port that is tried for the proxy.
 const FIRST_PORT: u16 = 26_500;
-/// How long the clients work before the switchover.
+/// How long the clients work before it.
 const BEFORE: Duration = Duration::from_secs(6);
 /// How long in all.
-const SECONDS: u64 = 15;
+const SECONDS: u64 = 20;
 /// How long the tables, and the command, may take.
 const LIMIT: Duration = Duration::from_secs(120);
 /// How long the members may take until they stream again.
@@ -34,29 +35,51 @@ const POLL: Duration = Duration::from_millis(500);
 /// Members beside the primary.
 const STANDBYS: usize = 2;
 
-/// What was seen.
+/// What an operator asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Planned {
+    Switchover,
+    Restart,
+    RestartBySwitchover,
+}
+
+impl Planned {
+    const fn name(self) -> &'static str {
+        match self {
+            Planned::Switchover => "switchover",
+            Planned::Restart => "restart",
+            Planned::RestartBySwitchover => "restart by switchover",
+        }
+    }
+}
+
+/// What was seen of one kind.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Found {
     pub(super) clients: u32,
-    pub(super) switchovers: u16,
+    pub(super) times: u16,
     /// Clients that pgbench gave up, and transactions that failed.
     pub(super) errors: u64,
     /// What pgbench said first about one.
     pub(super) first_error: Option<String>,
     /// The longest time without a commit of one client, in seconds.
     pub(super) longest_waits: Vec<f64>,
-    /// The same in the seconds before the switchover.
+    /// The same in the seconds before.
     pub(super) longest_waits_before: Vec<f64>,
-    /// Commits a second before it.
+    /// Commits a second then.
     pub(super) tps_before: Vec<f64>,
 }
 
-/// A cluster of three, and `switchovers` of it.
-pub(super) async fn measure(
-    pgherd: &Path,
-    directory: &Path,
-    switchovers: u16,
-) -> anyhow::Result<Found> {
+/// What was seen of each kind.
+#[derive(Debug, Clone, Default)]
+pub(super) struct All {
+    pub(super) switchovers: Found,
+    pub(super) restarts: Found,
+    pub(super) by_switchover: Found,
+}
+
+/// A cluster of three, and so many of each kind.
+pub(super) async fn measure(pgherd: &Path, directory: &Path, times: u16) -> anyhow::Result<All> {
     say("a cluster of three");
     let cluster = directory.join("cluster");
     let mut demo = Demo::start(pgherd, &cluster, &[])?;
@@ -64,18 +87,25 @@ pub(super) async fn measure(
     let stage = Stage::new(pgherd, &cluster, directory, &healthy)?;
     let _proxy = stage.proxy().await?;
     stage.fill().await?;
-    let mut found = Found { clients: CLIENTS, switchovers, ..Found::default() };
-    for number in 1..=switchovers {
-        stage.settled().await?;
-        stage.switch(&mut found).await?;
-        let wait = found.longest_waits.last().copied().unwrap_or_default();
-        say(&format!(
-            "{number}/{switchovers} switchover: longest wait {wait:.3} s, {} errors so far",
-            found.errors
-        ));
+    let none = || Found { clients: CLIENTS, times, ..Found::default() };
+    let mut all = All { switchovers: none(), restarts: none(), by_switchover: none() };
+    for number in 1..=times {
+        for (planned, found) in [
+            (Planned::Switchover, &mut all.switchovers),
+            (Planned::Restart, &mut all.restarts),
+            (Planned::RestartBySwitchover, &mut all.by_switchover),
+        ] {
+            stage.settled().await?;
+            stage.ask(planned, found).await?;
+            let wait = found.longest_waits.last().copied().unwrap_or_default();
+            let (name, errors) = (planned.name(), found.errors);
+            say(&format!(
+                "{number}/{times} {name}: longest wait {wait:.3} s, {errors} errors so far"
+            ));
+        }
     }
     demo.end().await?;
-    Ok(found)
+    Ok(all)
 }
 
 struct Stage<'a> {
@@ -164,20 +194,31 @@ impl Stage<'_> {
         command
     }
 
-    /// One switchover under clients.
-    async fn switch(&self, found: &mut Found) -> anyhow::Result<()> {
+    fn command(&self, planned: Planned) -> Command {
+        match planned {
+            Planned::Switchover => self.ctl(&["switchover", "--force"]),
+            Planned::Restart => self.ctl(&["restart", &self.scope, "--role", "leader", "--force"]),
+            Planned::RestartBySwitchover => {
+                self.ctl(&["restart", &self.scope, "--by-switchover", "--force"])
+            }
+        }
+    }
+
+    /// One of them under clients.
+    async fn ask(&self, planned: Planned, found: &mut Found) -> anyhow::Result<()> {
         let workload = Workload { script: Script::Tpcb, prepared: false, clients: CLIENTS };
         let log = Log::new(self.directory)?;
         let mut pgbench = self.pgbench(self.port);
         workload.options(&mut pgbench, SECONDS);
         log.options(&mut pgbench);
-        let switch = async {
+        let asked = async {
             tokio::time::sleep(BEFORE).await;
             let at = now_us()?;
-            backend::finish(&mut self.ctl(&["switchover", "--force"]), LIMIT).await?;
+            let said = backend::finish(&mut self.command(planned), LIMIT).await?;
+            ensure!(!said.contains("ailed"), "the {} was refused: {said}", planned.name());
             Ok(at)
         };
-        let (output, at) = tokio::try_join!(load::output(pgbench, SECONDS), switch)?;
+        let (output, at) = tokio::try_join!(load::output(pgbench, SECONDS), asked)?;
         let complaints = String::from_utf8_lossy(&output.stderr);
         let report = String::from_utf8_lossy(&output.stdout);
         let errors = errors(&report, &complaints);

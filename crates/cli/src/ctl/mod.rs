@@ -20,6 +20,8 @@ mod reinit;
 mod reload;
 mod remove;
 mod restart;
+mod restart_by_switchover;
+mod restart_plan;
 mod schedule;
 mod select;
 mod store;

@@ -8,13 +8,18 @@ use serde_json::{Map, Value, json};
 use types::{ClusterView, MemberName, version_problem};
 
 use super::ask::{self, ANSWER_LIMIT};
+use super::restart_by_switchover;
+use super::restart_plan::in_order;
 use super::select::{Selection, list};
 use super::store::Store;
 use super::{CtlConfig, prompt, say, schedule};
 
 /// A restart waits for a checkpoint, a stop and a start; the agent knows their limits, and this is
 /// only above all of them.
-const RESTART_LIMIT: Duration = Duration::from_secs(3600);
+pub(super) const RESTART_LIMIT: Duration = Duration::from_secs(3600);
+
+/// What agents answer when PostgreSQL did not come up.
+const IS_DOWN: [&str; 2] = ["restart failed", "postgres is still starting"];
 
 /// `restart`.
 #[derive(Debug, Clone, clap::Args)]
@@ -37,11 +42,17 @@ pub(crate) struct RestartArgs {
     /// Return an error and fail over if necessary when restarting takes longer than this
     #[arg(long, value_name = "SECONDS")]
     pub(crate) timeout: Option<String>,
+    /// Restart the leader while a synchronous standby leads, and go back
+    #[arg(long, conflicts_with_all = ["any", "scheduled", "pg_version", "pending", "timeout"])]
+    pub(crate) by_switchover: bool,
 }
 
 pub(super) async fn restart(args: RestartArgs, config: &CtlConfig) -> anyhow::Result<ExitCode> {
     let selection = &args.selection;
     let store = Store::open(config, &selection.cluster)?;
+    if args.by_switchover {
+        return restart_by_switchover::restart(&args, &store, config).await;
+    }
     let view = store.read().await?;
     let mut names = selection.shown(&view)?;
     let scheduled = match &args.scheduled {
@@ -65,8 +76,15 @@ pub(super) async fn restart(args: RestartArgs, config: &CtlConfig) -> anyhow::Re
     }
     confirm(&args, &names, scheduled.as_deref()).await?;
     let body = body(&args, &view, scheduled).await?;
-    for name in names {
-        ask_member(&args, &view, &name, config, &body).await?;
+    let mut all_up = true;
+    for name in in_order(&view, names) {
+        if !all_up && view.leader_name() == Some(&name) {
+            say(&format!(
+                "Skipped: restart for member {name}, which leads: a standby is not up\n"
+            ))?;
+            continue;
+        }
+        all_up &= ask_member(&args, &view, &name, config, &body).await?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -128,13 +146,14 @@ async fn body(
     Ok(Value::Object(body))
 }
 
+/// Asks for one restart, and says what came of it; `false` if PostgreSQL did not come up.
 async fn ask_member(
     args: &RestartArgs,
     view: &ClusterView,
     name: &MemberName,
     config: &CtlConfig,
     body: &Value,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<bool> {
     let waits = view.member(name).is_some_and(|m| m.scheduled_restart.is_some());
     if body.get("schedule").is_some() && args.selection.force && waits {
         let path = ("DELETE", "/restart");
@@ -143,7 +162,7 @@ async fn ask_member(
     }
     let path = ("POST", "/restart");
     let asked = ask::member(view, name, config, path, Some(body), RESTART_LIMIT).await;
-    say(&match asked {
+    say(&match &asked {
         Ok((200, _)) => format!("Success: restart on member {name}\n"),
         Ok((202, _)) => format!("Success: restart scheduled on member {name}\n"),
         Ok((409, _)) => {
@@ -154,5 +173,5 @@ async fn ask_member(
         }
         Err(error) => format!("Failed: restart for member {name}, ({error:#})\n"),
     })?;
-    Ok(())
+    Ok(!asked.is_ok_and(|(status, text)| status == 503 && IS_DOWN.contains(&text.as_str())))
 }

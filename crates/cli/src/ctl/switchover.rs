@@ -306,6 +306,20 @@ async fn carry_out(
     Ok((well, text))
 }
 
+/// One switchover to its end.
+///
+/// # Errors
+/// It did not take place, or it is not known whether it did.
+pub(super) async fn hand_over(
+    request: &FailoverRequest,
+    view: &ClusterView,
+    config: &CtlConfig,
+) -> anyhow::Result<()> {
+    let (status, text) = post(Action::Switchover, request, view, config).await?;
+    anyhow::ensure!(status == 200, "the switchover was answered {status}, {text}");
+    Ok(())
+}
+
 /// Whether the request may have reached the agent.
 fn sent(error: &anyhow::Error) -> bool {
     match error.downcast_ref::<ClientError>() {

@@ -16,13 +16,15 @@ use crate::common::{
 
 /// Digits, letters, and what some client could take for something else.
 const PASSWORD: &str = "a password with = and '";
+/// Below which the cluster's keys stand.
+pub const PREFIX: &str = "/service/clients/";
 /// How long a program may take to start.
 const STARTED: Duration = Duration::from_secs(60);
 
 /// What clients of every mode share. Everything ends when it is dropped.
 pub struct Lab {
     pub directory: tempfile::TempDir,
-    etcd: Etcd,
+    pub etcd: Etcd,
     postgres: u16,
 }
 
@@ -79,14 +81,21 @@ impl Lab {
 
     /// Writes what an agent would.
     fn show(&self) {
+        self.lead("n1", 1);
+    }
+
+    /// Writes what the agent of a primary would.
+    pub fn lead(&self, name: &str, term: u32) {
         let member = json!({
             "conn_url": format!("postgres://127.0.0.1:{}/postgres", self.postgres),
-            "role": "primary", "state": "running", "term": 1, "timeline": 1,
+            "role": "primary", "state": "running", "term": term, "timeline": term,
         });
-        let term = json!({"term": 1, "leader": "n1", "timeline": 1});
-        self.etcd.put("/service/clients/leader", "n1").unwrap();
-        self.etcd.put("/service/clients/members/n1", &member.to_string()).unwrap();
-        self.etcd.put("/service/clients/pgherd/term", &term.to_string()).unwrap();
+        let term = json!({"term": term, "leader": name, "timeline": term});
+        self.etcd.put(&format!("{PREFIX}members/{name}"), &member.to_string()).unwrap();
+        let put = |key: &str, value: &str| dcs::Op::put(format!("{PREFIX}{key}"), value);
+        // The term counts as the leader's when both are written at once.
+        let then = vec![put("leader", name), put("pgherd/term", &term.to_string())];
+        self.etcd.write(dcs::Txn { then, ..dcs::Txn::default() }).unwrap();
     }
 
     /// Users as PgBouncer's file has them.
@@ -94,9 +103,8 @@ impl Lab {
         self.file("users.txt", &format!("\"postgres\" \"{PASSWORD}\"\n"))
     }
 
-    /// A proxy that serves.
-    pub fn proxy(&self, section: &Value) -> (Killed, Place) {
-        let place = Place { port: free_port() };
+    /// The file of a proxy at this place.
+    pub fn proxy_file(&self, section: &Value, place: &Place) -> PathBuf {
         let mut section = section.clone();
         section["name"] = json!("clients");
         section["read_write"] = json!(format!("127.0.0.1:{}", place.port));
@@ -105,7 +113,13 @@ impl Lab {
             "etcd3": {"hosts": [format!("127.0.0.1:{}", self.etcd.port)]},
             "pgherd": {"proxy": section},
         });
-        let file = self.file(&format!("proxy-{}.yml", place.port), &config.to_string());
+        self.file(&format!("proxy-{}.yml", place.port), &config.to_string())
+    }
+
+    /// A proxy that serves.
+    pub fn proxy(&self, section: &Value) -> (Killed, Place) {
+        let place = Place { port: free_port() };
+        let file = self.proxy_file(section, &place);
         let log = self.directory.path().join(format!("proxy-{}.log", place.port));
         let output = File::create(&log).unwrap();
         let mut command = Command::new(pgherd());

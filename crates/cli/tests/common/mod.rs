@@ -129,6 +129,15 @@ impl Etcd {
         Ok(found.map(|found| String::from_utf8(found.value).unwrap()))
     }
 
+    pub fn write(&self, txn: dcs::Txn) -> Result<(), dcs::Error> {
+        self.ask(async |client| client.txn("writing for a test", txn).await.map(|_| ()))
+    }
+
+    /// What the keys of a cluster say.
+    pub fn view(&self, prefix: &str) -> std::sync::Arc<types::ClusterView> {
+        self.ask(async |client| dcs::ClusterStore::new(client, prefix).read().await).unwrap()
+    }
+
     fn ask<T>(
         &self,
         question: impl AsyncFnOnce(dcs::Client) -> Result<T, dcs::Error>,

@@ -277,6 +277,8 @@ fn on_host(host: &mut Host, act: &Act, now: Millis) -> Option<()> {
             }
         }
         Act::ArchiveShutdownCheckpoint => {}
+        // One that hung, and is acknowledged after all.
+        Act::ConfirmWrite => _ = primary(host)?,
         other => panic!("{other:?} at {now} is not for one node alone"),
     }
     Some(())

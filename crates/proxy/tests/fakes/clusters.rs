@@ -188,7 +188,7 @@ async fn a_cluster_without_a_view_holds_its_own_clients_only() {
     assert!(rig.status.borrow().routes.fresh);
     rig.until_other("billing", |status| status.routes.metrics.read_write.refused == 1).await;
     rig.shutdown.cancel();
-    (&mut rig.running).await.unwrap();
+    (&mut rig.running).await.unwrap().unwrap();
 }
 
 #[tokio::test]

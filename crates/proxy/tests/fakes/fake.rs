@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use pgproto::wire::{ErrorResponse, Severity, sqlstate_of};
-use proxy::{Proxy, ProxyConfig, Status, Views};
+use proxy::{Proxy, ProxyConfig, ProxyError, Status, Views};
 use route::Port;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -34,7 +34,7 @@ pub(crate) struct Rig {
     pub(crate) other_views: BTreeMap<String, watch::Sender<View>>,
     pub(crate) other_statuses: BTreeMap<String, watch::Receiver<Status>>,
     pub(crate) shutdown: CancellationToken,
-    pub(crate) running: JoinHandle<()>,
+    pub(crate) running: JoinHandle<Result<(), ProxyError>>,
 }
 
 impl Rig {
@@ -55,7 +55,15 @@ impl Rig {
         let mut config = ProxyConfig::new("test", vec![any], vec![any]);
         config.clusters = others.iter().map(|(name, _)| (*name).to_owned()).collect();
         change(&mut config);
-        let proxy = Proxy::bind(config).await.unwrap();
+        Rig::run(Proxy::bind(config).await.unwrap(), view, others)
+    }
+
+    /// Runs a proxy that listens.
+    pub(crate) fn run(
+        proxy: Proxy,
+        view: Arc<ClusterView>,
+        others: &[(&str, Arc<ClusterView>)],
+    ) -> Rig {
         let views = watch::Sender::new((Some(view), true));
         let other = |(name, view): &(&str, Arc<ClusterView>)| {
             ((*name).to_owned(), watch::Sender::new((Some(view.clone()), true)))

@@ -5,6 +5,7 @@ mod admin;
 mod clusters;
 mod fake;
 mod figures;
+mod hot_restart;
 mod limits;
 mod pools;
 mod sessions;

@@ -208,7 +208,7 @@ async fn the_end_of_the_proxy_is_told_to_everyone() {
     rig.shutdown.cancel();
     assert_eq!(client.last_word().await, "57P01");
     drop(client);
-    timeout(Duration::from_secs(10), &mut rig.running).await.unwrap().unwrap();
+    timeout(Duration::from_secs(10), &mut rig.running).await.unwrap().unwrap().unwrap();
 }
 
 #[tokio::test]

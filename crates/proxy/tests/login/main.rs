@@ -268,7 +268,8 @@ impl Drop for SmallProxy {
 
 impl Desk {
     async fn serve(&self, socket: TcpStream) {
-        let mut welcomed = match self.side.welcome(socket, LIMIT).await {
+        let peer = socket.peer_addr().unwrap();
+        let mut welcomed = match self.side.welcome(socket, peer, LIMIT).await {
             Ok(welcomed) => welcomed,
             Err((error, stream)) => {
                 let Some(mut stream) = stream else { return };
@@ -471,9 +472,9 @@ async fn clients_of_postgresql_17_begin_with_tls_and_name_the_protocol() {
         };
         let side = ClientSide::new(&tls(mode), false).unwrap();
         let serve = async {
-            let (socket, _) = listener.accept().await.unwrap();
+            let (socket, peer) = listener.accept().await.unwrap();
             // The connection of who is refused is closed.
-            side.welcome(socket, LIMIT).await.map_err(|(error, _)| error)
+            side.welcome(socket, peer, LIMIT).await.map_err(|(error, _)| error)
         };
         tokio::join!(call, serve)
     };

@@ -181,5 +181,5 @@ async fn reads_go_to_the_standby_if_it_has_what_their_client_wrote() {
     timeout(PATIENCE, read).await.expect("the standby was read from");
     assert_eq!(status.borrow().panics, 0);
     shutdown.cancel();
-    running.await.unwrap();
+    running.await.unwrap().unwrap();
 }

@@ -1,4 +1,4 @@
-//! The leader's hold: it is about to hand over, and asks for no new transaction.
+//! The leader's hold: its primary is about to be stopped, and it asks for no new transaction.
 
 use types::{ClusterView, Millis};
 

@@ -515,8 +515,13 @@ fn a_session_that_is_cleaned_is_nobodys_and_comes_back() {
     assert_eq!(story.router.pool_use(pool).lent, 0, "it went with its client");
 }
 
-/// The view of a leader that has written a hold.
+/// The view of a leader that has written a hold, and serves on.
 fn held(id: u64) -> Event {
+    held_with(id, primary("a", 1))
+}
+
+/// The view of a leader that has written a hold, with what its member key says now.
+fn held_with(id: u64, (key, member): (String, String)) -> Event {
     let kv = |key: &str, value: String, modified: i64| KeyValue {
         key: key.to_owned(),
         value: value.into_bytes(),
@@ -524,7 +529,6 @@ fn held(id: u64) -> Event {
         mod_revision: Revision(modified),
         lease: 1,
     };
-    let (key, member) = primary("a", 1);
     let keys = [
         kv("leader", "a".to_owned(), 101),
         kv("pgherd/term", r#"{"term":1,"leader":"a","timeline":1}"#.to_owned(), 101),
@@ -544,7 +548,7 @@ fn a_hold_lets_transactions_end_and_begins_none() {
     assert_eq!(story.step(held(7)), ["drain 10", "hold 11", "drain 1"]);
     let snapshot = story.router.snapshot();
     assert_eq!((snapshot.hold, snapshot.busy), (Some(7), 2));
-    assert!(snapshot.awaiting.unwrap().contains("about to hand over"));
+    assert!(snapshot.awaiting.unwrap().contains("for a switchover"));
     assert_eq!(story.wants(2, pool), NOTHING);
     assert_eq!(story.returned(1), NOTHING, "its transaction is over");
     assert_eq!(story.step(Event::ClientGone { client: ClientId(10) }), NOTHING);
@@ -552,6 +556,30 @@ fn a_hold_lets_transactions_end_and_begins_none() {
     // It was given up: the old primary serves on.
     let served = story.step(view(Some("a"), 1, &[primary("a", 1)]));
     assert_eq!(served, ["lend 1 to 2", "connect 11 a"]);
+}
+
+/// A restart in place: the same member serves again, in the same term.
+#[test]
+fn a_hold_over_a_restart_ends_with_the_same_primary() {
+    let (mut story, pool) = Story::with_pool();
+    story.wants(1, pool);
+    story.opened(1);
+    story.returned(1);
+    story.step(held(7));
+    assert_eq!(story.wants(1, pool), NOTHING);
+    let down = held_with(7, member("a", "replica", Some(1), ""));
+    assert_eq!(story.step(down), ["close 1"], "it went with its server");
+    let unpublished = member("a", "promoted", Some(1), "");
+    assert_eq!(story.step(held_with(7, unpublished.clone())), NOTHING);
+    assert_eq!(story.step(held(7)), NOTHING, "published, and held still");
+    assert_eq!(story.step(view(Some("a"), 1, &[primary("a", 1)])), ["open 2 a"]);
+    assert_eq!(story.opened(2), ["lend 2 to 1"]);
+    // As well if the hold is gone first.
+    story.returned(2);
+    story.step(held(8));
+    assert_eq!(story.wants(1, pool), NOTHING);
+    assert_eq!(story.step(view(Some("a"), 1, &[unpublished])), ["close 2"]);
+    assert_eq!(story.step(view(Some("a"), 1, &[primary("a", 1)])), ["open 3 a"]);
 }
 
 #[test]
