@@ -163,10 +163,28 @@ async fn run_proxy(file: ProxyFile) -> anyhow::Result<()> {
     let listen = section.read_write.as_ref().or(section.read_only.as_ref());
     open_files(config.client_limit);
     let mut proxy = proxy::Proxy::bind(config).await?;
-    // A proxy that knows no cluster yet holds its clients; so nothing need answer for it to start.
     let following = clusters.follow();
     let shutdown = CancellationToken::new();
-    obey_signals(&mut proxy, &shutdown)?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let (stop, handed_over) = (shutdown.clone(), crate::hot_restart::tell(&mut proxy));
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        if !handed_over.is_cancelled() {
+            agent::service_manager::stopping();
+        }
+        stop.cancel();
+    });
+    let mut hang_up = signal(SignalKind::hangup())?;
+    let reload = proxy.reload();
+    tokio::spawn(async move {
+        while hang_up.recv().await.is_some() {
+            reload.notify_one();
+        }
+    });
     tokio::select! {
         taken = proxy.take_name(following.views()) => taken?,
         // Whoever is in charge serves on.
@@ -176,13 +194,12 @@ async fn run_proxy(file: ProxyFile) -> anyhow::Result<()> {
     let mut registered = JoinSet::new();
     if let Some(listen) = listen {
         let at = HostPort { host: reachable(listen, &host), port: listen.port }.to_string();
+        // Without the DCS no leader knows of this proxy, or waits for it.
         let mut register = |sources: &Sources, status| {
-            // Without the DCS no leader knows of this proxy, or waits for it.
-            let Some(store) = sources.dcs.clone() else {
-                return;
-            };
             let (names, ended) = ((id.clone(), at.clone()), shutdown.clone());
-            registered.spawn(proxy::register(store, names, status, naming.join(), ended));
+            if let Some(store) = sources.dcs.clone() {
+                registered.spawn(proxy::register(store, names, status, naming.join(), ended));
+            }
         };
         register(&clusters.own, proxy.status());
         for (name, status) in proxy.other_statuses() {
@@ -206,31 +223,6 @@ async fn run_proxy(file: ProxyFile) -> anyhow::Result<()> {
     };
     tokio::time::timeout(SHUTDOWN_LIMIT, all).await.unwrap_or(Ok(()))?;
     Ok(ended?)
-}
-
-/// Ends the proxy, or has files read again, when a signal says so.
-fn obey_signals(proxy: &mut proxy::Proxy, shutdown: &CancellationToken) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let (stop, handed_over) = (shutdown.clone(), crate::hot_restart::tell(proxy));
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        if !handed_over.is_cancelled() {
-            agent::service_manager::stopping();
-        }
-        stop.cancel();
-    });
-    let mut hang_up = signal(SignalKind::hangup())?;
-    let reload = proxy.reload();
-    tokio::spawn(async move {
-        while hang_up.recv().await.is_some() {
-            reload.notify_one();
-        }
-    });
-    Ok(())
 }
 
 /// Takes as many open files as the system allows: every client is one, or two with a connection of

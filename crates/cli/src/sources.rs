@@ -62,9 +62,8 @@ impl Clusters {
 
     /// A proxy that knows of no primary holds its clients; so nobody need answer for it to start.
     pub(crate) fn follow(&self) -> Followed {
-        let follow =
-            |(name, sources): (&String, &Sources)| (name.clone(), sources.clone().follow());
-        let others = self.others.iter().map(follow);
+        let others = self.others.iter();
+        let others = others.map(|(name, sources)| (name.clone(), sources.clone().follow()));
         Followed { own: self.own.clone().follow(), others: others.collect() }
     }
 }

@@ -24,11 +24,11 @@ const POOL_SIZE_DEFAULT: usize = 20;
 const CLIENT_LIMIT_DEFAULT: usize = 10_000;
 const PREPARED_STATEMENTS_MAX_DEFAULT: usize = 200;
 const POOL_TIMEOUT_DEFAULT: Millis = Millis(120_000);
+/// Members that are asked at the same time.
+const MEMBERS_MAX: usize = 32;
 const DRAIN_TIMEOUT_DEFAULT: Millis = Millis(60_000);
 /// The kernel's limit is 107; a new socket has a longer name until it is in its place.
 const SOCKET_PATH_BYTES_MAX: usize = 90;
-/// Members that are asked at the same time.
-const MEMBERS_MAX: usize = 32;
 /// More threads than this serve nobody faster.
 const WORKERS_MAX: usize = 256;
 
