@@ -34,7 +34,9 @@ const ANSWER_BYTES_MAX: usize = 16 * 1024;
 
 /// Of the primary; one that is in recovery answers with an error. What is inserted, not what is
 /// flushed: a commit with `synchronous_commit` off is acknowledged before that.
-const WAL_END: &str = "SELECT pg_catalog.pg_current_wal_insert_lsn()";
+const WAL_END: &str = "SELECT pg_catalog.concat_ws(' ', pg_catalog.pg_current_wal_insert_lsn(), \
+     pg_catalog.current_setting('wal_block_size'), \
+     pg_catalog.pg_size_bytes(pg_catalog.current_setting('wal_segment_size')))";
 /// Of a replica; none if it is one no more.
 const REPLAYED: &str = "SELECT CASE WHEN pg_catalog.pg_is_in_recovery() \
      THEN pg_catalog.pg_last_wal_replay_lsn() END";
@@ -225,7 +227,7 @@ async fn position(session: &mut Session, question: &str) -> Result<Lsn, AskError
     loop {
         let message = messages.next(ANSWER_BYTES_MAX).await?;
         match message.tag {
-            b'D' => answer = value(&message.body).and_then(Lsn::parse).ok_or(AskError::NoPosition),
+            b'D' => answer = value(&message.body).and_then(said).ok_or(AskError::NoPosition),
             b'E' => {
                 let text = field_of(&message.body, b'M').unwrap_or_default();
                 answer = Err(AskError::Refused(String::from_utf8_lossy(text).into_owned()));
@@ -243,6 +245,16 @@ fn query(text: &str) -> Result<Vec<u8>, MessageError> {
     Ok([b"Q", &length.to_be_bytes()[..], text.as_bytes(), b"\0"].concat())
 }
 
+/// The position that an answer to [`WAL_END`] or [`REPLAYED`] says.
+fn said(answer: &str) -> Option<Lsn> {
+    let mut words = answer.split(' ');
+    let lsn = Lsn::parse(words.next()?)?;
+    let Some(block) = words.next() else {
+        return Some(lsn);
+    };
+    Some(lsn.end_of_record(block.parse().ok()?, words.next()?.parse().ok()?))
+}
+
 /// The text of a DataRow with one value that is not null.
 fn value(body: &[u8]) -> Option<&str> {
     let rest = body.strip_prefix(&[0, 1])?;
@@ -254,6 +266,20 @@ fn value(body: &[u8]) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn where_wal_ends_is_where_its_last_record_ends() {
+        assert_eq!(said("0/4000028"), Some(Lsn(0x400_0028)), "a replica's");
+        let primary = |lsn: &str| said(&format!("{lsn} 8192 16777216"));
+        assert_eq!(primary("0/4000028"), Some(Lsn(0x400_0000)), "nothing is in the segment yet");
+        assert_eq!(primary("0/4002028"), Some(Lsn(0x400_2028)), "a record's last 16 bytes");
+        assert_eq!(primary("0/4002018"), Some(Lsn(0x400_2000)), "nothing is in the block yet");
+        assert_eq!(primary("0/4000090"), Some(Lsn(0x400_0090)));
+        assert_eq!(said("0/1 0 0"), Some(Lsn(1)));
+        for other in ["", "0", "0/1 x 1", "0/1 1", "0/1 8192 -1"] {
+            assert_eq!(said(other), None, "{other}");
+        }
+    }
 
     #[test]
     fn one_value_is_read_and_nothing_else() {

@@ -7,16 +7,20 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 use config::{ProxyAuth, ProxySecurity};
 use proxy::{PoolMode, Proxy, ProxyConfig};
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use types::{ClusterView, KeyValue, Revision};
 
 #[path = "postgres/split.rs"]
 mod split;
 
+/// What is awaited comes within this time, on a busy machine too.
+const LIMIT: Duration = Duration::from_secs(30);
 const PASSWORD: &str = "a password with = and '";
 
 /// Debian's place first, then the path.
@@ -52,12 +56,13 @@ impl Postgres {
             chown.args(["-R", "postgres"]).arg(directory.path());
             assert!(chown.status().unwrap().success());
         }
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let postgres = Postgres { directory, port };
         let mut initdb = as_server_user("initdb");
         initdb.args(["--auth=scram-sha-256", "-U", "postgres", "--no-sync", "-D"]);
-        initdb.arg(postgres.data()).arg("--pwfile").arg(password_file);
+        initdb.arg(directory.path().join("data")).arg("--pwfile").arg(password_file);
         assert!(initdb.stdout(Stdio::null()).status().unwrap().success());
+        // As late as can be: whoever connects meanwhile may be given it.
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let postgres = Postgres { directory, port };
         let options = format!(
             "-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c fsync=off"
         );
@@ -256,14 +261,19 @@ async fn a_commit_that_waits_for_its_standby_is_not_cancelled_and_never_called_d
         let views = watch::Sender::new((Some(postgres.view(1)), true));
         let shutdown = CancellationToken::new();
         let running = tokio::spawn(proxy.run(views.subscribe(), shutdown.clone()));
-        // The client cancels after half a second, and leaves only when it is answered.
-        let insert = format!("timeout -s INT 0.5 {}", psql("-c 'insert into t values (1)'"));
+        let pid = postgres.directory.path().join("pid");
+        let pid = pid.display();
+        // A client that is interrupted cancels, and leaves only when it is answered.
+        let insert = format!("echo $$ >{pid}; exec {}", psql("-c 'insert into t values (1)'"));
         let inserting = tokio::spawn(async move { run(port, PASSWORD, &insert).await });
         let waits = "select count(*) from pg_stat_activity where wait_event = 'SyncRep'";
         let waiting = psql(&format!("-c \"{waits}\""));
-        while run(postgres.port, PASSWORD, &waiting).await.1 != "1\n" {}
+        let until_it_waits =
+            async { while run(postgres.port, PASSWORD, &waiting).await.1 != "1\n" {} };
+        timeout(LIMIT, until_it_waits).await.expect("the commit waits for its standby");
+        assert!(run(port, PASSWORD, &format!("kill -INT $(cat {pid})")).await.0);
         if is_asked {
-            // Longer than the client's patience: it still waits. Then somebody else cancels.
+            // Long after that it still waits. Then somebody else cancels.
             let cancel = "select pg_sleep(1.5), pg_cancel_backend(pid) from pg_stat_activity \
                           where wait_event = 'SyncRep'";
             let cancelled = run(postgres.port, PASSWORD, &psql(&format!("-c \"{cancel}\""))).await;

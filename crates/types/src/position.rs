@@ -18,6 +18,23 @@ impl Lsn {
         self.0.saturating_sub(earlier.0)
     }
 
+    /// The end of the last record, of a position where the next one is to be inserted; block and
+    /// segment are PostgreSQL's `wal_block_size` and `wal_segment_size` in bytes. At the beginning
+    /// of a block that position lies behind the block's header, which is not written before a
+    /// record is, so that no standby comes up to it (`XLogBytePosToRecPtr` and
+    /// `XLogBytePosToEndRecPtr` in xlog.c).
+    #[must_use]
+    pub fn end_of_record(self, block: u64, segment: u64) -> Lsn {
+        /// Of the first block of a segment, and of every other one.
+        const LONG_HEADER: u64 = 40;
+        const HEADER: u64 = 24;
+        if self.0.checked_rem(segment) == Some(LONG_HEADER) {
+            return Lsn(self.0 - LONG_HEADER);
+        }
+        let behind_header = self.0.checked_rem(block) == Some(HEADER);
+        if behind_header { Lsn(self.0 - HEADER) } else { self }
+    }
+
     /// Parses PostgreSQL's text form, `X/Y` in hexadecimal.
     #[must_use]
     pub fn parse(text: &str) -> Option<Lsn> {

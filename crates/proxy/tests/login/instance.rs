@@ -47,13 +47,12 @@ pub(crate) struct Postgres {
 impl Postgres {
     pub(crate) fn start(bin: &Path) -> Postgres {
         let directory = tempfile::tempdir().unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let configured = Command::new(bin.join("pg_config")).arg("--configure").output();
         let tls = configured.is_ok_and(|configured| {
             let text = String::from_utf8_lossy(&configured.stdout);
             text.contains("--with-ssl") || text.contains("--with-openssl")
         });
-        let postgres = Postgres { directory, bin: bin.to_owned(), port, tls };
+        let mut postgres = Postgres { directory, bin: bin.to_owned(), port: 0, tls };
         for name in ["server", "other"] {
             postgres.certify(name, "/CN=localhost", "DNS:localhost,IP:127.0.0.1");
         }
@@ -65,6 +64,9 @@ impl Postgres {
         });
         let rules = postgres.path("rules");
         std::fs::write(&rules, format!("{RULES}{}", if tls { RULES_OF_TLS } else { "" })).unwrap();
+        // As late as can be: whoever connects meanwhile may be given it.
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        postgres.port = port;
         let mut settings = format!(
             "port = {port}\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = ''\n\
              fsync = off\nhba_file = '{}'\n",
