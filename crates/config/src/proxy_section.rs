@@ -135,7 +135,7 @@ impl Reader {
             hold_timeout: self.proxy_duration("pgherd.proxy.hold_timeout"),
             hold_limit: self.proxy_count("hold_limit", 0).unwrap_or(HOLD_LIMIT_DEFAULT),
             client_limit: self.proxy_count("client_limit", 1).unwrap_or(CLIENT_LIMIT_DEFAULT),
-            pool_mode: self.proxy_pool_mode(),
+            pool_mode: self.proxy_shared_mode(&security.auth),
             pool_size: self.proxy_count("pool_size", 1).unwrap_or(POOL_SIZE_DEFAULT),
             pool_timeout: self
                 .proxy_duration("pgherd.proxy.pool_timeout")
@@ -188,6 +188,17 @@ impl Reader {
     fn proxy_pool_mode(&self) -> PoolMode {
         let word = self.text("pgherd.proxy.pool_mode");
         word.map_or(PoolMode::Session, |word| PoolMode::of_word(&word))
+    }
+
+    /// Where logins pass through, no connection can be another client's.
+    fn proxy_shared_mode(&mut self, auth: &ProxyAuth) -> PoolMode {
+        let mode = self.proxy_pool_mode();
+        if mode != PoolMode::Session && *auth == ProxyAuth::PassThrough {
+            let why = "needs a proxy that signs clients in itself: set pgherd.proxy.auth to \
+                       scram-sha-256, md5, cert, trust or rules";
+            self.error("pgherd.proxy.pool_mode", why);
+        }
+        mode
     }
 
     /// A client that keeps its connection has one server for all that it does.

@@ -1,6 +1,7 @@
 use types::{Millis, RestAddress};
 
 use super::*;
+use crate::proxy_section::PoolMode;
 
 const GOOD: &str = r#"
 scope: demo
@@ -280,6 +281,23 @@ fn reads_are_split_where_connections_are_shared() {
     ] {
         let error = read(&more).expect_err("refused").to_string();
         assert!(error.contains("pgherd.proxy.read_write_split: needs"), "{error}");
+    }
+}
+
+#[test]
+fn connections_are_shared_where_clients_sign_in_at_the_proxy() {
+    let read = |more: &str| {
+        let text = format!(
+            "scope: demo\netcd3: {{host: 'localhost:2379'}}\npgherd:\n  proxy:\n    \
+             read_write: 0.0.0.0:5000\n    pool_mode: {more}\n"
+        );
+        proxy(&text, "proxy.yml").map(|(file, _)| file.proxy.pool_mode)
+    };
+    assert_eq!(read("session").expect("good"), PoolMode::Session);
+    assert_eq!(read("transaction\n    auth: trust").expect("good"), PoolMode::Transaction);
+    for more in ["transaction", "statement\n    auth: pass_through"] {
+        let error = read(more).expect_err("refused").to_string();
+        assert!(error.contains("pgherd.proxy.pool_mode: needs a proxy that"), "{error}");
     }
 }
 
