@@ -161,8 +161,8 @@ mod tests {
 
     #[test]
     fn a_taken_port_is_refused_and_a_missing_address_is_not() {
-        let holder = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let port = holder.local_addr().expect("it is bound").port();
+        let port = lab::ports::reserve().expect("a free port");
+        let holder = TcpListener::bind(("127.0.0.1", port)).expect("our own");
         let taken = check_port(&listen(&format!("127.0.0.1:{port}"))).expect_err("taken");
         assert!(taken.to_string().contains(&format!("127.0.0.1:{port}")), "{taken}");
         drop(holder);

@@ -77,8 +77,8 @@ mod tests {
 
     #[tokio::test]
     async fn every_address_is_every_address() {
-        let free = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let port = free.local_addr().expect("bound").port();
+        let port = lab::ports::reserve().expect("a free port");
+        let holder = TcpListener::bind(("127.0.0.1", port)).await.expect("our own");
         let place = |host: &str| Place {
             listen: HostPort { host: host.to_owned(), port },
             backlog: Some(5),
@@ -87,7 +87,7 @@ mod tests {
             let taken = bind(&place(host)).await.expect_err("the port is taken");
             assert_eq!(taken.kind(), io::ErrorKind::AddrInUse, "{host}");
         }
-        drop(free);
+        drop(holder);
         let listener = bind(&place("*")).await.expect("free now");
         assert!(TcpStream::connect(("127.0.0.1", port)).await.is_ok());
         if listener.local_addr().expect("bound").is_ipv6() {

@@ -262,12 +262,6 @@ async fn answers_carry_the_configured_headers() {
     }
 }
 
-/// A port that nobody listens on.
-async fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    listener.local_addr().expect("bound").port()
-}
-
 #[tokio::test]
 async fn the_interface_moves_when_the_door_does() {
     let place = |host: &str, port| {
@@ -288,7 +282,7 @@ async fn the_interface_moves_when_the_door_does() {
         };
         tokio::time::timeout(HANG, asking).await.expect("it listens there");
     };
-    let second = free_port().await;
+    let second = lab::ports::reserve().expect("a free port");
     server.door.send_replace(door(place("127.0.0.1", second)));
     comes("127.0.0.1", second).await;
     assert!(!answers("127.0.0.1", server.port).await, "it has left the old place");
@@ -401,8 +395,8 @@ async fn our_client_speaks_to_our_server() {
 
 #[tokio::test]
 async fn our_client_does_not_wait_for_ever() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let port = listener.local_addr().expect("bound").port();
+    let port = lab::ports::reserve().expect("a free port");
+    let listener = TcpListener::bind(("127.0.0.1", port)).await.expect("our own");
     let limit = Duration::from_millis(50);
     let error = client::request("GET", "127.0.0.1", port, "/", None, None, limit).await;
     assert!(matches!(error, Err(client::ClientError::Limit { .. })), "{error:?}");

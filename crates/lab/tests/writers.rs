@@ -33,7 +33,7 @@ impl Postgres {
             chown(&directory, Some(uid), Some(gid)).unwrap();
         }
         fs::set_permissions(&directory, fs::Permissions::from_mode(0o700)).unwrap();
-        let port = ports::free_block(24_000 + (std::process::id() % 5000) as u16, 7, 1).unwrap();
+        let port = ports::reserve().unwrap();
         let bin_dir = tools::postgres_bin_dir().unwrap();
         let postgres = Postgres { directory, bin_dir, owner, port, postmaster: None };
         let mut initdb = postgres.command("initdb");

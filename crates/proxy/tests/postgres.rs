@@ -2,7 +2,6 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::fs::Permissions;
-use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -60,8 +59,7 @@ impl Postgres {
         initdb.args(["--auth=scram-sha-256", "-U", "postgres", "--no-sync", "-D"]);
         initdb.arg(directory.path().join("data")).arg("--pwfile").arg(password_file);
         assert!(initdb.stdout(Stdio::null()).status().unwrap().success());
-        // As late as can be: whoever connects meanwhile may be given it.
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = lab::ports::reserve().unwrap();
         let postgres = Postgres { directory, port };
         let options = format!(
             "-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c fsync=off"

@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
-use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -46,9 +45,9 @@ pub fn owner() -> (u32, u32) {
     if is_root() { user("postgres").expect("the user postgres") } else { own }
 }
 
-/// A loopback port that is free now.
+/// A loopback port that is this test's own.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    lab::ports::reserve().expect("a free port")
 }
 
 /// A program of PostgreSQL.
@@ -220,8 +219,7 @@ impl Demo {
 
     /// Its ports are not where others look first: demos of other people may run here.
     fn of(dir: &Path, program: &Path, user: Option<(u32, u32)>) -> Demo {
-        let from = 20_000 + u16::try_from(std::process::id() % 100).unwrap() * 100;
-        let base_port = lab::ports::free_block(from, 100, 60).expect("free ports");
+        let base_port = lab::ports::reserve_block(60).expect("free ports");
         Demo { dir: dir.to_owned(), program: program.to_owned(), user, base_port }
     }
 

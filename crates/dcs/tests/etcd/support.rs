@@ -1,6 +1,5 @@
 //! A real etcd cluster on loopback, for one test.
 
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -72,7 +71,7 @@ impl Etcd {
     pub(crate) async fn start_with(n: usize, secure: Option<&Secure<'_>>) -> Etcd {
         let scheme = if secure.is_some() { "https" } else { "http" };
         let dir = TempDir::new().expect("a temporary directory");
-        let ports = free_ports(2 * n);
+        let ports: Vec<u16> = (0..2 * n).map(|_| lab::ports::reserve().expect("a port")).collect();
         let peer = |i: usize| format!("http://127.0.0.1:{}", ports[2 * i + 1]);
         let all: Vec<String> = (0..n).map(|i| format!("m{i}={}", peer(i))).collect();
         let members = (0..n)
@@ -200,12 +199,4 @@ fn spawn(arguments: &[String]) -> Child {
         .stderr(Stdio::null())
         .spawn();
     child.unwrap_or_else(|e| panic!("cannot start etcd ({e}): `make tools` installs it"))
-}
-
-/// Ports that were free a moment ago.
-fn free_ports(n: usize) -> Vec<u16> {
-    let listeners: Vec<TcpListener> =
-        (0..n).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
-    let ports = listeners.iter().map(|l| l.local_addr().map(|a| a.port()));
-    ports.collect::<Result<_, _>>().expect("bound")
 }

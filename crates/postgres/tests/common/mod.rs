@@ -123,8 +123,7 @@ impl Node {
     /// With a changed configuration.
     pub fn changed(name: &str, bin_dir: &Path, change: impl FnOnce(&mut InstanceConfig)) -> Node {
         let base = directory();
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
+        let port = lab::ports::reserve().unwrap();
         let mut config = config(name, bin_dir, base.path(), port, os_user());
         change(&mut config);
         let instance = LocalInstance::new(config).unwrap();

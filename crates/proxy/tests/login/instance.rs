@@ -1,6 +1,5 @@
 //! A PostgreSQL with TLS, users of each kind, and rules for them.
 
-use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -64,8 +63,7 @@ impl Postgres {
         });
         let rules = postgres.path("rules");
         std::fs::write(&rules, format!("{RULES}{}", if tls { RULES_OF_TLS } else { "" })).unwrap();
-        // As late as can be: whoever connects meanwhile may be given it.
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = lab::ports::reserve().unwrap();
         postgres.port = port;
         let mut settings = format!(
             "port = {port}\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = ''\n\

@@ -24,8 +24,7 @@ impl Standby {
         copy.args(["-R", "-X", "stream", "-c", "fast", "--no-sync", "-h", "127.0.0.1"]);
         copy.args(["-U", "postgres", "-p", &primary.port.to_string(), "-D"]).arg(&data);
         assert!(copy.env("PGPASSWORD", PASSWORD).status().unwrap().success());
-        // As late as can be: whoever connects meanwhile may be given it.
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = lab::ports::reserve().unwrap();
         let standby = Standby { data, port };
         let options = format!(
             "-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c fsync=off"
