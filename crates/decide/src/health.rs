@@ -255,7 +255,7 @@ impl Brain {
 
 /// Whether a stopped copy was written to since it was a standby's, or may have been. PostgreSQL
 /// changes this before any session can write.
-fn has_been_primary(local: &LocalPostgres) -> bool {
+pub(crate) fn has_been_primary(local: &LocalPostgres) -> bool {
     let recovering = control_of(local).is_some_and(|control| {
         matches!(control.state, ControlState::InArchiveRecovery | ControlState::ShutDownInRecovery)
     });

@@ -11,6 +11,7 @@ use crate::action::{Act, Lane, Outcome, SyncRule};
 use crate::brain::{Brain, Leadership};
 use crate::claim::UnderWay;
 use crate::hand_over::HandOver;
+use crate::health::has_been_primary;
 use crate::hold::Hold;
 use crate::reason::Reason;
 use crate::strangers::streaming_members;
@@ -89,7 +90,11 @@ impl Brain {
                     self.leader.taken_over_at = Some(now);
                 }
             }
-            Act::Start { .. } => self.leader.start_failed = !done,
+            Act::Start { .. } => {
+                self.leader.start_failed = !done;
+                // A server forgets that when it starts.
+                self.leader.told_to_promote = false;
+            }
             // One that was given up for a stop says nothing about the next.
             Act::Promote { .. }
                 if !done && !matches!(self.lanes.running(Lane::Data), Some(Act::Stop { .. })) =>
@@ -129,6 +134,10 @@ impl Brain {
             },
             _ => None,
         };
+        if primary.is_some() || has_been_primary(local) {
+            // What was won can be given back only as it was found.
+            self.won = None;
+        }
         if primary != self.leader.server_started {
             // Another server, or none: what was confirmed on the one before says nothing (I2).
             self.leader.confirmed = None;
@@ -630,6 +639,12 @@ impl Brain {
         status: Option<Status>,
         why: Reason,
     ) {
+        // The key is about to have another revision: a release of this one would be refused, and
+        // the key would stay with a leader that has given it up.
+        if matches!(self.lanes.running(Lane::Member), Some(Act::MoveLease { leading: Some(_), .. }))
+        {
+            return;
+        }
         let act = Act::ReleaseLeader { leader_key: key, status };
         if self.issue_if_free(now, act, why) {
             self.leader.releasing = Some(key);

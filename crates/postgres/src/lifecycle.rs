@@ -31,6 +31,9 @@ const HAND_OVER_POLL_MS: u64 = 5;
 const KILL_LIMIT: Millis = Millis(30_000);
 /// How long a killed postmaster is waited for before all others are killed too.
 const POSTMASTER_PATIENCE: Duration = Duration::from_millis(100);
+/// How long a postmaster may be outlived before who does so is killed: the logger writes the last
+/// lines down.
+const LOGGER_PATIENCE: Duration = Duration::from_secs(2);
 /// How much of the server's log an error shows, in bytes.
 const LOG_TAIL_BYTES_MAX: u64 = 2048;
 
@@ -218,7 +221,11 @@ pub(crate) async fn stop(
             signal_postmaster(instance, &postmaster, signal)?;
             postmaster.exited().await;
         }
-        wait_until_gone(instance).await
+        // All others end before their postmaster: whoever is left had one that was killed.
+        match tokio::time::timeout(LOGGER_PATIENCE, wait_until_gone(instance)).await {
+            Ok(gone) => gone,
+            Err(_) => kill_all(instance).await,
+        }
     });
     stopped.await?;
     instance.forget_client().await;

@@ -134,8 +134,9 @@ async fn fence_and_promote(a: &Node, b: &Node) {
     b.instance.confirm_write(Millis(200)).await.unwrap_err();
 }
 
-async fn crash_and_return(a: &Node, b: &Node) {
-    // A backend that is busy and does not notice that its postmaster is gone.
+/// Kills the postmaster beside a backend that is busy and does not notice. It gives true when that
+/// one has been ended.
+async fn lose_postmaster(a: &Node) -> tokio::task::JoinHandle<bool> {
     let busy = "do $$ begin loop perform 1; end loop; end $$";
     let config = a.instance.config();
     let mut pg = tokio_postgres::Config::new();
@@ -150,6 +151,16 @@ async fn crash_and_return(a: &Node, b: &Node) {
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
     exit.await;
     assert_eq!(a.instance.observe().await.process, Process::Orphaned);
+    busy
+}
+
+async fn crash_and_return(a: &Node, b: &Node) {
+    let busy = lose_postmaster(a).await;
+    a.instance.stop(StopMode::Fast, LIMIT).await.expect("there is no postmaster to wait for");
+    assert_eq!(a.instance.observe().await.process, Process::Stopped);
+    assert!(busy.await.unwrap());
+    a.instance.start(StartAs::Primary, LIMIT).await.unwrap();
+    let busy = lose_postmaster(a).await;
     let error = a.instance.start(StartAs::Primary, LIMIT).await.unwrap_err();
     assert!(error.to_string().contains("stop it first"), "{error}");
     a.instance.end_orphans().await.unwrap();

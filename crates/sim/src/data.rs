@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use decide::{Act, ActionId, Outcome, StartAs, StopMode, SyncRule};
+use decide::{Act, ActionId, Outcome, STOP_FAST, StartAs, StopMode, SyncRule};
 use types::{
     Compared, ControlState, Durable, DurablePledge, InProgress, Lsn, MemberName, Millis, Position,
     Process, SlotChange, Term, Timeline, Upstream,
@@ -88,9 +88,9 @@ impl World {
             Act::Rewind { source, term } => self.rewind(step, source, *term),
             Act::Compare { leader, term } => self.compare(step, leader, *term),
             Act::Start { start_as, term } => self.start(step, start_as, *term),
-            Act::Stop { mode: StopMode::Fast } => self.stop_fast(step, None),
+            Act::Stop { mode: StopMode::Fast } => self.stop_within(step, None, STOP_FAST),
             Act::StopForHandOver { candidate, limit } => {
-                self.stop_for_hand_over(step, candidate.as_ref(), *limit)
+                self.stop_within(step, Some(candidate.as_ref()), *limit)
             }
             Act::Stop { mode: StopMode::Immediate } | Act::EndOrphans => self.kill_step(step),
             Act::Follow { upstream, term } => self.follow(step, upstream.as_ref(), *term),
@@ -331,25 +331,30 @@ impl World {
         number
     }
 
-    /// `hand_over` is `None` for a plain stop, else whom the stop waits for.
-    /// Given up after its limit, as the shell does.
-    fn stop_for_hand_over(
+    /// One that is given up after its limit, as the shell does.
+    fn stop_within(
         &mut self,
         step: &mut Step,
-        candidate: Option<&MemberName>,
+        hand_over: Option<Option<&MemberName>>,
         limit: Millis,
     ) -> Next {
-        match self.stop_fast(step, Some(candidate)) {
+        match self.stop_fast(step, hand_over) {
             Next::In(_) | Next::Again if self.now >= step.issued + limit.0 => Next::Failed,
             next => next,
         }
     }
 
+    /// `hand_over` is `None` for a plain stop, else whom the stop waits for.
     fn stop_fast(&mut self, step: &mut Step, hand_over: Option<Option<&MemberName>>) -> Next {
         let node = step.node;
         let postmaster_frozen = self.hosts[node].postmaster_frozen > 0;
         let Some(instance) = &self.hosts[node].postgres else { return Next::Done };
-        if !instance.postmaster || postmaster_frozen {
+        if !instance.postmaster {
+            // No stop in order any more: what is left is ended.
+            let ended = self.kill_instance(node, "ended without its postmaster");
+            return if ended { Next::Done } else { Next::Again };
+        }
+        if postmaster_frozen {
             // The signal is not heard: the shell waits, until a stop that is not fast comes.
             return Next::Again;
         }

@@ -21,7 +21,28 @@ pub struct Regression {
     pub failsafe: bool,
     /// `failover_mode: fenced`.
     pub fenced: bool,
+    /// Operators change `ttl`.
+    pub new_ttls: bool,
+    /// There are proxies.
+    pub proxies: bool,
+    /// `synchronous_mode_strict`.
+    pub strict: bool,
 }
+
+/// None of what may be added to a setup.
+const PLAIN: Regression = Regression {
+    name: "",
+    seed: 0,
+    members: 3,
+    mode: Mode::Off,
+    fence_only: false,
+    ailing: false,
+    failsafe: false,
+    fenced: false,
+    new_ttls: false,
+    proxies: false,
+    strict: false,
+};
 
 /// Those that hold again.
 pub const REGRESSIONS: &[Regression] = &[
@@ -32,9 +53,7 @@ pub const REGRESSIONS: &[Regression] = &[
         members: 3,
         mode: Mode::Quorum,
         fence_only: true,
-        ailing: false,
-        failsafe: false,
-        fenced: false,
+        ..PLAIN
     },
     Regression {
         name: "a rewind begins against a leader that is not promoted in its new term yet",
@@ -42,29 +61,22 @@ pub const REGRESSIONS: &[Regression] = &[
         members: 3,
         mode: Mode::Quorum,
         fence_only: true,
-        ailing: false,
-        failsafe: false,
-        fenced: false,
+        ..PLAIN
     },
     Regression {
         name: "an interrupted bootstrap leaves a data directory that nobody finishes",
         seed: 746,
         members: 1,
         mode: Mode::Off,
-        fence_only: false,
-        ailing: false,
-        failsafe: false,
-        fenced: false,
+        ..PLAIN
     },
     Regression {
         name: "a standby's files name its leader, but the server was never told to read them",
         seed: 1134,
         members: 5,
         mode: Mode::Off,
-        fence_only: false,
         ailing: true,
-        failsafe: false,
-        fenced: false,
+        ..PLAIN
     },
     Regression {
         name: "a disk hangs until the source of a rewind is a standby of a later leader",
@@ -74,27 +86,24 @@ pub const REGRESSIONS: &[Regression] = &[
         fence_only: true,
         ailing: true,
         failsafe: true,
-        fenced: false,
+        ..PLAIN
     },
     Regression {
         name: "a rewound copy that misses its end is started without an upstream",
         seed: 1405,
         members: 3,
         mode: Mode::On,
-        fence_only: false,
-        ailing: false,
-        failsafe: false,
         fenced: true,
+        ..PLAIN
     },
     Regression {
         name: "a bootstrap whose member key is not seen for a moment leaves a leader in recovery",
         seed: 4204,
         members: 1,
         mode: Mode::Quorum,
-        fence_only: false,
         ailing: true,
-        failsafe: false,
         fenced: true,
+        ..PLAIN
     },
     Regression {
         name: "a rewound copy was compared with its next leader while it was being started",
@@ -102,9 +111,7 @@ pub const REGRESSIONS: &[Regression] = &[
         members: 3,
         mode: Mode::Quorum,
         fence_only: true,
-        ailing: false,
-        failsafe: false,
-        fenced: false,
+        ..PLAIN
     },
     Regression {
         name: "a primary whose host froze in its restart comes up after it was deposed: the check \
@@ -112,10 +119,8 @@ pub const REGRESSIONS: &[Regression] = &[
         seed: 54_710,
         members: 3,
         mode: Mode::Quorum,
-        fence_only: false,
-        ailing: false,
-        failsafe: false,
         fenced: true,
+        ..PLAIN
     },
     Regression {
         name: "a former primary in recovery, found by a new agent that still had the leader key, \
@@ -123,9 +128,28 @@ pub const REGRESSIONS: &[Regression] = &[
         seed: 648,
         members: 3,
         mode: Mode::Quorum,
-        fence_only: false,
-        ailing: false,
         failsafe: true,
-        fenced: false,
+        ..PLAIN
+    },
+    Regression {
+        name: "a leader key was given away while it moved to another lease: the release was \
+               refused, and its leader, in recovery by then, waited for a promotion of before",
+        seed: 3839,
+        members: 3,
+        mode: Mode::Off,
+        ailing: true,
+        new_ttls: true,
+        ..PLAIN
+    },
+    Regression {
+        name: "a postmaster was killed while it stopped, and what outlived it was waited for",
+        seed: 895,
+        members: 3,
+        mode: Mode::Quorum,
+        fence_only: true,
+        ailing: true,
+        proxies: true,
+        strict: true,
+        ..PLAIN
     },
 ];

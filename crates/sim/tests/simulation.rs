@@ -58,8 +58,10 @@ fn a_lease_of_another_length_promises_nothing_that_it_cannot_keep() {
 fn seeds_that_failed_once_hold() {
     for regression in REGRESSIONS {
         let setup = of(regression.seed, regression.members, regression.mode);
-        let Regression { fence_only, ailing, failsafe, fenced, .. } = *regression;
-        let report = run(&Setup { fence_only, ailing, failsafe, fenced, ..setup });
+        let Regression { fence_only, ailing, failsafe, fenced, new_ttls, .. } = *regression;
+        let setup = Setup { fence_only, ailing, failsafe, fenced, new_ttls, ..setup };
+        let Regression { proxies, strict, .. } = *regression;
+        let report = run(&Setup { proxies, strict, ..setup });
         assert_eq!(report.violation, None, "{}: {regression:?}", regression.name);
     }
 }

@@ -12,7 +12,7 @@ use crate::store::put;
 use crate::world::{Way, World};
 
 /// Names of actions that a script may let fail or hang.
-const ACTIONS: [&str; 22] = [
+const ACTIONS: [&str; 23] = [
     "take_leadership",
     "release_leader",
     "arm_guard",
@@ -34,6 +34,7 @@ const ACTIONS: [&str; 22] = [
     "write_sync",
     "write_hold",
     "remove_hold",
+    "move_lease",
     "end_orphans",
 ];
 
