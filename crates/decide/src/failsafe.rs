@@ -335,11 +335,24 @@ impl Brain {
         if self.failsafe.settled && there.is_some_and(|f| f.value == members) {
             return;
         }
+        if self.rests_on_agreement() {
+            return;
+        }
         let expected = there.map(|f| f.mod_revision);
         let act = Act::WriteFailsafe { leader_key: key, expected, members };
         if self.issue_if_free(now, act, Reason::FailsafeMembers) {
             self.note_map_written(false);
         }
+    }
+
+    /// Whether our claim lasts, or may soon last, longer than the lease: by the word of those whom
+    /// the map names now. Whoever it named then would not be bound, and could be elected when the
+    /// lease ends (I1).
+    fn rests_on_agreement(&self) -> bool {
+        self.failsafe.unanswered
+            || self.failsafe.until.is_some()
+            || self.lanes.running(Lane::Failsafe).is_some()
+            || !self.claim.fits(self.lease_ttl, self.guard)
     }
 
     /// The DCS does not answer: asks every other member whether we may go on. First when a renewal

@@ -142,6 +142,18 @@ pub const REGRESSIONS: &[Regression] = &[
         ..PLAIN
     },
     Regression {
+        name: "a leader named a further member in its failsafe map while its claim rested, for \
+               longer than its lease, on the word of those it had named before",
+        seed: 8422,
+        members: 2,
+        mode: Mode::Off,
+        ailing: true,
+        failsafe: true,
+        new_ttls: true,
+        proxies: true,
+        ..PLAIN
+    },
+    Regression {
         name: "a postmaster was killed while it stopped, and what outlived it was waited for",
         seed: 895,
         members: 3,
