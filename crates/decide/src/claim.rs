@@ -19,11 +19,13 @@ pub(crate) struct Claim {
 impl Claim {
     /// A renewal issued at `sent` was answered: the claim runs until `sent + ttl`.
     pub(crate) fn extend(&mut self, sent: Millis, ttl: Millis) {
-        let until = sent.plus(ttl);
         self.sent = self.sent.max(Some(sent));
-        if self.until.is_none_or(|old| old < until) {
-            self.until = Some(until);
-        }
+        self.keep(sent.plus(ttl));
+    }
+
+    /// It runs until then, by an earlier answer.
+    pub(crate) fn keep(&mut self, until: Millis) {
+        self.until = self.until.max(Some(until));
     }
 
     /// The leader key is not ours any more.
@@ -183,6 +185,10 @@ mod tests {
         assert!(!claim.holds(Millis(9_000), margin));
         assert_eq!(claim.kill_at(margin), Some(Millis(10_000)));
         assert!(claim.confirmed_since(Millis(1_000)) && !claim.confirmed_since(Millis(1_001)));
+        assert!(claim.fits(Millis(10_000), None) && !claim.fits(Millis(9_999), None));
+        claim.keep(Millis(20_000));
+        assert_eq!(claim.until(), Some(Millis(20_000)));
+        assert!(!claim.fits(Millis(10_000), None) && !claim.confirmed_since(Millis(1_001)));
     }
 
     #[test]

@@ -291,7 +291,7 @@ impl Brain {
             self.failsafe.until = None;
             self.failsafe.confirmed = None;
         } else if let Some(until) = self.failsafe.until.filter(|until| now < *until) {
-            self.claim.extend(until, Millis::ZERO);
+            self.claim.keep(until);
         }
     }
 

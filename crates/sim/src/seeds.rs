@@ -154,6 +154,29 @@ pub const REGRESSIONS: &[Regression] = &[
         ..PLAIN
     },
     Regression {
+        name: "the same by a leader that had taken its key again: its claim seemed to come from a \
+               renewal in the future",
+        seed: 6151,
+        members: 2,
+        mode: Mode::Off,
+        failsafe: true,
+        new_ttls: true,
+        ..PLAIN
+    },
+    Regression {
+        name: "so a leader that had taken its key again moved it to a shorter lease than it had \
+               told its guard",
+        seed: 19_518,
+        members: 3,
+        mode: Mode::Off,
+        ailing: true,
+        failsafe: true,
+        fenced: true,
+        new_ttls: true,
+        proxies: true,
+        ..PLAIN
+    },
+    Regression {
         name: "a postmaster was killed while it stopped, and what outlived it was waited for",
         seed: 895,
         members: 3,
