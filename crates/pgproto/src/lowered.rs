@@ -73,12 +73,11 @@ pub fn statement_lowers(sql: &[u8]) -> bool {
 
 /// A quick look, which nearly every statement ends with.
 fn mentions(sql: &[u8]) -> bool {
-    let at_underscore = |(at, byte): (usize, &u8)| {
-        let begin = if *byte == b'_' { at.checked_sub(UNDERSCORE) } else { None };
+    memchr::memchr_iter(b'_', sql).any(|at| {
+        let begin = at.checked_sub(UNDERSCORE);
         let word = begin.and_then(|begin| sql.get(begin..begin + SETTING.len()));
         word.is_some_and(is_setting)
-    };
-    sql.iter().enumerate().any(at_underscore)
+    })
 }
 
 fn one_lowers(tokens: &[Token<'_>]) -> bool {

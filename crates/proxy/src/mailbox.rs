@@ -1,6 +1,7 @@
 //! What the hub wants of one client's task.
 
 use std::future::poll_fn;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -10,6 +11,8 @@ use crate::time_limits::Watch;
 #[derive(Debug)]
 pub(crate) struct Mailbox<C> {
     slot: Mutex<Slot<C>>,
+    /// Something was put in since the task last found nothing, or its waker is not there.
+    news: AtomicBool,
     /// How long the client has been doing what it does.
     pub(crate) watch: Watch,
 }
@@ -25,7 +28,8 @@ struct Slot<C> {
 impl<C> Default for Mailbox<C> {
     fn default() -> Mailbox<C> {
         let slot = Slot { command: None, cancel: false, drain: false, waker: None };
-        Mailbox { slot: Mutex::new(slot), watch: Watch::default() }
+        let news = AtomicBool::new(true);
+        Mailbox { slot: Mutex::new(slot), news, watch: Watch::default() }
     }
 }
 
@@ -53,12 +57,20 @@ impl<C> Mailbox<C> {
     fn put<R>(&self, change: impl FnOnce(&mut Slot<C>) -> R) -> R {
         let mut slot = self.lock();
         let result = change(&mut slot);
+        self.news.store(true, Ordering::Release);
         let waker = slot.waker.take();
         drop(slot);
         if let Some(waker) = waker {
             waker.wake();
         }
         result
+    }
+
+    /// Whether there is anything to take; no look under the lock is needed otherwise. For a task
+    /// whose wakers are all the same.
+    pub(crate) fn has_news(&self) -> bool {
+        // Whoever puts something in wakes the task after that, so that it looks again.
+        self.news.load(Ordering::Acquire)
     }
 
     /// Takes the command, if there is one.
@@ -70,6 +82,7 @@ impl<C> Mailbox<C> {
                 if slot.waker.as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {
                     slot.waker = Some(cx.waker().clone());
                 }
+                self.news.store(slot.cancel, Ordering::Release);
                 Poll::Pending
             }
         }

@@ -144,11 +144,13 @@ impl<'a> Pooled<'a> {
     /// Does what can be done now; `false` if there was nothing. An error is the end.
     fn turn(&mut self, cx: &mut Context<'_>) -> Result<bool, Farewell> {
         // The command comes first: after a loss no byte goes to the server.
-        while let Poll::Ready(command) = self.place.mailbox.poll_take(cx) {
-            self.command(command, cx)?;
-        }
-        if self.place.mailbox.take_cancel() {
-            self.cancel();
+        if self.place.mailbox.has_news() {
+            while let Poll::Ready(command) = self.place.mailbox.poll_take(cx) {
+                self.command(command, cx)?;
+            }
+            if self.place.mailbox.take_cancel() {
+                self.cancel();
+            }
         }
         if !self.down.is_empty() {
             match self.down.poll_flush(&mut self.stream, cx) {
@@ -165,6 +167,10 @@ impl<'a> Pooled<'a> {
             self.process_inbox(cx)?;
         }
         let from_server = self.read_server(cx)?;
+        if from_server && self.link.is_none() {
+            // Its answer is there. What the client says next comes in the next turn, if not later.
+            return Ok(true);
+        }
         let from_client = self.read_client(cx)?;
         Ok(from_server || from_client)
     }

@@ -117,20 +117,24 @@ fn next_statement<'a>(tokens: &mut Tokens<'a>, inside: Inside) -> Option<One<'a>
         }
     };
     let after_first = *tokens;
-    let scan = Scan::run(tokens, first, inside);
+    let first_word = match first {
+        Token::Word(text) => Some(word(text)),
+        _ => None,
+    };
+    let scan = Scan::run(tokens, (first, first_word), inside);
     let mut one = One {
         kind: Kind::Other,
         leaves: scan.leaves(),
         commits: false,
         asks_sequence: scan.asks_sequence,
     };
-    let Token::Word(text) = first else {
+    let Some(first_word) = first_word else {
         if first.is_symbol(b'(') && scan.only_reads() {
             one.kind = Kind::Read;
         }
         return Some(one);
     };
-    match word(text) {
+    match first_word {
         Word::Select => match settings::configures(after_first) {
             Some((kind, leaves)) => (one.kind, one.leaves) = (kind, leaves),
             None if scan.only_reads() => one.kind = Kind::Read,

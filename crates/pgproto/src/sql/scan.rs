@@ -47,13 +47,13 @@ pub(super) struct Scan {
 
 impl Scan {
     /// Reads to the end of the statement that `first` begins, with its semicolon.
-    pub(super) fn run(tokens: &mut Tokens<'_>, first: Token<'_>, inside: Inside) -> Scan {
-        let first_word = match first {
-            Token::Word(text) => word(text),
-            _ => Word::Name,
-        };
+    pub(super) fn run(
+        tokens: &mut Tokens<'_>,
+        (first, first_word): (Token<'_>, Option<Word>),
+        inside: Inside,
+    ) -> Scan {
         let mut scan = Scan {
-            first: first_word,
+            first: first_word.unwrap_or(Word::Name),
             before: Before::Other,
             qualifier: None,
             after_dot: false,
@@ -71,7 +71,14 @@ impl Scan {
             function: false,
             open: 0,
         };
-        let mut token = Some(first);
+        match first_word {
+            Some(word) => scan.word(word, tokens),
+            None => scan.token(first, tokens),
+        }
+        if inside == Inside::Body && scan.ends_body_statement() {
+            return scan;
+        }
+        let mut token = tokens.next();
         while let Some(this) = token {
             if scan.open == 0 && this.is_symbol(b';') {
                 return scan;
@@ -108,12 +115,7 @@ impl Scan {
 
     fn token(&mut self, token: Token<'_>, tokens: &Tokens<'_>) {
         match token {
-            Token::Word(text) => {
-                let word = word(text);
-                self.name(word, tokens);
-                self.pairs(word);
-                self.named(Before::Word(word));
-            }
+            Token::Word(text) => self.word(word(text), tokens),
             Token::Name(text) => {
                 self.name(word(text), tokens);
                 self.no_pair();
@@ -136,6 +138,12 @@ impl Scan {
                 self.before = Before::Other;
             }
         }
+    }
+
+    fn word(&mut self, word: Word, tokens: &Tokens<'_>) {
+        self.name(word, tokens);
+        self.pairs(word);
+        self.named(Before::Word(word));
     }
 
     fn named(&mut self, name: Before) {
