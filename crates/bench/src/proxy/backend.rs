@@ -58,7 +58,7 @@ impl Backend {
         let first_port = first_port.context("there are no free ports")?;
         let data_dir = directory.join("data");
         let command = |program: &str| {
-            let mut command = Command::new(bin_dir.join(program));
+            let mut command = service(&bin_dir.join(program));
             command.stdin(Stdio::null()).current_dir(directory).kill_on_drop(true);
             if let Some((uid, gid)) = owner {
                 command.uid(uid).gid(gid);
@@ -163,10 +163,19 @@ pub(super) fn bin_dir() -> anyhow::Result<PathBuf> {
 
 /// pgbench's program and where it connects to.
 pub(super) fn pgbench(bin_dir: &Path, port: u16) -> Command {
-    let mut command = Command::new(bin_dir.join("pgbench"));
+    let mut command = service(&bin_dir.join("pgbench"));
     command.env("PGHOST", "127.0.0.1").env("PGPORT", port.to_string());
     command.env("PGUSER", "postgres").env("PGDATABASE", "postgres");
     command.stdin(Stdio::null()).kill_on_drop(true);
+    command
+}
+
+/// A program in a session of its own, as a service is: the scheduler shares processors out between
+/// sessions (sched(7), autogroups), whichever one this is. `setsid` becomes the program, so that
+/// the process is the program's.
+pub(super) fn service(program: &Path) -> Command {
+    let mut command = Command::new("setsid");
+    command.arg(program);
     command
 }
 
@@ -191,7 +200,7 @@ async fn start_etcd(directory: &Path, first_port: u16) -> anyhow::Result<Child> 
     let program = tools::etcd()?;
     let spec = member.service(std::slice::from_ref(&member), &program, Duration::ZERO);
     let log = fs::File::create(&spec.log)?;
-    let mut command = Command::new(&spec.program);
+    let mut command = service(&spec.program);
     command.args(&spec.arguments).stdin(Stdio::null()).kill_on_drop(true);
     let child = command.stdout(log.try_clone()?).stderr(log).spawn();
     let child = child.with_context(|| format!("cannot run {}", program.display()))?;

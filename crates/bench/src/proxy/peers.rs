@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::process::{Child, Command};
 use tokio::time::Instant;
 
-use super::backend::{Backend, NAMESPACE, SCOPE, SQL_LIMIT};
+use super::backend::{Backend, NAMESPACE, SCOPE, SQL_LIMIT, service};
 
 /// How long a program may take until it answers.
 const START_LIMIT: Duration = Duration::from_secs(20);
@@ -177,7 +177,7 @@ impl Maker<'_> {
              listen postgres\n    bind 127.0.0.1:{port}\n    server n1 127.0.0.1:{server}\n"
         );
         let file = self.write("haproxy.cfg", &text)?;
-        let mut command = Command::new(installed("haproxy")?);
+        let mut command = service(&installed("haproxy")?);
         command.args(["-db", "-f"]).arg(file);
         self.start(Who::HaProxy, port, command).await
     }
@@ -266,9 +266,8 @@ fn installed(program: &str) -> anyhow::Result<PathBuf> {
 }
 
 fn on_core(core: Option<usize>, program: &Path) -> Command {
-    let Some(core) = core else { return Command::new(program) };
-    let mut command = Command::new("taskset");
-    // It becomes the program, so that the process is the program's.
+    let Some(core) = core else { return service(program) };
+    let mut command = service(Path::new("taskset"));
     command.args(["-c", &core.to_string()]).arg(program);
     command
 }
