@@ -4,6 +4,7 @@ SHELL := /bin/bash
 
 # Further options: make demo ARGS="--nodes 5 --dir /tmp/herd", make bench-failover ARGS=--all
 ARGS ?=
+BENCH_ARGS ?=
 # How many seeds `make prove` runs.
 SEEDS ?= 100000
 # How many seconds `make fuzz` runs each target. Bash has a variable SECONDS of its own.
@@ -12,7 +13,7 @@ FUZZ_SECONDS := $(SECONDS)
 endif
 FUZZ_SECONDS ?= 60
 
-.PHONY: help tools demo test check prove fuzz scenarios bench-failover bench-proxy
+.PHONY: help tools demo test check prove fuzz scenarios bench bench-failover bench-proxy
 
 help:
 	@echo 'make demo        a highly available PostgreSQL cluster on this machine (ARGS="--drill" breaks it)'
@@ -20,6 +21,7 @@ help:
 	@echo 'make check       formatting, clippy, tidy, cargo deny: no tests'
 	@echo 'make prove       the long twins of the tests: many simulator seeds (SEEDS=$(SEEDS))'
 	@echo 'make fuzz        made-up bytes for what reads the network (SECONDS=$(FUZZ_SECONDS) each; cargo-fuzz, nightly)'
+	@echo 'make bench       whole architectures beside each other, under the same faults (BENCH_ARGS="--quick")'
 	@echo 'make bench-failover  how long each hand-over takes, beside bare PostgreSQL (ARGS="--quick")'
 	@echo 'make bench-proxy  the proxy beside HAProxy and PgBouncer (ARGS="--quick", "--only session")'
 	@echo 'make scenarios   record the scripts of crates/decide/testdata anew; review the diff'
@@ -45,6 +47,12 @@ prove: tools
 
 fuzz:
 	@cargo xtask fuzz --seconds $(FUZZ_SECONDS)
+
+# Writes target/bench/report.html and results.json.
+bench: tools
+	@tools/install-bench.sh
+	@cargo build --release --locked --package cli --package bench
+	@. tools/env.sh && exec target/release/pgherd-bench field $(BENCH_ARGS)
 
 # The last line is one JSON object.
 bench-failover: tools

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Installs the peers that `make bench-proxy` measures, and etcd's client: the distribution's
-# packages, as root. Says nothing when they are there, and fails when one is missing in the end.
+# Installs the peers that `make bench-proxy` and `make bench` measure, and etcd's client: the
+# distribution's packages, as root; and Patroni, in a virtual environment under target/tools. Says
+# nothing when they are there, and fails when a package is missing in the end.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
@@ -8,4 +9,6 @@ say() { printf 'install-bench: %s\n' "$*" >&2; }
 # shellcheck source=tools/packages.sh
 . tools/packages.sh
 
-install_programs haproxy:haproxy pgbouncer:pgbouncer etcdctl:etcd-client taskset:util-linux
+install_programs haproxy:haproxy pgbouncer:pgbouncer etcdctl:etcd-client taskset:util-linux \
+  ip:iproute2
+install_patroni 'what `make bench` measures of Patroni'

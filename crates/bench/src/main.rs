@@ -13,8 +13,10 @@ use anyhow::Context;
 use clap::Parser;
 
 mod bare;
+mod books;
 mod demo;
 mod failover;
+mod field;
 mod figures;
 mod floor;
 mod hosts;
@@ -30,6 +32,8 @@ mod stage;
 enum Command {
     /// How long each hand-over takes
     Failover(failover::Options),
+    /// Whole architectures beside each other: what is lost, and for how long
+    Field(field::Options),
     /// What the proxy costs, beside HAProxy and PgBouncer
     Proxy(proxy::Options),
     /// That nothing is lost under random faults, on hosts with a network of their own
@@ -60,6 +64,7 @@ fn run(command: Command) -> anyhow::Result<bool> {
         let work = async {
             match command {
                 Command::Failover(options) => Box::pin(failover::run(&options)).await,
+                Command::Field(options) => Box::pin(field::run(&options)).await,
                 Command::Proxy(options) => Box::pin(proxy::run(&options)).await,
                 Command::Rounds(options) => Box::pin(rounds::run(&options)).await,
                 Command::Soak(options) => Box::pin(soak::run(&options)).await,
@@ -110,7 +115,7 @@ impl Scratch {
 
     /// Removes what processes left behind there that were killed.
     fn sweep(parent: &Path) {
-        lab::cluster::sweep();
+        lab::ground::sweep();
         let entries = std::fs::read_dir(parent).into_iter().flatten().flatten();
         for entry in entries {
             let name = entry.file_name().into_string().unwrap_or_default();

@@ -1,16 +1,16 @@
 //! A cluster on hosts of a network under writers that never stop, and the books about them: what
 //! the faults of [`crate::hosts`] and [`crate::rounds`] happen to.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, bail};
 use lab::cluster::{Cluster, Member, Plan, Settings};
-use lab::ledger::{Ack, PROXY_WRITER};
-use lab::workload::{self, Shared, Writer};
+use lab::ledger::Ack;
+use lab::workload;
 use tokio::time::Instant;
 
+use crate::books::{Audit, Books, Paces, SQL_LIMIT};
 use crate::say;
 
 /// How long a new cluster may take until it is whole.
@@ -21,41 +21,11 @@ const ACK_LIMIT: Duration = Duration::from_secs(90);
 const POLL: Duration = Duration::from_millis(200);
 /// How often in a row it has to be whole.
 const WHOLE_IN_A_ROW: u32 = 3;
-/// How often the ledger is looked at.
-const LEDGER_POLL: Duration = Duration::from_millis(20);
-/// How long a statement of our own may take.
-const SQL_LIMIT: Duration = Duration::from_secs(60);
 
-/// Between two inserts of a writer.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Paces {
-    /// Through the proxy.
-    pub(crate) proxy: Duration,
-    /// Straight to each member.
-    pub(crate) direct: Duration,
-}
-
-/// The cluster, its writers and their ledger. Everything ends when this is dropped.
+/// The cluster and its books. Everything ends when this is dropped.
 pub(crate) struct Stage {
     pub(crate) cluster: Cluster,
-    pub(crate) ledger: Shared,
-    epoch: Instant,
-    /// Acknowledged identifiers that were found missing already.
-    missing: BTreeSet<i64>,
-    /// Violations that have been told already.
-    interleaved: usize,
-    _writers: Vec<Writer>,
-}
-
-/// What an audit found, beside what earlier ones did.
-#[derive(Debug, Default)]
-pub(crate) struct Audit {
-    /// Acknowledged identifiers that are not there.
-    pub(crate) missing: BTreeSet<i64>,
-    /// Acknowledgements that must not be.
-    pub(crate) interleaved: usize,
-    /// The first of these in words.
-    pub(crate) first: Option<String>,
+    pub(crate) books: Books,
 }
 
 impl Stage {
@@ -65,43 +35,17 @@ impl Stage {
     /// # Errors
     /// The cluster cannot be had, or does not get whole.
     pub(crate) async fn start(plan: &Plan, paces: Paces, run: u32) -> anyhow::Result<Stage> {
-        /// Far more than a writer gets through before the next run.
-        const IDS_PER_RUN: i64 = 1_000_000_000;
         let cluster = Cluster::start(plan)?;
         until_whole(&cluster, START_LIMIT).await.with_context(|| {
             format!("the logs are in {}, unless it is a temporary one", plan.directory.display())
         })?;
-        let through_proxy = cluster.through_proxy("pgherd-bench");
-        if run == 0 {
-            workload::create_table(&through_proxy, SQL_LIMIT).await?;
-        }
-        let (ledger, epoch) = (Shared::default(), Instant::now());
-        let mut writers = Vec::new();
-        let skip = i64::from(run) * IDS_PER_RUN;
-        let mut start = |number, target, pace| {
-            let plan = workload::Plan { number, skip, target, pace };
-            writers.push(Writer::start(plan, ledger.clone(), epoch));
-        };
-        start(PROXY_WRITER, through_proxy, paces.proxy);
-        for (number, member) in (1..).zip(&cluster.members) {
-            let target = cluster.on_its_host(member, "pgherd-bench-direct");
-            start(number, target, paces.direct);
-        }
-        let stage = Stage {
-            cluster,
-            ledger,
-            epoch,
-            missing: BTreeSet::new(),
-            interleaved: 0,
-            _writers: writers,
-        };
+        let direct = cluster.members.iter();
+        let direct = direct.map(|member| cluster.on_its_host(member, "pgherd-bench-direct"));
+        let entry = cluster.through_proxy("pgherd-bench");
+        let books = Books::open(entry, direct, paces, run).await?;
+        let stage = Stage { cluster, books };
         stage.next_ack(Duration::ZERO).await.context("the writers get no answer")?;
         Ok(stage)
-    }
-
-    /// Now, in the ledger's time.
-    pub(crate) fn now(&self) -> Duration {
-        self.epoch.elapsed()
     }
 
     /// The member that leads.
@@ -117,21 +61,7 @@ impl Stage {
     /// # Errors
     /// There is none for a long time.
     pub(crate) async fn next_ack(&self, after: Duration) -> anyhow::Result<Ack> {
-        let until = Instant::now() + ACK_LIMIT;
-        loop {
-            let ack = self.ledger.lock().next_ack(PROXY_WRITER, after);
-            if let Some(ack) = ack {
-                return Ok(ack);
-            }
-            ensure!(Instant::now() < until, "no insert was acknowledged within {ACK_LIMIT:?}");
-            tokio::time::sleep(LEDGER_POLL).await;
-        }
-    }
-
-    /// The longest time without an acknowledgement through the proxy since `from`.
-    pub(crate) fn longest_gap(&self, from: Duration) -> f64 {
-        let gap = self.ledger.lock().longest_gap(PROXY_WRITER, from, self.now());
-        (gap.as_secs_f64() * 1000.0).round() / 1000.0
+        self.books.next_ack(after, ACK_LIMIT).await
     }
 
     /// Waits until the cluster is whole.
@@ -148,21 +78,8 @@ impl Stage {
     /// # Errors
     /// The table cannot be read.
     pub(crate) async fn audit(&mut self, before: &[(i64, i64)]) -> anyhow::Result<Audit> {
-        let entries = self.ledger.lock().acks().len();
         let target = self.cluster.through_proxy("pgherd-bench-audit");
-        let present = workload::present(&target, SQL_LIMIT).await?;
-        let ledger = self.ledger.lock();
-        ensure!(ledger.gaps() == 0, "the ledger has lost entries");
-        let mut missing = ledger.missing(entries, &present);
-        missing.extend(before.iter().flat_map(|(first, last)| absent(&present, *first, *last)));
-        let interleaved = ledger.interleaved();
-        let fresh = missing.difference(&self.missing).copied().collect();
-        let mut audit = Audit { missing: fresh, ..Audit::default() };
-        audit.first = interleaved.get(self.interleaved).map(|first| format!("{first:?}"));
-        audit.interleaved = interleaved.len().saturating_sub(self.interleaved);
-        self.interleaved = self.interleaved.max(interleaved.len());
-        self.missing.extend(missing);
-        Ok(audit)
+        self.books.audit(&target, before).await
     }
 
     /// Runs a statement on the primary, through the proxy.
@@ -173,11 +90,6 @@ impl Stage {
         let target = self.cluster.through_proxy("pgherd-bench");
         Ok(workload::execute(&target, statement, SQL_LIMIT).await?)
     }
-}
-
-/// The identifiers of a range that are not there.
-fn absent(present: &BTreeSet<i64>, first: i64, last: i64) -> Vec<i64> {
-    (first..=last).filter(|id| !present.contains(id)).collect()
 }
 
 async fn until_whole(cluster: &Cluster, limit: Duration) -> anyhow::Result<()> {

@@ -77,18 +77,24 @@ impl Group {
         self.directory.join(name)
     }
 
+    /// The file into which a process writes its number to be in.
+    #[must_use]
+    pub fn processes(&self) -> PathBuf {
+        self.file("cgroup.procs")
+    }
+
     /// Moves a process in; what it starts from now on is in as well.
     ///
     /// # Errors
     /// The kernel refused, for instance because the process is gone.
     pub fn add(&self, pid: u32) -> io::Result<()> {
-        fs::write(self.file("cgroup.procs"), pid.to_string())
+        fs::write(self.processes(), pid.to_string())
     }
 
     /// The processes in the group.
     #[must_use]
     pub fn pids(&self) -> Vec<u32> {
-        let text = fs::read_to_string(self.file("cgroup.procs")).unwrap_or_default();
+        let text = fs::read_to_string(self.processes()).unwrap_or_default();
         text.lines().filter_map(|line| line.parse().ok()).collect()
     }
 

@@ -9,6 +9,7 @@ pub mod cgroup;
 pub mod cluster;
 pub mod crowd;
 pub mod etcd;
+pub mod ground;
 pub mod host;
 pub mod http;
 pub mod ledger;

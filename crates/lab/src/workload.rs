@@ -1,11 +1,13 @@
 //! Writers that never stop trying, and the few statements that a drill needs besides.
 
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, timeout};
+use tokio_postgres::config::TargetSessionAttrs;
 use tokio_postgres::{Client, Config, NoTls, Statement};
 
 use crate::ledger::{Ack, IDS_PER_WRITER, Ledger};
@@ -81,6 +83,29 @@ pub fn target_at(
         .dbname("postgres")
         .application_name(application_name)
         .connect_timeout(ATTEMPT_LIMIT);
+    config
+}
+
+/// Whichever of several servers takes writes, as libpq finds it with
+/// `target_session_attrs=read-write`.
+#[must_use]
+pub fn target_among(
+    servers: &[(Ipv4Addr, u16)],
+    user: &str,
+    password: &str,
+    application_name: &str,
+) -> Config {
+    let mut config = Config::new();
+    for (address, port) in servers {
+        config.host(address.to_string()).port(*port);
+    }
+    config
+        .user(user)
+        .password(password)
+        .dbname("postgres")
+        .application_name(application_name)
+        .connect_timeout(ATTEMPT_LIMIT)
+        .target_session_attrs(TargetSessionAttrs::ReadWrite);
     config
 }
 
@@ -324,7 +349,9 @@ impl Run {
             let statement = session.client.prepare(INSERT).await.ok()?;
             Some((session, statement))
         };
-        timeout(ATTEMPT_LIMIT, open).await.ok().flatten()
+        // Each of several servers has its turn.
+        let servers = u32::try_from(self.plan.target.get_hosts().len()).unwrap_or(1);
+        timeout(ATTEMPT_LIMIT * servers.max(1), open).await.ok().flatten()
     }
 
     async fn insert(&self, session: &Session, statement: &Statement, id: i64) -> Attempt {

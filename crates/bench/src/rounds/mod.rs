@@ -18,14 +18,15 @@ use lab::workload;
 use rustix::process::Signal;
 use tokio::time::Instant;
 
-use crate::stage::{self, Paces, Stage};
+use crate::books::Paces;
+use crate::stage::{self, Stage};
 use crate::{Scratch, demo, hosts, say};
 use draw::Round;
 use state::{State, ranges};
 use strike::Roles;
 
 /// Slower than the drill's: all rounds together are read after each.
-const PACES: Paces = Paces { proxy: Duration::from_millis(20), direct: Duration::from_millis(100) };
+const PACES: Paces = Paces { entry: Duration::from_millis(20), direct: Duration::from_millis(100) };
 /// How long the writers run before the first fault of a round and after the last one.
 const CALM: Duration = Duration::from_secs(1);
 /// How long the cluster may take to be whole after everything was healed.
@@ -145,7 +146,7 @@ async fn all(
     while state.rounds < options.rounds && state.is_good() {
         let plant = options.plant.filter(|_| state.rounds == first);
         Box::pin(round(&mut stage, &before, plant, state)).await;
-        let ledger = stage.ledger.lock();
+        let ledger = stage.books.ledger.lock();
         let ids = ledger.acks().iter().map(|ack| ack.id);
         state.acknowledged = [before.clone(), ranges(ids)].concat();
         drop(ledger);
@@ -167,7 +168,7 @@ async fn round(stage: &mut Stage, before: &[(i64, i64)], plant: Option<Plant>, s
     let number = state.rounds + 1;
     let round = Round::draw(state.seed, number, members, ttl);
     tokio::time::sleep(CALM).await;
-    let from = stage.now();
+    let from = stage.books.now();
     let mut trouble = Vec::new();
     let mut note = |result: anyhow::Result<()>| {
         trouble.extend(result.err().map(|error| format!("{error:#}")));
@@ -181,7 +182,7 @@ async fn round(stage: &mut Stage, before: &[(i64, i64)], plant: Option<Plant>, s
     note(stage.until_whole(if planted { PLANTED_WHOLE_LIMIT } else { WHOLE_LIMIT }).await);
     let whole_after = healed.elapsed();
     tokio::time::sleep(CALM).await;
-    let gap = stage.longest_gap(from);
+    let gap = stage.books.longest_gap(from);
     match stage.audit(before).await {
         Ok(audit) => {
             state.lost += audit.missing.len();
@@ -221,7 +222,8 @@ async fn planted(stage: &Stage, plant: Option<Plant>) -> anyhow::Result<()> {
         None => Ok(()),
         Some(Plant::LostRow) => {
             stage.until_whole(WHOLE_LIMIT).await?;
-            let id = stage.ledger.lock().acks().first().context("nothing is acknowledged")?.id;
+            let id =
+                stage.books.ledger.lock().acks().first().context("nothing is acknowledged")?.id;
             stage.execute(&format!("DELETE FROM pgherd_drill WHERE id = {id}")).await
         }
         Some(Plant::SecondWriter) => {

@@ -71,7 +71,7 @@ impl<'a> Roles<'a> {
     /// # Errors
     /// The kernel refused.
     pub(crate) async fn strike(&self, fault: Fault) -> anyhow::Result<()> {
-        let network = &self.cluster.network;
+        let network = &self.cluster.ground.network;
         let around = |who, way, ports, effect| {
             network.apply(Rule::around(self.member(who).index, way, ports, effect));
         };

@@ -14,7 +14,8 @@ use lab::network::{Effect, Rule};
 use serde_json::{Value, json};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use crate::stage::{self, Audit, Paces, Stage};
+use crate::books::{Audit, Paces};
+use crate::stage::{self, Stage};
 use crate::{Scratch, demo, hosts, say};
 use signs::{Counts, Intervals, Signs};
 
@@ -103,16 +104,16 @@ async fn soaked(options: &Options, program: &Path, directory: &Path) -> anyhow::
     };
     let plan = stage::plan(program, directory.to_owned(), settings, false)?;
     let pace = Duration::from_millis(options.pace_ms);
-    let paces = Paces { proxy: pace, direct: pace * DIRECT_TIMES };
+    let paces = Paces { entry: pace, direct: pace * DIRECT_TIMES };
     let mut stage = Box::pin(Stage::start(&plan, paces, 0)).await?;
     let before = signs::counts(&stage.cluster);
     let mut intervals = Intervals::default();
     intervals.look(&stage.cluster).await;
-    let from = stage.now();
+    let from = stage.books.now();
     let load = Load::start(usize::from(options.load))?;
     if options.loss > 0 {
         let effect = Effect::Lose { percent: options.loss };
-        stage.cluster.network.apply(Rule::among(stage.cluster.members.len(), effect));
+        stage.cluster.ground.network.apply(Rule::among(stage.cluster.members.len(), effect));
     }
     let stalls = Box::pin(disturbed(options, &stage, from, &mut intervals)).await;
     drop(load);
@@ -120,9 +121,9 @@ async fn soaked(options: &Options, program: &Path, directory: &Path) -> anyhow::
     let stalls = stalls?;
     intervals.look(&stage.cluster).await;
     tokio::time::sleep(SETTLE).await;
-    let (gap, audit) = (stage.longest_gap(from), stage.audit(&[]).await?);
+    let (gap, audit) = (stage.books.longest_gap(from), stage.audit(&[]).await?);
     let signs = Signs { counts: signs::counts(&stage.cluster).since(&before), intervals };
-    let timelines = stage.ledger.lock().acks().iter().map(|ack| ack.timeline).collect();
+    let timelines = stage.books.ledger.lock().acks().iter().map(|ack| ack.timeline).collect();
     Ok(figures(options, &timelines, gap, &audit, stalls, &signs))
 }
 
@@ -165,7 +166,7 @@ async fn watched(options: &Options, stage: &Stage, from: Duration, intervals: &m
             () = tokio::time::sleep_until(end) => return,
             _ = look.tick() => intervals.look(&stage.cluster).await,
             _ = tell.tick() => {
-                let (gap, beats) = (stage.longest_gap(from), intervals.longest());
+                let (gap, beats) = (stage.books.longest_gap(from), intervals.longest());
                 let left = end.saturating_duration_since(Instant::now()).as_secs();
                 let longest = format!("longest gap {gap:.3} s, between beats {beats:.3} s");
                 say(&format!("{longest}; {left} s left"));

@@ -155,8 +155,13 @@ impl Files {
     }
 }
 
+/// The name of the member on this host.
+pub(super) fn name(host: usize) -> String {
+    format!("node{}", host + 1)
+}
+
 fn names(plan: &Plan, host: usize, pg_port: u16) -> Names {
-    let name = format!("node{}", host + 1);
+    let name = name(host);
     Names {
         config: plan.directory.join(format!("{name}.yml")),
         directory: plan.directory.join(&name),

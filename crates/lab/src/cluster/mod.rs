@@ -1,6 +1,5 @@
-//! A whole cluster on hosts of a [`Network`]: each member's agent, guard and PostgreSQL and one
-//! member of etcd stand in a host's namespace and cgroup; one more host is the clients', with the
-//! proxy. The thread that starts a cluster is on the clients' host as long as the cluster is there.
+//! A whole cluster on a [`Ground`]: each member's agent, guard and PostgreSQL and one member of
+//! etcd stand on one host; the clients' host has the proxy.
 //!
 //! Everything is killed, unmounted and removed when the [`Cluster`] is dropped, after a panic too.
 
@@ -12,11 +11,11 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::cgroup::Group;
 use crate::etcd;
+use crate::ground::{self, Ground, GroundError};
 use crate::host::{Frozen, Host, HostError};
 use crate::http;
-use crate::network::{self, Inside, Network, NetworkError};
+use crate::network;
 use crate::process;
 use crate::secret::NoRandomness;
 use crate::service::{Service, Spec};
@@ -38,8 +37,6 @@ const REST_PORT: u16 = 8008;
 const PG_PORT: u16 = 5433;
 /// The proxy's read-write and read-only port.
 const PROXY_PORTS: [u16; 2] = [5000, 5001];
-/// How long processes may take to be gone after SIGKILL.
-const GONE_LIMIT: Duration = Duration::from_secs(10);
 /// How long the write that proves health may take.
 const PROBE_LIMIT: Duration = Duration::from_secs(3);
 /// How long an agent may take for its metrics, on a loaded machine.
@@ -50,9 +47,9 @@ const ETCD_LIMIT: Duration = Duration::from_secs(1);
 /// A cluster cannot be had here.
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {
-    /// No network.
+    /// No hosts.
     #[error(transparent)]
-    Network(#[from] NetworkError),
+    Ground(#[from] GroundError),
     /// A program is missing.
     #[error(transparent)]
     Missing(#[from] Missing),
@@ -65,12 +62,6 @@ pub enum ClusterError {
     /// No file systems for the data directories.
     #[error(transparent)]
     Volume(#[from] VolumeError),
-    /// No cgroups.
-    #[error("cannot make the cgroup {name}: the hosts of a cluster need root and cgroup v2")]
-    NoGroup {
-        /// Its name.
-        name: String,
-    },
     /// A file or directory cannot be made.
     #[error("cannot write {path}: {source}")]
     File {
@@ -128,13 +119,8 @@ pub struct Cluster {
     pub settings: Settings,
     proxy: Service,
     superuser_password: String,
-    // What follows goes in this order: processes, file systems, and the thread leaves before the
-    // network ends.
-    _groups: Groups,
-    _mounts: Mounts,
-    _inside: Inside,
-    /// Its network.
-    pub network: Network,
+    /// Its hosts.
+    pub ground: Ground,
 }
 
 impl Cluster {
@@ -143,29 +129,16 @@ impl Cluster {
     /// # Errors
     /// What is missing; nothing is left running.
     pub fn start(plan: &Plan) -> Result<Cluster, ClusterError> {
-        sweep();
+        ground::sweep();
         sweep_directory(&plan.directory, &plan.program)?;
-        let mounts = Mounts(plan.directory.clone());
+        let names = (0..usize::from(plan.settings.members)).map(files::name);
+        let hosts: Vec<String> = names.chain(["client".to_owned()]).collect();
+        // Before anything is mounted, which it undoes.
+        let ground = Ground::new(&plan.directory, &hosts)?;
         let files = files::Files::prepare(plan)?;
-        let names: Vec<&str> = files.members.iter().map(|member| member.name.as_str()).collect();
-        let network = Network::new(&[&names[..], &["client"]].concat())?;
-        let mut groups = Groups(Vec::new());
-        for host in 0..=names.len() {
-            groups.0.push(group(network.name(host))?);
-        }
-        let inside = network.enter(names.len())?;
-        let starter = Starter { plan, files: &files, network: &network };
-        let (members, proxy) = starter.start_all(&groups.0)?;
-        Ok(Cluster {
-            members,
-            settings: plan.settings,
-            proxy,
-            superuser_password: files.passwords.superuser.clone(),
-            _groups: groups,
-            _mounts: mounts,
-            _inside: inside,
-            network,
-        })
+        let (members, proxy) = Starter { plan, files: &files, ground: &ground }.start_all()?;
+        let superuser_password = files.passwords.superuser.clone();
+        Ok(Cluster { members, settings: plan.settings, proxy, superuser_password, ground })
     }
 
     /// The number of the clients' host.
@@ -262,7 +235,7 @@ impl Cluster {
     /// # Errors
     /// The kernel refused.
     pub fn heal(&self) -> Result<(), MendError> {
-        self.network.heal();
+        self.ground.network.heal();
         for member in &self.members {
             if let Some(group) = &member.host.group {
                 group.thaw().map_err(|source| MendError::Thaw(member.name.clone(), source))?;
@@ -333,43 +306,15 @@ pub enum MendError {
     Volume(#[from] VolumeError),
 }
 
-/// The file systems mounted below a directory, unmounted when dropped.
-struct Mounts(PathBuf);
-
-impl Drop for Mounts {
-    fn drop(&mut self) {
-        if let Err(error) = volume::release_below(&self.0) {
-            tracing::warn!(%error, "a volume stays mounted");
-        }
-    }
-}
-
-/// The hosts' cgroups, destroyed when dropped.
-struct Groups(Vec<Group>);
-
-impl Drop for Groups {
-    fn drop(&mut self) {
-        // All at the same time, so that nobody starts an election about the others' going.
-        for group in &self.0 {
-            drop(group.thaw().and_then(|()| group.kill()));
-        }
-        for group in &self.0 {
-            if let Err(error) = group.destroy(GONE_LIMIT) {
-                tracing::warn!(%error, "a host of the laboratory stays");
-            }
-        }
-    }
-}
-
 /// Starts the programs of a cluster whose files are there.
 struct Starter<'a> {
     plan: &'a Plan,
     files: &'a files::Files,
-    network: &'a Network,
+    ground: &'a Ground,
 }
 
 impl Starter<'_> {
-    fn start_all(&self, groups: &[Group]) -> Result<(Vec<Member>, Service), ClusterError> {
+    fn start_all(&self) -> Result<(Vec<Member>, Service), ClusterError> {
         let program = tools::etcd()?;
         let files = self.files;
         let etcd: Vec<Service> = files
@@ -377,8 +322,7 @@ impl Starter<'_> {
             .iter()
             .enumerate()
             .map(|(host, member)| {
-                let spec = member.service(&files.etcd, &program, RESTART_AFTER);
-                Service::start(self.on_host(host, spec, groups))
+                self.ground.start(host, member.service(&files.etcd, &program, RESTART_AFTER))
             })
             .collect();
         let members = files.members.iter().zip(etcd).enumerate();
@@ -389,9 +333,9 @@ impl Starter<'_> {
                 name: names.name.clone(),
                 data_dir: names.data_dir(),
                 state_dir: names.state_dir(),
-                group: groups.get(index).cloned(),
+                group: Some(self.ground.group(index).clone()),
             },
-            agent: self.start_own(index, "agent", &names.config, &names.name, groups),
+            agent: self.start_own(index, "agent", &names.config, &names.name),
             etcd,
             etcd_address: files.etcd[index].client(),
             pg_port: names.pg_port,
@@ -400,18 +344,11 @@ impl Starter<'_> {
         });
         let members: Vec<Member> = members.collect();
         let client = members.len();
-        let proxy = self.start_own(client, "proxy", &files.proxy_config, "proxy", groups);
+        let proxy = self.start_own(client, "proxy", &files.proxy_config, "proxy");
         Ok((members, proxy))
     }
 
-    fn start_own(
-        &self,
-        host: usize,
-        command: &str,
-        config: &Path,
-        name: &str,
-        groups: &[Group],
-    ) -> Service {
+    fn start_own(&self, host: usize, command: &str, config: &Path, name: &str) -> Service {
         let spec = Spec {
             name: name.to_owned(),
             program: self.plan.program.clone(),
@@ -420,12 +357,7 @@ impl Starter<'_> {
             restart_after: RESTART_AFTER,
             group: None,
         };
-        Service::start(self.on_host(host, spec, groups))
-    }
-
-    fn on_host(&self, host: usize, spec: Spec, groups: &[Group]) -> Spec {
-        let (program, arguments) = self.network.on_host(host, &spec.program, spec.arguments);
-        Spec { program, arguments, group: groups.get(host).cloned(), ..spec }
+        self.ground.start(host, spec)
     }
 }
 
@@ -442,19 +374,6 @@ fn etcd_members(directory: &Path, count: usize) -> Vec<etcd::Member> {
         }
     };
     (0..count).map(member).collect()
-}
-
-/// A host's cgroup, named as its namespace.
-fn group(name: &str) -> Result<Group, ClusterError> {
-    Group::create(name).ok_or_else(|| ClusterError::NoGroup { name: name.to_owned() })
-}
-
-/// Ends what processes left behind that were killed: the hosts of their clusters with everything
-/// that runs there, and their networks.
-pub fn sweep() {
-    let is_left = |name: &str| network::owner(name).is_some_and(|pid| !process::is_alive(pid));
-    drop(Groups(Group::find(is_left)));
-    network::sweep();
 }
 
 /// Ends what runs in this directory, and unmounts what is mounted there.
