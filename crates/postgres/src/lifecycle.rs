@@ -224,7 +224,9 @@ pub(crate) async fn stop(
         // All others end before their postmaster: whoever is left had one that was killed.
         match tokio::time::timeout(LOGGER_PATIENCE, wait_until_gone(instance)).await {
             Ok(gone) => gone,
-            Err(_) => kill_all(instance).await,
+            // Unless somebody has started another one meanwhile.
+            Err(_) if instance.postmaster().await?.is_none() => kill_all(instance).await,
+            Err(_) => wait_until_gone(instance).await,
         }
     });
     stopped.await?;
