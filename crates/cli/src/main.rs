@@ -15,6 +15,10 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+/// The C library's allocator takes a twentieth of the proxy's processor time (docs/benchmarks.md).
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Keeps a PostgreSQL cluster writable.
 #[derive(Debug, Parser)]
 #[command(name = "pgherd", version, about, disable_help_subcommand = true)]

@@ -46,7 +46,7 @@ impl Core {
         let mut publish_at = Some(Instant::now());
         views.mark_changed();
         loop {
-            let wake = hub.wake();
+            let wake = hub.look_at_time();
             tokio::select! {
                 changed = views.changed(), if !views_end => {
                     views_end = changed.is_err();

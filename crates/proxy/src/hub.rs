@@ -128,7 +128,35 @@ struct Desk {
     opening: HashMap<ServerId, AbortHandle>,
     pools: BTreeMap<PoolKey, Arc<Pool>>,
     by_id: HashMap<PoolId, Arc<Pool>>,
-    wake: Option<Instant>,
+    alarm: Alarm,
+}
+
+/// When the router is to be woken. Most times are put off before they come (a client's connection
+/// is open, long before its deadline), so whoever keeps the time hears only of an earlier one.
+#[derive(Debug, Default)]
+struct Alarm {
+    due: Option<Instant>,
+    /// Whoever keeps the time looks again then, at the latest.
+    looks_at: Option<Instant>,
+}
+
+impl Alarm {
+    /// Whether whoever keeps the time must hear of it now.
+    fn set(&mut self, due: Option<Instant>) -> bool {
+        self.due = due;
+        due.is_some_and(|due| self.looks_at.is_none_or(|looks_at| due < looks_at))
+    }
+
+    /// When to look again.
+    fn look(&mut self) -> Option<Instant> {
+        self.looks_at = self.due;
+        self.due
+    }
+
+    /// Whether the time has come; it comes once.
+    fn rings(&mut self, now: Instant) -> bool {
+        self.due.take_if(|due| *due <= now).is_some()
+    }
 }
 
 /// What the clients of one cluster share.
@@ -156,7 +184,7 @@ pub(crate) struct Hub {
     returned: Notify,
     period: Mutex<Period>,
     pub(crate) changed: Notify,
-    /// The time to wake at has changed.
+    /// The time to wake at is sooner than it was.
     pub(crate) rescheduled: Notify,
     desk: Mutex<Desk>,
     statements: Mutex<Registry>,
@@ -174,7 +202,7 @@ impl Hub {
                 opening: HashMap::new(),
                 pools: BTreeMap::new(),
                 by_id: HashMap::new(),
-                wake: None,
+                alarm: Alarm::default(),
             }),
             config,
             known: Known::new(door.clone()),
@@ -419,8 +447,10 @@ impl Hub {
             Action::WakeAt(when) => {
                 // Up to the next whole millisecond, so that the router finds its time come.
                 let when = self.started.checked_add(when.as_duration());
-                desk.wake = when.and_then(|when| when.checked_add(Duration::from_micros(1)));
-                self.rescheduled.notify_one();
+                let due = when.and_then(|when| when.checked_add(Duration::from_micros(1)));
+                if desk.alarm.set(due) {
+                    self.rescheduled.notify_one();
+                }
             }
         }
     }
@@ -470,15 +500,17 @@ impl Hub {
         self.desk().router.snapshot()
     }
 
-    /// When the router is to be woken.
-    pub(crate) fn wake(&self) -> Option<Instant> {
-        self.desk().wake
+    /// When the core looks at the time again, unless it hears of a sooner one.
+    pub(crate) fn look_at_time(&self) -> Option<Instant> {
+        self.desk().alarm.look()
     }
 
-    /// Its time has come.
+    /// Wakes the router, if its time has come.
     pub(crate) fn tick(self: &Arc<Hub>) {
-        self.desk().wake = None;
-        self.step(Event::Tick);
+        let mut desk = self.desk();
+        if desk.alarm.rings(Instant::now()) {
+            self.step_at(desk, Event::Tick);
+        }
     }
 
     /// Closes idle connections that are dead, that are old, or that nobody needed for long.
@@ -623,5 +655,28 @@ fn post(desk: &mut Desk, client: ClientId, command: Command) {
     if let Some(mailbox) = desk.mailboxes.get(&client) {
         // A connection that the client did not take yet is closed with its command.
         drop(client::put(mailbox, command));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_keeps_the_time_hears_of_a_sooner_one_only() {
+        let now = Instant::now();
+        let after = |seconds| now.checked_add(Duration::from_secs(seconds));
+        let mut alarm = Alarm::default();
+        assert!(alarm.set(after(5)), "nobody looks yet");
+        assert_eq!(alarm.look(), after(5));
+        assert!(!alarm.set(after(9)), "put off");
+        assert!(!alarm.set(after(6)), "sooner, but there is a look before it");
+        assert!(!alarm.rings(after(5).unwrap()));
+        assert_eq!(alarm.look(), after(6));
+        assert!(alarm.set(after(2)), "sooner than the next look");
+        assert!(alarm.rings(after(2).unwrap()));
+        assert!(!alarm.rings(after(2).unwrap()), "once");
+        assert_eq!(alarm.look(), None);
+        assert!(alarm.set(after(9)), "nobody looks any more");
     }
 }
