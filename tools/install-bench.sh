@@ -11,4 +11,11 @@ say() { printf 'install-bench: %s\n' "$*" >&2; }
 
 install_programs haproxy:haproxy pgbouncer:pgbouncer etcdctl:etcd-client taskset:util-linux \
   ip:iproute2
+# repmgr is built for one version of PostgreSQL; its daemon is off unless /etc/default/repmgrd says so.
+for postgres in /usr/lib/postgresql/*/bin/postgres; do
+  [ -x "$postgres" ] || continue
+  version=$(basename "$(dirname "$(dirname "$postgres")")")
+  install_programs "/usr/lib/postgresql/$version/lib/repmgr.so:postgresql-$version-repmgr" ||
+    say "no repmgr for PostgreSQL $version"
+done
 install_patroni 'what `make bench` measures of Patroni'

@@ -36,6 +36,8 @@ mod watchdog;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
+use postgres::{Instance, InstanceConfig, LocalInstance, Pretended, SetupError};
+
 pub use error::AgentError;
 pub use heartbeat::SecretError;
 pub use secure::{etcd_client, rest_client};
@@ -53,9 +55,26 @@ pub const FATAL: &str = "fatal";
 /// # Errors
 /// Whatever keeps it from starting; nothing was changed then.
 pub async fn run(options: AgentOptions) -> Result<ExitCode, AgentError> {
+    run_with(options, LocalInstance::new).await
+}
+
+/// The same on a PostgreSQL that is not there: what agents cost can be counted then where there is
+/// no room for as many servers.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_pretending(options: AgentOptions) -> Result<ExitCode, AgentError> {
+    tracing::warn!("there is no PostgreSQL here: this agent only pretends that there is one");
+    run_with(options, |config| Ok(Pretended::new(&config))).await
+}
+
+async fn run_with<I: Instance>(
+    options: AgentOptions,
+    instance: impl FnOnce(InstanceConfig) -> Result<I, SetupError>,
+) -> Result<ExitCode, AgentError> {
     abort_on_panic();
     let exe = options.exe.clone();
-    let parts = setup::start(options).await?;
+    let parts = setup::start(options, instance).await?;
     match Shell::run(parts).await {
         End::Exit(code) | End::GiveUp(code) => Ok(ExitCode::from(code)),
         End::Reexecute => {

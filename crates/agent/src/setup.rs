@@ -10,7 +10,7 @@ use api::{Access, ApiRequest, ApiState, Door, RestClient, Snapshot};
 use config::{Dynamic, DynamicPostgresql as PostgresSettings, NodeRole, Static, VerifyClient};
 use dcs::{Client, ClientConfig, ClusterStore, Follower, Session};
 use decide::{Brain, Node};
-use postgres::{Instance, InstanceConfig, LocalInstance, OsUser, Remote};
+use postgres::{Instance, InstanceConfig, LocalInstance, OsUser, Remote, SetupError};
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 use types::{ClusterView, Member, MemberName, Millis, keys};
@@ -124,10 +124,10 @@ pub(crate) fn read_file(options: &AgentOptions) -> Result<Static, AgentError> {
 }
 
 /// Everything that an agent may be refused for, looked at. Nothing was changed.
-struct Checked {
+struct Checked<I: Instance> {
     settings: Arc<Static>,
     ways: Ways,
-    instance: LocalInstance,
+    instance: I,
     client: Client,
     view: Arc<ClusterView>,
     store: ClusterStore,
@@ -137,13 +137,17 @@ struct Checked {
 
 /// `ports`: the agent's own ports must be free, and no agent of this name may answer.
 /// `patient`: a DCS that cannot be reached is waited for.
-async fn check(options: &AgentOptions, ports: bool, patient: bool) -> Result<Checked, AgentError> {
+async fn check<I: Instance>(
+    options: &AgentOptions,
+    ports: bool,
+    patient: bool,
+    instance: impl FnOnce(InstanceConfig) -> Result<I, SetupError>,
+) -> Result<Checked<I>, AgentError> {
     let settings = Arc::new(with_kept(read_file(options)?));
     let ways = Ways::read(&settings)?;
     let (dynamic, _) = Dynamic::from_json(&settings.bootstrap.dcs)
         .map_err(|errors| AgentError::InitialConfig { detail: errors.join("; ") })?;
-    let instance =
-        LocalInstance::new(instance_config(&settings, &dynamic, &settings.bootstrap.dcs, None)?)?;
+    let instance = instance(instance_config(&settings, &dynamic, &settings.bootstrap.dcs, None)?)?;
     let host = preflight::check_host(&settings, &instance, ports).await?;
     let (client, view, store) = reach_dcs(&settings, &dynamic, patient).await?;
     let mut listener = None;
@@ -163,15 +167,18 @@ async fn check(options: &AgentOptions, ports: bool, patient: bool) -> Result<Che
 /// # Errors
 /// What an agent would be refused for.
 pub async fn validate(options: &AgentOptions, ports: bool) -> Result<(), AgentError> {
-    let checked = check(options, ports, false).await?;
+    let checked = check(options, ports, false, LocalInstance::new).await?;
     checked.instance.close().await;
     Ok(())
 }
 
 /// Starts every part. Nothing of the cluster changes before the loop runs.
-pub(crate) async fn start(options: AgentOptions) -> Result<Parts<LocalInstance>, AgentError> {
+pub(crate) async fn start<I: Instance>(
+    options: AgentOptions,
+    instance: impl FnOnce(InstanceConfig) -> Result<I, SetupError>,
+) -> Result<Parts<I>, AgentError> {
     let Checked { settings, ways, instance, client, view, store, listener, dynamic } =
-        check(&options, true, true).await?;
+        check(&options, true, true, instance).await?;
     let listener = listener.expect("ports were asked for");
 
     // From here on things change; the guard comes last, so that no failure leaves one behind.
@@ -186,14 +193,8 @@ pub(crate) async fn start(options: AgentOptions) -> Result<Parts<LocalInstance>,
     let limits = Limits::of(&dynamic);
     let watchdog = Watchdog::new(settings.watchdog.clone(), limits.timing());
     watchdog.announce().await;
-    let guard = Guard::new(
-        options.exe.clone(),
-        settings.pgherd.state_dir.clone(),
-        settings.postgresql.data_dir.clone(),
-        watchdog.clone(),
-    );
     let kill_at = Millis(asked.plus(lease).0.saturating_sub(limits.stop_margin.0));
-    guard.connect(kill_at).await.map_err(|source| AgentError::Guard { source })?;
+    let guard = connect_guard(&options, &settings, &watchdog, kill_at).await?;
 
     let mut brain = Brain::new(node_of(&settings), seed()?);
     brain.reconfigure(node_of(&settings), Arc::clone(&settings));
@@ -238,6 +239,23 @@ pub(crate) async fn start(options: AgentOptions) -> Result<Parts<LocalInstance>,
         heard,
         callbacks,
     })
+}
+
+/// The guard of this agent, which kills PostgreSQL then unless it hears of a later time.
+async fn connect_guard(
+    options: &AgentOptions,
+    settings: &Static,
+    watchdog: &Watchdog,
+    kill_at: Millis,
+) -> Result<Guard, AgentError> {
+    let guard = Guard::new(
+        options.exe.clone(),
+        settings.pgherd.state_dir.clone(),
+        settings.postgresql.data_dir.clone(),
+        watchdog.clone(),
+    );
+    guard.connect(kill_at).await.map_err(|source| AgentError::Guard { source })?;
+    Ok(guard)
 }
 
 async fn bind(settings: &Static) -> Result<tokio::net::TcpListener, AgentError> {

@@ -1,7 +1,7 @@
 //! Writers that never stop, and the books about what they were told: what a fault of
 //! [`crate::stage`] or of [`crate::field`] is judged by.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::ensure;
@@ -33,6 +33,8 @@ pub(crate) struct Books {
     missing: BTreeSet<i64>,
     /// Violations that have been told already.
     interleaved: usize,
+    /// Entries that the last audit looked at.
+    audited: usize,
     _writers: Vec<Writer>,
 }
 
@@ -71,7 +73,7 @@ impl Books {
         let mut writers = vec![start(PROXY_WRITER, entry, paces.entry)];
         writers.extend((1..).zip(direct).map(|(number, to)| start(number, to, paces.direct)));
         let missing = BTreeSet::new();
-        Ok(Books { ledger, epoch, missing, interleaved: 0, _writers: writers })
+        Ok(Books { ledger, epoch, missing, interleaved: 0, audited: 0, _writers: writers })
     }
 
     /// Now, in the ledger's time.
@@ -101,6 +103,16 @@ impl Books {
         (gap.as_secs_f64() * 1000.0).round() / 1000.0
     }
 
+    /// How often the writer at the entry tried, and how often it was served.
+    pub(crate) fn attempts(&self) -> (u64, u64) {
+        self.ledger.lock().attempts(PROXY_WRITER)
+    }
+
+    /// In how many seconds since `from` the writer at the entry was served, and of how many.
+    pub(crate) fn seconds_served(&self, from: Duration) -> (u64, u64) {
+        self.ledger.lock().seconds_served(PROXY_WRITER, from, self.now())
+    }
+
     /// Asks for everything that was acknowledged, now and `before` (first and last identifier of
     /// each range), and the ledger for what must not be.
     ///
@@ -124,7 +136,32 @@ impl Books {
         audit.interleaved = interleaved.len().saturating_sub(self.interleaved);
         self.interleaved = self.interleaved.max(interleaved.len());
         self.missing.extend(missing);
+        self.audited = entries;
         Ok(audit)
+    }
+
+    /// Forgets what the last audit looked at, here and in the table, if nothing was wrong ever:
+    /// for runs that would not end with all of it.
+    ///
+    /// # Errors
+    /// The table cannot be changed.
+    pub(crate) async fn close(&mut self, target: &Target) -> anyhow::Result<()> {
+        if !self.missing.is_empty() || self.interleaved > 0 {
+            return Ok(());
+        }
+        let mut last: BTreeMap<u16, i64> = BTreeMap::new();
+        for ack in &self.ledger.lock().acks()[..self.audited] {
+            let newest = last.entry(ack.writer).or_insert(ack.id);
+            *newest = ack.id.max(*newest);
+        }
+        for (writer, id) in last {
+            let which = format!("writer = {writer} AND id <= {id}");
+            let statement = format!("DELETE FROM pgherd_drill WHERE {which}");
+            workload::execute(target, &statement, SQL_LIMIT).await?;
+        }
+        self.ledger.lock().close(self.audited);
+        self.audited = 0;
+        Ok(())
     }
 }
 

@@ -14,17 +14,21 @@ use clap::Parser;
 
 mod bare;
 mod books;
+mod calm;
 mod demo;
+mod dice;
+mod document;
 mod failover;
 mod field;
 mod figures;
 mod floor;
 mod hosts;
 mod journal;
+mod pgbench;
 mod proxy;
 mod rounds;
-mod soak;
 mod stage;
+mod statistics;
 
 /// Measures clusters of pgherd on this machine.
 #[derive(Debug, Parser)]
@@ -38,8 +42,10 @@ enum Command {
     Proxy(proxy::Options),
     /// That nothing is lost under random faults, on hosts with a network of their own
     Rounds(rounds::Options),
-    /// That a loaded machine stays without one
-    Soak(soak::Options),
+    /// That a loaded machine stays without a failover
+    Calm(calm::Options),
+    /// The same as rounds for hours: nothing is lost, and no program grows
+    Soak(rounds::soak::Options),
 }
 
 fn main() -> ExitCode {
@@ -67,7 +73,8 @@ fn run(command: Command) -> anyhow::Result<bool> {
                 Command::Field(options) => Box::pin(field::run(&options)).await,
                 Command::Proxy(options) => Box::pin(proxy::run(&options)).await,
                 Command::Rounds(options) => Box::pin(rounds::run(&options)).await,
-                Command::Soak(options) => Box::pin(soak::run(&options)).await,
+                Command::Calm(options) => Box::pin(calm::run(&options)).await,
+                Command::Soak(options) => Box::pin(rounds::soak::run(&options)).await,
             }
         };
         tokio::select! {

@@ -82,6 +82,15 @@ impl Stage {
         self.books.audit(&target, before).await
     }
 
+    /// Forgets what the last audit found good.
+    ///
+    /// # Errors
+    /// The table cannot be changed.
+    pub(crate) async fn close(&mut self) -> anyhow::Result<()> {
+        let target = self.cluster.through_proxy("pgherd-bench-audit");
+        self.books.close(&target).await
+    }
+
     /// Runs a statement on the primary, through the proxy.
     ///
     /// # Errors

@@ -40,6 +40,6 @@ pub(crate) fn run() -> ExitCode {
     let (config_file, output) =
         if generate.wanted() { (None, config_file) } else { (config_file, None) };
     let options = CtlOptions { config_file, ..CtlOptions::default() };
-    let args = AgentArgs { strict: false, validate, generate, output, as_patroni: true };
+    let args = AgentArgs { validate, generate, output, as_patroni: true, ..AgentArgs::default() };
     serve::agent(args, &options)
 }

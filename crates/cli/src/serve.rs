@@ -32,6 +32,9 @@ pub(crate) struct AgentArgs {
     /// Where a generated configuration goes; without it to standard output
     #[arg(value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
+    /// There is no PostgreSQL: nothing is served, and what agents cost can be counted
+    #[arg(long, hide = true)]
+    pub(crate) pretend: bool,
     /// The program is called as `patroni`: why it ends stands in its log.
     #[arg(skip)]
     pub(crate) as_patroni: bool,
@@ -107,7 +110,10 @@ pub(crate) fn agent(args: AgentArgs, options: &CtlOptions) -> ExitCode {
             }
             return Ok(ExitCode::SUCCESS);
         }
-        let ended = runtime.block_on(agent::run(options));
+        let ended = match args.pretend {
+            true => runtime.block_on(agent::run_pretending(options)),
+            false => runtime.block_on(agent::run(options)),
+        };
         // What still waits for a disk that hangs is left to itself.
         runtime.shutdown_timeout(SHUTDOWN_LIMIT);
         Ok(ended?)

@@ -58,6 +58,11 @@ pub struct Ledger {
     counted: BTreeMap<u16, u64>,
     /// Inserts whose answer never came: they may be there or not.
     unknown: u64,
+    /// What each writer tried, with the attempts that got no connection.
+    attempts: BTreeMap<u16, u64>,
+    /// The first entry of each timeline among those that were closed, and how many were.
+    closed_firsts: BTreeMap<u32, Ack>,
+    closed: u64,
 }
 
 impl Ledger {
@@ -70,6 +75,41 @@ impl Ledger {
     /// Counts an insert whose answer never came.
     pub fn unknown(&mut self) {
         self.unknown += 1;
+    }
+
+    /// Counts an attempt, whatever will come of it.
+    pub fn attempted(&mut self, writer: u16) {
+        *self.attempts.entry(writer).or_default() += 1;
+    }
+
+    /// How often `writer` tried, and how often it was served.
+    #[must_use]
+    pub fn attempts(&self, writer: u16) -> (u64, u64) {
+        let of = |counts: &BTreeMap<u16, u64>| counts.get(&writer).copied().unwrap_or(0);
+        (of(&self.attempts), of(&self.counted))
+    }
+
+    /// How many were acknowledged, with those that were closed.
+    #[must_use]
+    pub fn acknowledged_count(&self) -> u64 {
+        self.closed + self.acks.len() as u64
+    }
+
+    /// In how many of the whole seconds of `from..until` an insert of `writer` was acknowledged,
+    /// and how many these are.
+    #[must_use]
+    pub fn seconds_served(&self, writer: u16, from: Duration, until: Duration) -> (u64, u64) {
+        let all = until.saturating_sub(from).as_secs();
+        let acked = self.acks.iter().filter(|ack| ack.writer == writer && ack.acked >= from);
+        let seconds: BTreeSet<u64> = acked.map(|ack| (ack.acked - from).as_secs()).collect();
+        (seconds.range(..all).count() as u64, all)
+    }
+
+    /// How long each insert of `writer` took that was sent within `from..until`.
+    #[must_use]
+    pub fn latencies(&self, writer: u16, from: Duration, until: Duration) -> Vec<Duration> {
+        let within = |ack: &&Ack| ack.writer == writer && ack.sent >= from && ack.sent < until;
+        self.acks.iter().filter(within).map(|ack| ack.acked.saturating_sub(ack.sent)).collect()
     }
 
     /// The acknowledged inserts, in the order in which they were entered.
@@ -94,7 +134,7 @@ impl Ledger {
     #[must_use]
     pub fn gaps(&self) -> u64 {
         let counted: u64 = self.counted.values().sum();
-        counted.abs_diff(self.acks.len() as u64)
+        counted.abs_diff(self.acknowledged_count())
     }
 
     /// The first `entries` acknowledged inserts that `present`, the table's identifiers, does not
@@ -114,7 +154,7 @@ impl Ledger {
     pub fn interleaved(&self) -> Vec<Interleaved> {
         let mut by_time: Vec<Ack> = self.acks.clone();
         by_time.sort_by_key(|ack| (ack.acked, ack.id));
-        let mut first: BTreeMap<u32, Ack> = BTreeMap::new();
+        let mut first = self.closed_firsts.clone();
         for ack in &by_time {
             first.entry(ack.timeline).or_insert(*ack);
         }
@@ -150,7 +190,20 @@ impl Ledger {
     /// The highest timeline that acknowledged anything.
     #[must_use]
     pub fn highest_timeline(&self) -> u32 {
-        self.acks.iter().map(|ack| ack.timeline).max().unwrap_or(0)
+        let closed = self.closed_firsts.keys().next_back().copied().unwrap_or(0);
+        self.acks.iter().map(|ack| ack.timeline).max().unwrap_or(0).max(closed)
+    }
+
+    /// Forgets the first `entries`, which were found good, but for what later ones are held
+    /// against: the first of each timeline.
+    pub fn close(&mut self, entries: usize) {
+        for ack in self.acks.drain(..entries.min(self.acks.len())) {
+            self.closed += 1;
+            let first = self.closed_firsts.entry(ack.timeline).or_insert(ack);
+            if (ack.acked, ack.id) < (first.acked, first.id) {
+                *first = ack;
+            }
+        }
     }
 }
 
@@ -201,6 +254,25 @@ mod tests {
     }
 
     #[test]
+    fn a_second_is_served_if_anything_is_acknowledged_in_it() {
+        let at = |second: u64| ack(i64::try_from(second).expect("small"), 0, second * 1000, OLD);
+        let mut ledger = ledger(&[at(1), at(2), at(5)]);
+        let seconds = |from, until| {
+            ledger.seconds_served(
+                PROXY_WRITER,
+                Duration::from_millis(from),
+                Duration::from_millis(until),
+            )
+        };
+        assert_eq!(seconds(900, 6000), (3, 5));
+        assert_eq!(seconds(900, 5800), (2, 4), "what is acknowledged in the rest does not count");
+        assert_eq!(ledger.latencies(PROXY_WRITER, Duration::ZERO, Duration::from_secs(9)).len(), 3);
+        (0..5).for_each(|_| ledger.attempted(PROXY_WRITER));
+        assert_eq!(ledger.attempts(PROXY_WRITER), (5, 3));
+        assert_eq!(ledger.attempts(1), (0, 0));
+    }
+
+    #[test]
     fn a_second_writer_is_seen() {
         let mut acks = failover();
         let second = Ack { writer: 1, ..ack(5, 955, 958, OLD) };
@@ -208,6 +280,19 @@ mod tests {
         let found = ledger(&acks).interleaved();
         let newer = acks[2];
         assert_eq!(found, vec![Interleaved::OlderTimeline { ack: second, newer }]);
+    }
+
+    #[test]
+    fn closed_books_still_tell_who_came_first() {
+        let mut acks = failover();
+        acks.push(Ack { writer: 1, ..ack(5, 955, 958, OLD) });
+        let expected = ledger(&acks).interleaved();
+        let mut closed = ledger(&failover());
+        closed.close(4);
+        assert_eq!((closed.gaps(), closed.highest_timeline(), closed.acks()), (0, 2, &[][..]));
+        closed.acknowledged(acks[4]);
+        assert_eq!(closed.interleaved(), expected);
+        assert_eq!(closed.gaps(), 0);
     }
 
     #[test]

@@ -97,22 +97,36 @@ pub fn etcd() -> Result<PathBuf, Missing> {
 /// # Errors
 /// It is in none of these.
 pub fn postgres_bin_dir() -> Result<PathBuf, Missing> {
-    let tools = tool_roots().into_iter().flat_map(|root| directories_with(&root, "initdb"));
-    let newest = |candidates: Vec<PathBuf>| candidates.into_iter().max_by_key(|dir| version(dir));
-    let system = || {
-        POSTGRES_ROOTS
-            .iter()
-            .flat_map(|root| directories_with(Path::new(root), "initdb"))
-            .collect::<Vec<PathBuf>>()
-    };
-    newest(tools.collect())
-        .or_else(|| newest(system()))
+    newest(in_tools())
+        .or_else(|| newest(of_distribution()))
         .or_else(|| on_path("initdb").and_then(|file| file.parent().map(Path::to_path_buf)))
         .filter(|dir| dir.join("postgres").is_file())
         .ok_or_else(|| Missing {
             program: "PostgreSQL (initdb, postgres)".to_owned(),
             places: "/usr/lib/postgresql and target/tools".to_owned(),
         })
+}
+
+/// The same of the newest version that has a library of this name, as extensions from the
+/// distribution do.
+#[must_use]
+pub fn postgres_bin_dir_with(library: &str) -> Option<PathBuf> {
+    let has = |bin_dir: &PathBuf| bin_dir.with_file_name("lib").join(library).is_file();
+    newest(in_tools().chain(of_distribution()).filter(has))
+}
+
+/// PostgreSQL's `bin` directories below the tools directories.
+fn in_tools() -> impl Iterator<Item = PathBuf> {
+    tool_roots().into_iter().flat_map(|root| directories_with(&root, "initdb"))
+}
+
+/// Those of the distribution.
+fn of_distribution() -> impl Iterator<Item = PathBuf> {
+    POSTGRES_ROOTS.iter().flat_map(|root| directories_with(Path::new(root), "initdb"))
+}
+
+fn newest(candidates: impl Iterator<Item = PathBuf>) -> Option<PathBuf> {
+    candidates.max_by_key(|dir| version(dir))
 }
 
 /// The major version in a path like `/usr/lib/postgresql/15/bin`; 0 if there is none.

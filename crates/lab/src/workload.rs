@@ -26,6 +26,12 @@ const INSERT: &str = "INSERT INTO pgherd_drill (id, writer) VALUES ($1, $2) \
 const CREATE: &str = "CREATE TABLE IF NOT EXISTS pgherd_drill (id bigint PRIMARY KEY, \
     writer int NOT NULL, at timestamptz NOT NULL DEFAULT clock_timestamp()); TRUNCATE pgherd_drill";
 
+const NEXT_SEGMENT: &str = "SELECT pg_create_restore_point('full'); SELECT pg_switch_wal()";
+/// More segments than a server of this size keeps for use.
+const SEGMENTS_MAX: u32 = 24;
+/// How long one of them may take.
+const SEGMENT_LIMIT: Duration = Duration::from_secs(2);
+
 /// A statement failed.
 #[derive(Debug, thiserror::Error)]
 pub enum SqlError {
@@ -163,6 +169,17 @@ pub async fn create_table(target: &Config, limit: Duration) -> Result<(), SqlErr
 pub async fn execute(target: &Config, statement: &str, limit: Duration) -> Result<(), SqlError> {
     once(target, "run a statement", limit, async |client| client.batch_execute(statement).await)
         .await
+}
+
+/// Asks for so many new segments of WAL that a full disk is felt: written ones are used again, so
+/// it bites only when those are used up. Nothing of it waits for a standby.
+pub async fn use_up_segments(target: &Config) {
+    for _ in 0..SEGMENTS_MAX {
+        // An error is what is wanted, or says that it is a standby: nothing to be done there.
+        if execute(target, NEXT_SEGMENT, SEGMENT_LIMIT).await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Every identifier in the drill's table.
@@ -325,6 +342,7 @@ impl Run {
         let mut session: Option<(Session, Statement)> = None;
         loop {
             pace.tick().await;
+            self.ledger.lock().attempted(self.plan.number);
             if session.is_none() {
                 session = self.connect().await;
             }

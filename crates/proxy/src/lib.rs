@@ -39,6 +39,7 @@ mod hot_restart;
 mod http;
 mod hub;
 mod known;
+mod lanes;
 mod listening;
 #[doc(hidden)]
 pub mod login;

@@ -14,8 +14,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::draining::Draining;
 use crate::front::Front;
 use crate::hot_restart::Drains;
+use crate::lanes::Lanes;
 use crate::words::Ending;
-use crate::worker;
+use crate::worker::{self, Worker};
 
 /// How long clients may take to hear that the proxy stops.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
@@ -41,11 +42,14 @@ impl Workers {
         let (stop, close) = (CancellationToken::new(), CancellationToken::new());
         let (open, accepting) = mpsc::channel(1);
         let until = worker::Until { close: close.clone(), accepting: open, stop: stop.clone() };
-        for number in 1..=front.config.workers.max(1) {
-            // All accept from the same sockets: who is idle takes the next client.
+        let (lanes, given) = Lanes::new(front.config.workers.max(1));
+        for (number, given) in given.into_iter().enumerate() {
+            // All accept from the same sockets.
             let own =
                 sockets.iter().filter_map(|(port, socket)| Some((*port, socket.try_clone().ok()?)));
-            let started = worker::start(number, front.clone(), own.collect(), until.clone());
+            let (front, lanes) = (front.clone(), lanes.clone());
+            let worker = Worker { front, number, lanes, given };
+            let started = worker::start(worker, own.collect(), until.clone());
             if let Err(error) = started {
                 tracing::error!(number, %error, "cannot start a worker");
             }

@@ -25,7 +25,7 @@ const MODEL_TWICE: &str =
 const DRILL_TEST: &str = "cargo run --quiet --locked --package cli -- demo --drill --json";
 /// A cluster on a machine loaded to twice its cores, on a network that loses packets, where silence
 /// is held for a loss after a second: it must not hand over once.
-const SOAK: &str = "cargo run --release --quiet --locked --package bench -- soak --minutes 30 \
+const SOAK: &str = "cargo run --release --quiet --locked --package bench -- calm --minutes 30 \
                     --failover-mode fenced --ttl 30 --loss 5";
 
 /// Random faults on hosts with a network of their own, by the program that a step before has built.

@@ -3,14 +3,15 @@
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use lab::tools;
 
 use super::report::Conditions;
-use super::site::Programs;
+use super::site::{self, Programs};
 
 /// What can be found out here and now.
-pub(super) fn conditions(programs: &Programs) -> Conditions {
+pub(super) fn conditions(programs: &Programs, operator: Duration) -> Conditions {
     let said = |program: &Path, argument: &str| {
         let output = Command::new(program).arg(argument).stdin(Stdio::null()).output().ok()?;
         let said = [output.stdout, output.stderr].concat();
@@ -18,19 +19,21 @@ pub(super) fn conditions(programs: &Programs) -> Conditions {
         said.lines().find(|line| !line.trim().is_empty()).map(|line| line.trim().to_owned())
     };
     let named = |name: &str| tools::for_administrators(name);
-    let postgres = tools::postgres_bin_dir().ok().map(|directory| directory.join("postgres"));
+    let beside = |name: &str| site::postgres_bin_dir().ok().map(|directory| directory.join(name));
     let programs = [
         (Some(programs.pgherd.clone()), "--version"),
-        (postgres, "--version"),
+        (beside("postgres"), "--version"),
         (Some(programs.patroni.join("patroni")), "--version"),
         (tools::etcd().ok(), "--version"),
         (named("haproxy"), "-v"),
+        (beside("repmgr"), "--version"),
     ];
     let versions = programs.iter().filter_map(|(program, option)| said(program.as_ref()?, option));
     Conditions {
         at: said(Path::new("date"), "-uI").unwrap_or_default(),
         machine: machine(),
         versions: versions.collect(),
+        operator_s: operator.as_secs(),
         command: std::env::args()
             .skip(1)
             .fold("pgherd-bench".to_owned(), |all, argument| format!("{all} {argument}")),

@@ -4,30 +4,24 @@
 use std::time::Duration;
 
 use anyhow::Context;
-use lab::process;
-use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
-use tokio::time::Instant;
 
-use super::kinds::{Architecture, Fault, Mode};
-use super::site::{Node, Site};
-use crate::books::{Books, Paces};
+use super::faults::Bench;
+use super::kinds::{Architecture, Fault, Mode, Shape};
+use super::results::Results;
+use super::{Options, Run, rounded};
 use crate::say;
 
-/// Between inserts.
-const PACES: Paces = Paces { entry: Duration::from_millis(10), direct: Duration::from_millis(50) };
+/// Runs of each case.
+const RUNS: u16 = 5;
+/// The same with `--quick`.
+const QUICK_RUNS: u16 = 3;
+/// The faults of `--quick`.
+const QUICK_FAULTS: [Fault; 3] = [Fault::PostmasterKilled, Fault::HostLost, Fault::Switchover];
+/// About how long a site takes until it is whole.
+const START: Duration = Duration::from_secs(15);
 /// How long the writers run before a fault.
 const CALM: Duration = Duration::from_secs(2);
-/// When an operator begins, after the fault: an assumption.
-const OPERATOR: Duration = Duration::from_secs(60);
-/// How long a fault lasts if nobody writes again before.
-const LASTS: Duration = Duration::from_secs(60);
-/// How much longer it lasts when somebody does.
-const AWAY: Duration = Duration::from_secs(5);
-/// How long it may take until a write is acknowledged again.
-const ACK_LIMIT: Duration = Duration::from_secs(400);
-/// How long it may take until all is well again.
-const WHOLE_LIMIT: Duration = Duration::from_secs(400);
 
 /// What is measured once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -37,6 +31,31 @@ pub(crate) struct Case {
     pub(crate) fault: Fault,
     /// From 1.
     pub(crate) run: u16,
+}
+
+impl Case {
+    fn same_site(&self, other: &Case) -> bool {
+        (self.architecture, self.mode) == (other.architecture, other.mode)
+    }
+
+    /// About how long it takes, for whoever waits.
+    fn expected(&self, operator: Duration) -> Duration {
+        let seconds = match (self.architecture, self.fault) {
+            (Architecture::Patroni, Fault::Switchover) => 14,
+            (_, Fault::Switchover) => 5,
+            (Architecture::Single, _) => 6,
+            (Architecture::Manual, _) => 10,
+            (Architecture::Repmgr, _) => 65,
+            (Architecture::Patroni, Fault::PostmasterKilled) => 16,
+            (Architecture::Patroni, _) => 45,
+            (Architecture::PatroniTight, _) => 30,
+            (Architecture::PgherdLease, Fault::PostmasterKilled) => 8,
+            (Architecture::PgherdLease, _) => 20,
+            (Architecture::PgherdFenced, _) => 9,
+        };
+        let waits = self.architecture.needs_operator() && self.fault != Fault::Switchover;
+        Duration::from_secs(seconds) + if waits { operator } else { Duration::ZERO }
+    }
 }
 
 /// How it went.
@@ -56,113 +75,121 @@ pub(crate) struct Outcome {
     pub(crate) by_hand: bool,
 }
 
-/// A site with its writers, for one case after the other.
-pub(crate) struct Bench {
-    site: Site,
-    books: Books,
-}
-
-impl Bench {
-    /// # Errors
-    /// The writers get no answer.
-    pub(crate) async fn new(site: Site) -> anyhow::Result<Bench> {
-        let direct = site.nodes.iter().map(|node| node.on_its_host("pgherd-bench-direct"));
-        let books = Books::open(site.entry("pgherd-bench"), direct, PACES, 0).await?;
-        books.next_ack(Duration::ZERO, ACK_LIMIT).await.context("the writers get no answer")?;
-        Ok(Bench { site, books })
-    }
-
-    /// One fault, from a whole site to a whole site.
-    ///
-    /// # Errors
-    /// The fault cannot be made or undone, or the site does not get whole again.
-    pub(crate) async fn case(&mut self, case: Case) -> anyhow::Result<Outcome> {
-        tokio::time::sleep(CALM).await;
-        let primary = self.site.primary().await.context("there is not one primary")?;
-        let (at, struck) = (self.books.now(), Instant::now());
-        let by_hand = self.endure(primary, case.fault, at).await?;
-        self.site.until_whole(WHOLE_LIMIT).await?;
-        let healthy_s = (struck.elapsed().as_secs_f64() * 1000.0).round() / 1000.0;
-        let gap_s = self.books.longest_gap(at);
-        let entry = self.site.entry("pgherd-bench-audit");
-        let audit = self.books.audit(&entry, &[]).await?;
-        if let Some(first) = audit.first {
-            say(&format!("  two servers acknowledged: {first}"));
-        }
-        let (lost, interleaved) = (audit.missing.len(), audit.interleaved);
-        Ok(Outcome { case, gap_s, healthy_s, lost, interleaved, by_hand })
-    }
-
-    /// Strikes, waits for writes, undoes the fault, and does what an operator has to; whether one
-    /// had to.
-    async fn endure(&self, primary: &Node, fault: Fault, at: Duration) -> anyhow::Result<bool> {
-        let site = &self.site;
-        if fault == Fault::Switchover {
-            site.switch_over(primary).await?;
-            self.books.next_ack(at, ACK_LIMIT).await?;
-            return Ok(false);
-        }
-        strike(site, primary, fault).await?;
-        let writes_again = async {
-            if site.needs_operator() {
-                tokio::time::sleep(OPERATOR).await;
-                match fault {
-                    Fault::PostmasterKilled => site.start_again(primary).await?,
-                    _ if site.nodes.len() > 1 => site.fail_over_by_hand(primary).await?,
-                    // There is nobody to fail over to.
-                    _ => {}
-                }
+/// What is to be measured, in order: a site is made once for each architecture and mode.
+fn cases(options: &Options) -> Vec<Case> {
+    let faults = match options.fault.is_empty() {
+        true if options.quick => QUICK_FAULTS.to_vec(),
+        true => Fault::ALL.to_vec(),
+        false => options.fault.clone(),
+    };
+    let runs = options.runs.unwrap_or(if options.quick { QUICK_RUNS } else { RUNS });
+    let mut cases = Vec::new();
+    for architecture in options.architectures() {
+        for mode in options.modes(architecture) {
+            for run in 1..=runs {
+                let case = |fault| Case { architecture, mode, fault, run };
+                cases.extend(faults.iter().copied().map(case));
             }
-            self.books.next_ack(at, ACK_LIMIT).await?;
-            tokio::time::sleep(AWAY).await;
-            anyhow::Ok(())
-        };
-        if fault.lasts() {
-            // Where an operator fails over it lasts until that is done.
-            let replaced = site.needs_operator() && site.nodes.len() > 1;
-            let limit = if replaced { OPERATOR + LASTS } else { LASTS };
-            let in_time = tokio::time::timeout(limit, writes_again).await;
-            undo(site, primary, fault)?;
-            in_time.unwrap_or(Ok(()))?;
-        } else {
-            writes_again.await?;
         }
-        if site.needs_operator_afterwards() {
-            site.rejoin_by_hand(primary).await?;
-        }
-        self.books.next_ack(at, ACK_LIMIT).await?;
-        Ok(site.needs_operator())
     }
+    cases
 }
 
-/// Makes the fault.
-async fn strike(site: &Site, primary: &Node, fault: Fault) -> anyhow::Result<()> {
-    use lab::network::{Effect, Rule, Way};
-    match fault {
-        Fault::PostmasterKilled => {
-            let pid = process::postmaster_of(&primary.data_dir()).context("it does not run")?;
-            process::signal(pid, Signal::KILL)?;
+/// What of it is not measured yet.
+pub(super) fn todo(options: &Options, results: &Results) -> Vec<Case> {
+    cases(options).into_iter().filter(|case| !results.has_case(case)).collect()
+}
+
+/// About how long these take.
+pub(super) fn expected(options: &Options, cases: &[Case]) -> Duration {
+    let sites = cases.chunk_by(Case::same_site).map(|_| START).sum::<Duration>();
+    sites + cases.iter().map(|case| case.expected(options.operator())).sum::<Duration>()
+}
+
+/// Measures them; `false` if a site was given up.
+///
+/// # Errors
+/// The results cannot be written.
+pub(super) async fn measure(run: &mut Run<'_>) -> anyhow::Result<bool> {
+    let todo = todo(run.options, &run.results);
+    let mut complete = true;
+    for cases in todo.chunk_by(Case::same_site) {
+        let shape = Shape::new(cases[0].architecture, cases[0].mode);
+        let left_after = run.progress.left_after(expected(run.options, cases));
+        if let Err(error) = of_site(run, shape, cases).await {
+            complete = false;
+            run.given_up(&shape.title(), &error);
         }
-        Fault::HostLost => site.lose(primary).await?,
-        Fault::HostFrozen => site.ground.freeze(primary.host).await?,
-        Fault::NetworkCut => {
-            let cut = Rule::around(primary.host, Way::Both, &[], Effect::Drop);
-            site.ground.network.apply(cut);
-        }
-        Fault::DiskFull => primary.volume.fill()?,
-        Fault::Switchover => {}
+        run.progress.left_is(left_after);
+    }
+    Ok(complete)
+}
+
+/// All cases of one site.
+async fn of_site(run: &mut Run<'_>, shape: Shape, cases: &[Case]) -> anyhow::Result<()> {
+    let scratch = run.scratch()?;
+    let mut bench = run.bench(shape, &scratch).await?;
+    for case in cases {
+        let outcome = one(&mut bench, *case).await.with_context(|| case.fault.title())?;
+        run.progress.done(case.expected(run.options.operator()));
+        let text = format!(
+            "{}, {}: gap {:.3} s, healthy {:.1} s, lost {}, by two {}",
+            shape.title(),
+            case.fault.title(),
+            outcome.gap_s,
+            outcome.healthy_s,
+            outcome.lost,
+            outcome.interleaved
+        );
+        run.progress.tell(&text);
+        run.results.add_failover(outcome)?;
     }
     Ok(())
 }
 
-/// Undoes it.
-fn undo(site: &Site, primary: &Node, fault: Fault) -> anyhow::Result<()> {
-    match fault {
-        Fault::HostLost => site.boot(primary),
-        Fault::HostFrozen => site.ground.thaw(primary.host)?,
-        Fault::NetworkCut => site.ground.network.heal(),
-        Fault::DiskFull => primary.volume.empty()?,
-        Fault::PostmasterKilled | Fault::Switchover => {}
+async fn one(bench: &mut Bench, case: Case) -> anyhow::Result<Outcome> {
+    tokio::time::sleep(CALM).await;
+    let endured = bench.fault(case.fault).await?;
+    let gap_s = bench.books.longest_gap(endured.at);
+    let audit = bench.books.audit(&bench.site.entry("pgherd-bench-audit"), &[]).await?;
+    if let Some(first) = audit.first {
+        say(&format!("two servers acknowledged: {first}"));
     }
-    Ok(())
+    Ok(Outcome {
+        case,
+        gap_s,
+        healthy_s: rounded(endured.healthy_after.as_secs_f64()),
+        lost: audit.missing.len(),
+        interleaved: audit.interleaved,
+        by_hand: endured.by_hand,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    fn options(arguments: &[&str]) -> Options {
+        Options::try_parse_from([&["field"], arguments].concat()).expect("they are options")
+    }
+
+    #[test]
+    fn a_quick_run_has_three_faults_and_runs_with_default_settings() {
+        let options = options(&["--quick"]);
+        let cases = cases(&options);
+        assert!(cases.iter().all(|case| QUICK_FAULTS.contains(&case.fault) && case.run <= 3));
+        assert!(cases.iter().all(|case| case.architecture != Architecture::PatroniTight));
+        assert!(cases.iter().any(|case| case.architecture == Architecture::Patroni));
+        assert!(expected(&options, &cases) <= Duration::from_secs(20 * 60));
+    }
+
+    #[test]
+    fn what_is_named_is_what_is_measured() {
+        let arguments = ["--architecture", "single,pgherd-fenced", "--fault", "host-lost"];
+        let cases = cases(&options(&[&arguments[..], &["--runs", "2"]].concat()));
+        // One has no standbys to wait for.
+        assert_eq!(cases.len(), 2 + 2 * 2);
+        assert!(Options::try_parse_from(["field", "--fault", "rain"]).is_err());
+    }
 }

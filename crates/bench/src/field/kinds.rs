@@ -1,6 +1,33 @@
-//! Who is measured, how it is set, and what happens to it.
+//! What is measured, of whom, how these are set, and what happens to them.
 
 use serde::{Deserialize, Serialize};
+
+/// A question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Experiment {
+    /// How long until the next write, and what was lost?
+    Failover,
+    /// How much of an hour with faults is served?
+    Availability,
+    /// How long do statements take?
+    ResponseTime,
+    /// What does it cost to keep a cluster writable?
+    Cost,
+    /// What do modes of replication cost, and what do they keep?
+    Data,
+}
+
+impl Experiment {
+    /// In the order in which they are done.
+    pub(crate) const ALL: [Experiment; 5] = [
+        Experiment::Failover,
+        Experiment::Availability,
+        Experiment::ResponseTime,
+        Experiment::Cost,
+        Experiment::Data,
+    ];
+}
 
 /// Who keeps a cluster writable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -51,7 +78,7 @@ impl Architecture {
     pub(crate) fn settings(self) -> &'static str {
         match self {
             Architecture::Single | Architecture::Manual => {
-                "the script begins 60 s after the fault: an assumption, not a measurement"
+                "the operator's script begins a while after the fault: an assumption, see above"
             }
             Architecture::Repmgr => {
                 "reconnect_attempts 6, reconnect_interval 10, monitor_interval_secs 2 (defaults); \
@@ -79,9 +106,24 @@ impl Architecture {
         }
     }
 
-    /// How many servers.
-    pub(crate) fn servers(self) -> usize {
+    /// The one of them that its own manual recommends.
+    pub(crate) fn usual_mode(self) -> Mode {
+        if self.is_ours() { Mode::Quorum } else { Mode::Async }
+    }
+
+    /// How many servers, where it is not about their number.
+    fn servers(self) -> usize {
         if self == Architecture::Single { 1 } else { 3 }
+    }
+
+    /// Whether it is set as its manual has it.
+    pub(crate) fn is_default(self) -> bool {
+        self != Architecture::PatroniTight
+    }
+
+    /// Whether an operator has to see to it that somebody takes writes.
+    pub(crate) fn needs_operator(self) -> bool {
+        matches!(self, Architecture::Single | Architecture::Manual)
     }
 
     /// Whether a program of its own reads Patroni's configuration.
@@ -101,8 +143,73 @@ impl Architecture {
 pub(crate) enum Mode {
     /// They do not.
     Async,
-    /// For any one.
+    /// For one that was chosen before, as long as there is one.
+    On,
+    /// For any one, as long as there is one.
     Quorum,
+    /// For one that was chosen before, or for ever.
+    Strict,
+}
+
+impl Mode {
+    /// From the weakest to the strongest.
+    pub(crate) const ALL: [Mode; 4] = [Mode::Async, Mode::On, Mode::Quorum, Mode::Strict];
+
+    /// What tables call it.
+    pub(crate) fn title(self) -> &'static str {
+        match self {
+            Mode::Async => "asynchronous",
+            Mode::On => "synchronous (on)",
+            Mode::Quorum => "synchronous (quorum)",
+            Mode::Strict => "synchronous (strict)",
+        }
+    }
+
+    /// How many of so many standbys acknowledge commits when all is well.
+    pub(crate) fn acknowledging(self, standbys: usize) -> usize {
+        match self {
+            Mode::Async => 0,
+            Mode::On | Mode::Strict => standbys.min(1),
+            Mode::Quorum => standbys,
+        }
+    }
+}
+
+/// A site as it is to be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Shape {
+    pub(crate) architecture: Architecture,
+    pub(crate) mode: Mode,
+    pub(crate) servers: usize,
+    /// The last server is far away: it never becomes primary, and no commit waits for it.
+    pub(crate) remote: bool,
+    /// There are more than a thousand clients.
+    pub(crate) crowded: bool,
+}
+
+impl Shape {
+    /// The usual one.
+    pub(crate) fn new(architecture: Architecture, mode: Mode) -> Shape {
+        let servers = architecture.servers();
+        Shape { architecture, mode, servers, remote: false, crowded: false }
+    }
+
+    /// What tables call it.
+    pub(crate) fn title(&self) -> String {
+        let far = if self.remote { ", one standby far away" } else { "" };
+        format!("{}, {}{far}", self.architecture.title(), self.mode.title())
+    }
+
+    /// `max_connections` of its servers.
+    pub(crate) fn connections(&self) -> u32 {
+        if self.crowded { 1100 } else { 200 }
+    }
+
+    /// How many standbys acknowledge commits when all is well.
+    pub(crate) fn acknowledging(&self) -> usize {
+        let near = self.servers - 1 - usize::from(self.remote);
+        self.mode.acknowledging(near)
+    }
 }
 
 /// What happens to the primary or its host.
@@ -168,5 +275,14 @@ mod tests {
         assert!(names.iter().all(|name| !name.contains(' ')), "{names:?}");
         let back: Architecture = serde_json::from_str("\"patroni-tight\"").expect("it is one");
         assert_eq!(back, Architecture::PatroniTight);
+    }
+
+    #[test]
+    fn nobody_waits_for_a_server_far_away() {
+        let shape = Shape::new(Architecture::PgherdFenced, Mode::Quorum);
+        assert_eq!((shape.servers, shape.acknowledging()), (3, 2));
+        assert_eq!(Shape { remote: true, ..shape }.acknowledging(), 1);
+        assert_eq!(Shape { mode: Mode::Strict, ..shape }.acknowledging(), 1);
+        assert_eq!(Shape::new(Architecture::Single, Mode::Async).acknowledging(), 0);
     }
 }

@@ -8,19 +8,36 @@ use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::failover::{Case, Outcome};
 use super::report::{self, Conditions};
+use super::{availability, cost, data, failover, herd, response};
 
 /// The results, for programs.
 const FILE: &str = "results.json";
 /// The report, for people.
 const REPORT: &str = "report.html";
 
-/// All experiments.
+/// All experiments, each with what was measured of it.
 #[derive(Debug, Default, Serialize, Deserialize)]
-struct Experiments {
+pub(super) struct Experiments {
     #[serde(default)]
-    failover: Vec<Outcome>,
+    pub(super) failover: Vec<failover::Outcome>,
+    #[serde(default)]
+    pub(super) availability: Vec<availability::Outcome>,
+    #[serde(default)]
+    pub(super) response_time: Vec<response::Outcome>,
+    #[serde(default)]
+    pub(super) cost: Cost,
+    #[serde(default)]
+    pub(super) data: Vec<data::Outcome>,
+}
+
+/// What one cluster costs, and how that grows.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct Cost {
+    #[serde(default)]
+    pub(super) clusters: Vec<cost::Outcome>,
+    #[serde(default)]
+    pub(super) growth: Vec<herd::Outcome>,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -28,6 +45,14 @@ struct File {
     #[serde(default)]
     conditions: Conditions,
     experiments: Experiments,
+}
+
+impl File {
+    fn read(path: &Path) -> anyhow::Result<File> {
+        let text = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        serde_json::from_slice(&text)
+            .with_context(|| format!("{} is not what a run writes", path.display()))
+    }
 }
 
 /// The file, and the report beside it, written anew with each result.
@@ -42,24 +67,76 @@ impl Results {
     /// # Errors
     /// The file cannot be read, or is none of ours.
     pub(super) fn open(directory: &Path, resume: bool) -> anyhow::Result<Results> {
-        let mut results = Results { directory: directory.to_owned(), file: File::default() };
-        if resume {
-            let path = directory.join(FILE);
-            let text = fs::read(&path).with_context(|| {
-                format!("cannot read {}: there is nothing to go on with", path.display())
-            })?;
-            results.file = serde_json::from_slice(&text)
-                .with_context(|| format!("{} is not what a run writes", path.display()))?;
-        }
-        Ok(results)
+        let file = match resume {
+            true => File::read(&directory.join(FILE)).context("there is nothing to go on with")?,
+            false => File::default(),
+        };
+        Ok(Results { directory: directory.to_owned(), file })
     }
 
-    pub(super) fn has(&self, case: &Case) -> bool {
+    /// What another run measured of failover.
+    ///
+    /// # Errors
+    /// The file cannot be read, or is none of ours.
+    pub(super) fn read(path: &Path) -> anyhow::Result<Vec<failover::Outcome>> {
+        Ok(File::read(path)?.experiments.failover)
+    }
+
+    pub(super) fn failover(&self) -> &[failover::Outcome] {
+        &self.file.experiments.failover
+    }
+
+    pub(super) fn has_case(&self, case: &failover::Case) -> bool {
         self.file.experiments.failover.iter().any(|outcome| outcome.case == *case)
     }
 
-    pub(super) fn add_failover(&mut self, outcome: Outcome) -> anyhow::Result<()> {
+    pub(super) fn has_hour(&self, case: &availability::Case) -> bool {
+        self.file.experiments.availability.iter().any(|outcome| outcome.case == *case)
+    }
+
+    pub(super) fn has_response(&self, case: &response::Case) -> bool {
+        self.file.experiments.response_time.iter().any(|outcome| outcome.case == *case)
+    }
+
+    pub(super) fn has_cost(&self, case: &cost::Case) -> bool {
+        self.file.experiments.cost.clusters.iter().any(|outcome| outcome.case == *case)
+    }
+
+    pub(super) fn has_herd(&self, clusters: u16) -> bool {
+        self.file.experiments.cost.growth.iter().any(|outcome| outcome.clusters == clusters)
+    }
+
+    pub(super) fn has_data(&self, case: &data::Case) -> bool {
+        self.file.experiments.data.iter().any(|outcome| outcome.case == *case)
+    }
+
+    pub(super) fn add_failover(&mut self, outcome: failover::Outcome) -> anyhow::Result<()> {
         self.file.experiments.failover.push(outcome);
+        self.save()
+    }
+
+    pub(super) fn add_hour(&mut self, outcome: availability::Outcome) -> anyhow::Result<()> {
+        self.file.experiments.availability.push(outcome);
+        self.save()
+    }
+
+    pub(super) fn add_response(&mut self, outcome: response::Outcome) -> anyhow::Result<()> {
+        self.file.experiments.response_time.push(outcome);
+        self.save()
+    }
+
+    pub(super) fn add_cost(&mut self, outcome: cost::Outcome) -> anyhow::Result<()> {
+        self.file.experiments.cost.clusters.push(outcome);
+        self.save()
+    }
+
+    pub(super) fn add_herd(&mut self, outcome: herd::Outcome) -> anyhow::Result<()> {
+        self.file.experiments.cost.growth.push(outcome);
+        self.save()
+    }
+
+    pub(super) fn add_data(&mut self, outcomes: Vec<data::Outcome>) -> anyhow::Result<()> {
+        self.file.experiments.data.extend(outcomes);
         self.save()
     }
 
@@ -67,9 +144,22 @@ impl Results {
         self.file.conditions = conditions;
     }
 
+    /// Where the report for people is.
+    pub(super) fn report(&self) -> PathBuf {
+        self.directory.join(REPORT)
+    }
+
+    /// Replaces the tables of a document, and the charts beside it.
+    ///
+    /// # Errors
+    /// The document has no marks, or a file cannot be written.
+    pub(super) fn write(&self, document: &Path) -> anyhow::Result<()> {
+        report::write(document, &self.file.conditions, &self.file.experiments)
+    }
+
     fn save(&self) -> anyhow::Result<()> {
         let results = serde_json::to_string_pretty(&self.file)?;
-        let page = report::page(&self.file.conditions, &self.file.experiments.failover)?;
+        let page = report::page(&self.file.conditions, &self.file.experiments)?;
         let save = || -> io::Result<()> {
             fs::create_dir_all(&self.directory)?;
             // Whole at any time: another file takes its place.
@@ -83,7 +173,53 @@ impl Results {
         save().with_context(|| format!("cannot write to {}", self.directory.display()))
     }
 
+    /// How many results there are of each experiment.
     pub(super) fn summary(&self) -> Value {
-        json!({"failover": self.file.experiments.failover.len()})
+        let Experiments { failover, availability, response_time, cost, data } =
+            &self.file.experiments;
+        json!({
+            "failover": failover.len(),
+            "availability": availability.len(),
+            "response_time": response_time.len(),
+            "cost": cost.clusters.len() + cost.growth.len(),
+            "data": data.len(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::field::kinds::{Architecture, Fault, Mode};
+
+    #[test]
+    fn an_interrupted_run_is_gone_on_with() {
+        let directory = std::env::temp_dir().join(format!("bench-results-{}", std::process::id()));
+        assert!(Results::open(&directory, true).is_err(), "there is nothing yet");
+        let case = failover::Case {
+            architecture: Architecture::Single,
+            mode: Mode::Async,
+            fault: Fault::HostLost,
+            run: 1,
+        };
+        let outcome = failover::Outcome {
+            case,
+            gap_s: 1.0,
+            healthy_s: 2.0,
+            lost: 0,
+            interleaved: 0,
+            by_hand: true,
+        };
+        let mut results = Results::open(&directory, false).expect("a new one");
+        results.add_failover(outcome.clone()).expect("it can be written");
+        let again = Results::open(&directory, true).expect("it is there");
+        assert!(again.has_case(&case) && !again.has_case(&failover::Case { run: 2, ..case }));
+        let text = fs::read_to_string(directory.join(FILE)).expect("it is there");
+        let object: Value = serde_json::from_str(&text).expect("JSON");
+        for key in ["failover", "availability", "response_time", "cost", "data"] {
+            assert!(!object["experiments"][key].is_null(), "{key}");
+        }
+        assert_eq!(Results::read(&directory.join(FILE)).expect("the same"), [outcome]);
+        fs::remove_dir_all(&directory).expect("it is ours");
     }
 }

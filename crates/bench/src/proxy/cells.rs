@@ -9,8 +9,8 @@ use anyhow::{Context, ensure};
 use super::backend::Backend;
 use super::load::{self, Script, Slice, Workload};
 use super::peers::{POOL_SIZE, Peer, Who};
-use super::statistics::{median, spread};
 use crate::say;
+use crate::statistics::{median, spread};
 
 /// Clients of each workload.
 const CLIENTS: [u32; 4] = [1, 8, 32, 256];

@@ -20,7 +20,6 @@ mod idle;
 mod load;
 mod peers;
 mod report;
-mod statistics;
 mod switchover;
 
 use cells::Pace;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use lab::tools;
+use lab::usage;
 use lab::workload::{self, Target};
 use serde_json::{Value, json};
 use tokio::process::{Child, Command};
@@ -27,9 +28,6 @@ const POOL_SIZE_SESSION: u32 = 300;
 pub(super) const CLIENTS_MAX: u32 = 60_000;
 /// Clients that HAProxy lets in; each counts twice in its open files.
 const HAPROXY_CLIENTS_MAX: u32 = 2000;
-/// `USER_HZ`, the unit of times in /proc, which is the same on every architecture that we run on
-/// (proc(5)).
-const TICKS_PER_SECOND: f64 = 100.0;
 
 /// What stands between.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,34 +66,18 @@ pub(super) struct Peer {
 impl Peer {
     /// Processor time that it has used, in seconds; `None` for no peer at all.
     pub(super) fn processor_seconds(&self) -> Option<f64> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid()?)).ok()?;
-        processor_seconds(&stat)
+        usage::processor_seconds(self.pid()?)
     }
 
     /// Memory, shared pages by their share, in MiB.
     pub(super) fn pss_mib(&self) -> anyhow::Result<f64> {
         let pid = self.pid().context("it has ended")?;
-        let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
-        pss_mib(&text).with_context(|| format!("no Pss in {text}"))
+        usage::pss_mib(pid).with_context(|| format!("its memory, process {pid}"))
     }
 
     fn pid(&self) -> Option<u32> {
         self.child.as_ref().and_then(Child::id)
     }
-}
-
-/// Of a line of /proc/PID/stat: its fields utime and stime (proc(5)).
-fn processor_seconds(stat: &str) -> Option<f64> {
-    // The name stands in parentheses and may hold some itself: what counts is the last one.
-    let mut fields = stat.get(stat.rfind(')')? + 1..)?.split_ascii_whitespace().skip(11);
-    let mut ticks = || fields.next().and_then(|field| field.parse::<f64>().ok());
-    Some((ticks()? + ticks()?) / TICKS_PER_SECOND)
-}
-
-fn pss_mib(rollup: &str) -> Option<f64> {
-    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
-    let kib: f64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
-    Some(kib / 1024.0)
 }
 
 /// Session mode, our default: each client has a server connection of its own. Every peer on all
@@ -293,18 +275,4 @@ pub(super) async fn started(
         tokio::time::sleep(POLL).await;
     }
     Ok(child)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_files_of_proc_are_read() {
-        let stat = "7 (a) b) S 1 7 7 0 -1 4194560 9 8 7 6 150 25 3 4 20 0 1 0 99 0 0";
-        assert_eq!(processor_seconds(stat), Some(1.75));
-        let rollup = "0-f ---p 00000000 00:00 0 [rollup]\nRss:  9 kB\nPss:   2048 kB\nPss_Dirty: 1";
-        assert_eq!(pss_mib(rollup), Some(2.0));
-        assert_eq!(pss_mib("Rss: 9 kB"), None);
-    }
 }

@@ -1,16 +1,15 @@
 //! What was measured: as one JSON object, as tables, and in the document.
 
 use std::fmt::Write;
-use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, ensure};
 use serde_json::{Map, Value, json};
 
 use super::cells::{Measured, Medians, Pace};
 use super::idle::Idle;
 use super::peers::Who;
 use super::switchover::{All, Found};
+use crate::document;
 
 /// How the document marks a table; the name of the part follows.
 const MARK: &str = "bench-proxy";
@@ -63,12 +62,10 @@ impl Report {
 
     /// Replaces the tables of the document that were measured.
     pub(super) fn write(&self, file: &Path) -> anyhow::Result<()> {
-        let place = || file.display().to_string();
-        let mut text = fs::read_to_string(file).with_context(place)?;
-        for (name, table) in self.parts() {
-            text = replaced(&text, name, &table).with_context(place)?;
-        }
-        fs::write(file, text).with_context(place)
+        let parts = self.parts().into_iter();
+        let parts: Vec<(String, String)> =
+            parts.map(|(name, table)| (format!("{MARK} {name}"), table)).collect();
+        document::replace(file, &parts)
     }
 
     fn parts(&self) -> Vec<(&'static str, String)> {
@@ -224,15 +221,6 @@ fn planned_table(found: &Found) -> String {
     text
 }
 
-/// The document with another table between the marks of `part`.
-fn replaced(document: &str, part: &str, table: &str) -> anyhow::Result<String> {
-    let (begin, end) = (format!("<!-- {MARK} {part} -->\n"), format!("<!-- /{MARK} {part} -->\n"));
-    let (before, rest) = document.split_once(&begin).with_context(|| format!("no {begin}"))?;
-    let (_, after) = rest.split_once(&end).with_context(|| format!("no {end}"))?;
-    ensure!(!after.contains(&begin), "twice: {begin}");
-    Ok(format!("{before}{begin}{table}{end}{after}"))
-}
-
 /// To three decimals.
 fn round(value: f64) -> f64 {
     (value * 1000.0).round() / 1000.0
@@ -241,14 +229,6 @@ fn round(value: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_table_is_replaced_and_nothing_else() {
-        let document = "a\n<!-- bench-proxy idle -->\nold\n<!-- /bench-proxy idle -->\nb\n";
-        let new = replaced(document, "idle", "new\n").expect("the marks are there");
-        assert_eq!(new, document.replace("old", "new"));
-        assert!(replaced(document, "session", "new\n").is_err());
-    }
 
     #[test]
     fn the_object_has_its_keys_whatever_was_measured() {

@@ -11,9 +11,10 @@ use tokio::process::Command;
 use tokio::time::Instant;
 
 use super::backend::{self, NAMESPACE};
-use super::load::{self, Entry, Log, Script, Workload};
+use super::load::{Script, Workload};
 use super::peers::{self, CLIENTS_MAX, POOL_SIZE};
 use crate::demo::Demo;
+use crate::pgbench::{self, Entry, Log};
 use crate::say;
 
 /// Clients.
@@ -218,7 +219,7 @@ impl Stage<'_> {
             ensure!(!said.contains("ailed"), "the {} was refused: {said}", planned.name());
             Ok(at)
         };
-        let (output, at) = tokio::try_join!(load::output(pgbench, SECONDS), asked)?;
+        let (output, at) = tokio::try_join!(pgbench::output(pgbench, SECONDS), asked)?;
         let complaints = String::from_utf8_lossy(&output.stderr);
         let report = String::from_utf8_lossy(&output.stdout);
         let errors = errors(&report, &complaints);
@@ -231,11 +232,11 @@ impl Stage<'_> {
         ensure!(!entries.is_empty(), "no transaction was logged: {complaints}");
         let before: Vec<Entry> =
             entries.iter().filter(|entry| entry.ended_us < at).copied().collect();
-        let whole = load::cycles(&entries).into_iter().max();
+        let whole = pgbench::cycles(&entries).into_iter().max();
         found.longest_waits.push(seconds(whole.context("no client has two commits")?));
         found
             .longest_waits_before
-            .push(seconds(load::cycles(&before).into_iter().max().unwrap_or(0)));
+            .push(seconds(pgbench::cycles(&before).into_iter().max().unwrap_or(0)));
         found.tps_before.push(before.len() as f64 / BEFORE.as_secs_f64());
         Ok(())
     }

@@ -3,8 +3,11 @@
 //! anybody acknowledged who must not.
 //!
 //! [`draw`] says what happens in which round, [`strike`] does it, [`state`] keeps the books.
+//! [`soak`] has them for hours, and looks whether a program grows ([`growth`]).
 
 mod draw;
+mod growth;
+pub(crate) mod soak;
 mod state;
 mod strike;
 
@@ -97,16 +100,8 @@ fn members(text: &str) -> Result<u16, String> {
 /// # Errors
 /// They cannot be had here.
 pub(crate) async fn run(options: &Options) -> anyhow::Result<bool> {
-    hosts::possible().context("rounds need hosts with a network of their own")?;
     let program = demo::program(options.pgherd.as_ref())?;
-    let scratch = match options.dir {
-        Some(_) => None,
-        None => Some(Scratch::new("rounds")?),
-    };
-    let directory = match (&options.dir, &scratch) {
-        (Some(directory), _) => directory.clone(),
-        (None, scratch) => scratch.as_ref().map(|s| s.0.join("rounds")).unwrap_or_default(),
-    };
+    let (scratch, directory) = place(options.dir.as_ref(), "rounds")?;
     let settings = Settings {
         members: options.members,
         synchronous_mode: options.mode,
@@ -125,6 +120,17 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<bool> {
     print!("{}", state.table());
     println!("{}", state.object());
     Ok(state.is_good())
+}
+
+/// The directory that was asked for, or one in a temporary one.
+fn place(dir: Option<&PathBuf>, name: &str) -> anyhow::Result<(Option<Scratch>, PathBuf)> {
+    hosts::possible().context("rounds need hosts with a network of their own")?;
+    if let Some(directory) = dir {
+        return Ok((None, directory.clone()));
+    }
+    let scratch = Scratch::new(name)?;
+    let directory = scratch.0.join(name);
+    Ok((Some(scratch), directory))
 }
 
 /// The rounds that are left, until one fails.

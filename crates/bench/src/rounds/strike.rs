@@ -11,14 +11,6 @@ use rustix::process::Signal;
 
 use super::draw::{Fault, Who};
 
-/// Asks for a new segment of WAL: written ones are used again, so a full disk bites only when those
-/// are used up. Neither statement waits for a standby.
-const NEXT_SEGMENT: &str = "SELECT pg_create_restore_point('full'); SELECT pg_switch_wal()";
-/// More segments than a server of this size keeps for use.
-const SEGMENTS_MAX: u32 = 24;
-/// How long one of them may take.
-const SEGMENT_LIMIT: Duration = Duration::from_secs(2);
-
 /// Who was what when the round began.
 pub(crate) struct Roles<'a> {
     cluster: &'a Cluster,
@@ -111,12 +103,7 @@ impl<'a> Roles<'a> {
     async fn fill_disk(&self, member: &Member) -> anyhow::Result<()> {
         member.volume().context("it has no file system of its own")?.fill()?;
         let target = self.cluster.on_its_host(member, "pgherd-bench-full");
-        for _ in 0..SEGMENTS_MAX {
-            // An error is what is wanted, or says that it is a standby: nothing to be done there.
-            if workload::execute(&target, NEXT_SEGMENT, SEGMENT_LIMIT).await.is_err() {
-                break;
-            }
-        }
+        workload::use_up_segments(&target).await;
         Ok(())
     }
 }

@@ -141,6 +141,12 @@ impl Cluster {
         Ok(Cluster { members, settings: plan.settings, proxy, superuser_password, ground })
     }
 
+    /// The proxy's process, while it runs.
+    #[must_use]
+    pub fn proxy_pid(&self) -> Option<u32> {
+        self.proxy.pid()
+    }
+
     /// The number of the clients' host.
     #[must_use]
     pub fn client(&self) -> usize {

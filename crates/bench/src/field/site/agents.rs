@@ -14,17 +14,15 @@ use lab::tools;
 use serde_json::{Value, json};
 
 use super::node::{HOSTS, Hands, Node, make_directory, write};
-use super::{ENTRY_PORT, Programs};
-use crate::field::kinds::{Architecture, Mode};
+use super::{ENTRY_PORT, Programs, READ_PORT};
+use crate::field::kinds::{Architecture, Mode, Shape};
 
 /// The cluster's name.
 const SCOPE: &str = "field";
 /// Client and peer port of etcd, on each host.
-const ETCD_PORTS: [u16; 2] = [2379, 2380];
+pub(super) const ETCD_PORTS: [u16; 2] = [2379, 2380];
 /// The agents' REST port.
 const REST_PORT: u16 = 8008;
-/// Where our proxy serves reads.
-const READ_PORT: u16 = 5001;
 /// As systemd's units of either have it, near enough.
 const RESTART_AFTER: Duration = Duration::from_secs(3);
 /// How long a command of an operator may take.
@@ -43,8 +41,7 @@ pub(super) struct Agents {
 
 /// What to start, and where.
 pub(super) struct Plan<'a> {
-    pub(super) architecture: Architecture,
-    pub(super) mode: Mode,
+    pub(super) shape: Shape,
     pub(super) directory: &'a Path,
     pub(super) nodes: &'a [Node],
     pub(super) programs: &'a Programs,
@@ -59,7 +56,7 @@ impl Agents {
             ground.start(host, member.service(&members, &program, RESTART_AFTER))
         });
         let etcd = etcd.collect();
-        let ours = plan.architecture.is_ours();
+        let ours = plan.shape.architecture.is_ours();
         let (mut agents, mut files) = (Vec::new(), Vec::new());
         for node in plan.nodes {
             let file = plan.directory.join(format!("{}.yml", node.name));
@@ -116,7 +113,7 @@ fn etcd_members(plan: &Plan<'_>) -> anyhow::Result<Vec<etcd::Member>> {
 
 impl Plan<'_> {
     fn agent_spec(&self, node: &Node, file: &Path) -> anyhow::Result<Spec> {
-        let (program, arguments): (PathBuf, Vec<OsString>) = if self.architecture.is_ours() {
+        let (program, arguments): (PathBuf, Vec<OsString>) = if self.shape.architecture.is_ours() {
             (self.programs.pgherd.clone(), vec!["agent".into(), "-c".into(), file.into()])
         } else {
             // It refuses to run as root.
@@ -130,7 +127,7 @@ impl Plan<'_> {
     }
 
     fn proxy_spec(&self) -> anyhow::Result<Spec> {
-        if self.architecture.is_ours() {
+        if self.shape.architecture.is_ours() {
             let file = self.directory.join("proxy.yml");
             write(&file, &format!("{:#}\n", self.proxy()), None)?;
             let arguments = vec!["proxy".into(), "-c".into(), file.into()];
@@ -163,7 +160,7 @@ impl Plan<'_> {
         let rest = format!("{}:{REST_PORT}", node.address());
         let address = format!("{}:{}", node.address(), node.port);
         let mut initdb = vec![json!("data-checksums"), json!({"encoding": "UTF8"})];
-        if self.architecture.is_ours() {
+        if self.shape.architecture.is_ours() {
             initdb.push(json!({"wal-segsize": "4"}));
         }
         let mut file = json!({
@@ -193,7 +190,10 @@ impl Plan<'_> {
                 ],
             },
         });
-        if self.architecture.is_ours() {
+        if self.shape.remote && node.host + 1 == self.nodes.len() {
+            file["tags"] = json!({"nofailover": true, "nosync": true});
+        }
+        if self.shape.architecture.is_ours() {
             let state = node.directory.join("state");
             file["pgherd"] = json!({"state_dir": state, "os_user": tools::OS_USER});
         }
@@ -202,7 +202,7 @@ impl Plan<'_> {
 
     /// What is the same for all members.
     fn dynamic(&self) -> Value {
-        let mut dynamic = match self.architecture {
+        let mut dynamic = match self.shape.architecture {
             Architecture::PgherdLease => {
                 lab::cluster::dynamic(10, Some(lab::cluster::FailoverMode::Lease))
             }
@@ -218,10 +218,13 @@ impl Plan<'_> {
         // Copies that nobody will miss.
         dynamic["postgresql"]["remove_data_directory_on_rewind_failure"] = json!(true);
         dynamic["postgresql"]["remove_data_directory_on_diverged_timelines"] = json!(true);
-        dynamic["synchronous_mode"] = match self.mode {
+        dynamic["postgresql"]["parameters"]["max_connections"] = json!(self.shape.connections());
+        dynamic["synchronous_mode"] = match self.shape.mode {
             Mode::Async => json!(false),
+            Mode::On | Mode::Strict => json!(true),
             Mode::Quorum => json!("quorum"),
         };
+        dynamic["synchronous_mode_strict"] = json!(self.shape.mode == Mode::Strict);
         dynamic
     }
 
@@ -241,23 +244,26 @@ impl Plan<'_> {
 
     /// Patroni's own example, with the times of the architecture.
     fn haproxy(&self) -> String {
-        let check = match self.architecture {
+        let check = match self.shape.architecture {
             Architecture::PatroniTight => "inter 1s fall 1 rise 1",
             _ => "inter 3s fall 3 rise 2",
         };
-        let mut text = format!(
-            "global\n    maxconn 2000\n\
-             defaults\n    mode tcp\n    retries 2\n    timeout client 30m\n    \
-             timeout connect 4s\n    timeout server 30m\n    timeout check 5s\n\
-             listen primary\n    bind 127.0.0.1:{ENTRY_PORT}\n    \
-             option httpchk OPTIONS /primary\n    http-check expect status 200\n    \
-             default-server {check} on-marked-down shutdown-sessions\n"
-        );
-        for node in self.nodes {
-            let (name, address, port) = (&node.name, network::address(node.host), node.port);
+        let mut text = "global\n    maxconn 5000\n\
+            defaults\n    mode tcp\n    retries 2\n    timeout client 30m\n    \
+            timeout connect 4s\n    timeout server 30m\n    timeout check 5s\n"
+            .to_owned();
+        for (name, port) in [("primary", ENTRY_PORT), ("replica", READ_PORT)] {
             text.push_str(&format!(
-                "    server {name} {address}:{port} maxconn 1000 check port {REST_PORT}\n"
+                "listen {name}\n    bind 127.0.0.1:{port}\n    option httpchk OPTIONS /{name}\n    \
+                 http-check expect status 200\n    \
+                 default-server {check} on-marked-down shutdown-sessions\n"
             ));
+            for node in self.nodes {
+                let (name, address, port) = (&node.name, network::address(node.host), node.port);
+                text.push_str(&format!(
+                    "    server {name} {address}:{port} maxconn 1000 check port {REST_PORT}\n"
+                ));
+            }
         }
         text
     }

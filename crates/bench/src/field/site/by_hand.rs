@@ -9,7 +9,7 @@ use lab::workload;
 use tokio::time::Instant;
 
 use super::node::{Hands, Node, conninfo, write};
-use crate::field::kinds::Mode;
+use crate::field::kinds::{Mode, Shape};
 
 /// How long one statement may take.
 const SQL_LIMIT: Duration = Duration::from_secs(5);
@@ -23,7 +23,7 @@ pub(super) struct Script<'a> {
     pub(super) ground: &'a Ground,
     pub(super) nodes: &'a [Node],
     pub(super) hands: &'a Hands,
-    pub(super) mode: Mode,
+    pub(super) shape: Shape,
     /// What the servers load at their start.
     pub(super) libraries: Option<&'static str>,
 }
@@ -47,12 +47,17 @@ impl Script<'_> {
         self.hands.initdb(self.ground, first).await?;
         let configuration = first.data_dir().join("postgresql.conf");
         let mut text = fs::read_to_string(&configuration)?;
-        text.push_str("wal_log_hints = on\nwal_keep_size = '1GB'\nmax_connections = 200\n");
-        if self.mode == Mode::Quorum {
-            let names: Vec<&str> = self.nodes.iter().map(|node| node.name.as_str()).collect();
-            let names = names.join(", ");
-            text.push_str(&format!("synchronous_standby_names = 'ANY 1 ({names})'\n"));
-        }
+        text.push_str("wal_log_hints = on\nwal_keep_size = '512MB'\n");
+        text.push_str(&format!("max_connections = {}\n", self.shape.connections()));
+        let names: Vec<&str> = self.nodes.iter().map(|node| node.name.as_str()).collect();
+        let names = names.join(", ");
+        let rule = match self.shape.mode {
+            Mode::Async => String::new(),
+            // Nobody changes it, so that it is as strict as it can be.
+            Mode::On | Mode::Strict => format!("FIRST 1 ({names})"),
+            Mode::Quorum => format!("ANY 1 ({names})"),
+        };
+        text.push_str(&format!("synchronous_standby_names = '{rule}'\n"));
         if let Some(libraries) = self.libraries {
             text.push_str(&format!("shared_preload_libraries = '{libraries}'\n"));
         }

@@ -5,12 +5,17 @@ mod by_hand;
 mod node;
 mod repmgr;
 
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use lab::ground::{self, Ground};
+use lab::http;
+use lab::tools;
 use lab::workload::{self, Target};
+use tokio::process::Command;
 use tokio::time::Instant;
 
 use self::agents::Agents;
@@ -18,15 +23,19 @@ use self::by_hand::Script;
 use self::node::Hands;
 pub(crate) use self::node::Node;
 use self::repmgr::Repmgr;
-use super::kinds::{Architecture, Mode};
+use super::kinds::{Architecture, Shape};
 use crate::say;
 
 /// Where a proxy serves writes, on the clients' host.
 const ENTRY_PORT: u16 = 5000;
+/// The same for reads.
+const READ_PORT: u16 = 5001;
 /// How long a new site may take until it is whole.
 const START_LIMIT: Duration = Duration::from_secs(240);
 /// How long one statement may take.
 const SQL_LIMIT: Duration = Duration::from_secs(3);
+/// How long a checkpoint may take.
+const CHECKPOINT_LIMIT: Duration = Duration::from_secs(60);
 /// How often the site is looked at.
 const POLL: Duration = Duration::from_millis(200);
 /// How often in a row it has to be whole.
@@ -47,10 +56,18 @@ pub(crate) struct Programs {
     pub(crate) patroni: PathBuf,
 }
 
+/// The PostgreSQL of all sites: the newest one that repmgr is there for, if it is there at all, so
+/// that everybody is measured with the same.
+///
+/// # Errors
+/// There is none.
+pub(crate) fn postgres_bin_dir() -> Result<PathBuf, tools::Missing> {
+    tools::postgres_bin_dir_with("repmgr.so").map_or_else(tools::postgres_bin_dir, Ok)
+}
+
 /// Servers with whoever keeps them writable.
 pub(crate) struct Site {
-    pub(crate) architecture: Architecture,
-    pub(crate) mode: Mode,
+    pub(crate) shape: Shape,
     pub(crate) nodes: Vec<Node>,
     hands: Hands,
     keeper: Keeper,
@@ -73,48 +90,73 @@ impl Site {
     /// # Errors
     /// What is missing, or did not come up.
     pub(crate) async fn start(
-        architecture: Architecture,
-        mode: Mode,
+        shape: Shape,
         programs: &Programs,
         directory: &Path,
     ) -> anyhow::Result<Site> {
         ground::sweep();
-        let names = (1..=architecture.servers()).map(|number| format!("node{number}"));
+        let names = (1..=shape.servers).map(|number| format!("node{number}"));
         let hosts: Vec<String> = names.chain(["client".to_owned()]).collect();
         let ground = Ground::new(directory, &hosts)?;
         let hands = Hands::new()?;
-        let nodes =
-            (0..architecture.servers()).map(|host| Node::make(directory, host, hands.owner));
+        let nodes = (0..shape.servers).map(|host| Node::make(directory, host, hands.owner));
         let nodes = nodes.collect::<anyhow::Result<Vec<Node>>>()?;
-        let mut site = Site { architecture, mode, nodes, hands, keeper: Keeper::Nobody, ground };
-        if architecture.has_agents() {
+        let mut site = Site { shape, nodes, hands, keeper: Keeper::Nobody, ground };
+        if shape.architecture.has_agents() {
             let (nodes, hands) = (&site.nodes, &site.hands);
-            let plan = agents::Plan { architecture, mode, directory, nodes, programs, hands };
+            let plan = agents::Plan { shape, directory, nodes, programs, hands };
             site.keeper = Keeper::Agents(Box::new(Agents::start(&site.ground, &plan)?));
-        } else if architecture == Architecture::Repmgr {
+        } else if shape.architecture == Architecture::Repmgr {
             site.keeper = Keeper::Repmgr(Repmgr::start(&site.script(), directory).await?);
         } else {
             site.script().set_up().await?;
         }
         site.until_whole(START_LIMIT).await.with_context(|| {
-            format!("{}: the logs are in {}", architecture.title(), directory.display())
+            format!("{}: the logs are in {}", shape.title(), directory.display())
         })?;
         Ok(site)
     }
 
     fn script(&self) -> Script<'_> {
-        let Site { ground, nodes, hands, mode, .. } = self;
-        let libraries = (self.architecture == Architecture::Repmgr).then_some("repmgr");
-        Script { ground, nodes, hands, mode: *mode, libraries }
+        let Site { shape, ground, nodes, hands, .. } = self;
+        let libraries = (shape.architecture == Architecture::Repmgr).then_some("repmgr");
+        Script { ground, nodes, hands, shape: *shape, libraries }
     }
 
     /// Where applications go.
     pub(crate) fn entry(&self, application_name: &str) -> Target {
-        if self.architecture.has_agents() {
+        if self.shape.architecture.has_agents() {
             return workload::target(ENTRY_PORT, "postgres", "none", application_name);
         }
         let servers: Vec<_> = self.nodes.iter().map(|node| (node.address(), node.port)).collect();
         workload::target_among(&servers, "postgres", "none", application_name)
+    }
+
+    /// Where writes go, for programs that take one address: nothing here fails over.
+    pub(crate) fn entry_address(&self) -> (Ipv4Addr, u16) {
+        match self.shape.architecture.has_agents() {
+            true => (Ipv4Addr::LOCALHOST, ENTRY_PORT),
+            false => (self.nodes[0].address(), self.nodes[0].port),
+        }
+    }
+
+    /// Where reads go.
+    pub(crate) fn read_address(&self) -> (Ipv4Addr, u16) {
+        match self.shape.architecture.has_agents() {
+            true => (Ipv4Addr::LOCALHOST, READ_PORT),
+            // Nobody leads clients to a replica.
+            false => self.entry_address(),
+        }
+    }
+
+    /// pgbench on the clients' host.
+    pub(crate) fn pgbench(&self, (address, port): (Ipv4Addr, u16)) -> Command {
+        let mut command = Command::new(self.hands.bin_dir.join("pgbench"));
+        let (address, port) = (address.to_string(), port.to_string());
+        command.args(["-h", &address, "-p", &port, "-U", "postgres", "-d", "postgres"]);
+        command.env("PGPASSWORD", "none").stdin(Stdio::null()).kill_on_drop(true);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
     }
 
     /// The server that takes writes, as its own host sees it; nothing if none does, or several do.
@@ -140,16 +182,17 @@ impl Site {
         let Some(primary) = self.primary().await else {
             return Some("exactly one primary".to_owned());
         };
-        let counted = match self.mode {
-            Mode::Async => STREAMING,
-            Mode::Quorum => ACKNOWLEDGING,
-        };
         let target = primary.on_its_host("pgherd-bench-look");
-        let wanted = self.nodes.len().saturating_sub(1);
-        match workload::integers(&target, counted, SQL_LIMIT).await {
-            Ok(count) if count == [i64::try_from(wanted).unwrap_or(i64::MAX)] => {}
-            Ok(count) => return Some(format!("{wanted} standbys of {} ({count:?})", primary.name)),
-            Err(error) => return Some(format!("{} ({error})", primary.name)),
+        let standbys = self.nodes.len().saturating_sub(1);
+        let acknowledging = self.shape.acknowledging();
+        for (statement, wanted) in [(STREAMING, standbys), (ACKNOWLEDGING, acknowledging)] {
+            match workload::integers(&target, statement, SQL_LIMIT).await {
+                Ok(count) if count == [i64::try_from(wanted).unwrap_or(i64::MAX)] => {}
+                Ok(count) => {
+                    return Some(format!("{wanted} standbys of {} ({count:?})", primary.name));
+                }
+                Err(error) => return Some(format!("{} ({error})", primary.name)),
+            }
         }
         match workload::probe(&self.entry("pgherd-bench-probe"), SQL_LIMIT).await {
             Ok(()) => None,
@@ -176,6 +219,24 @@ impl Site {
             }
             tokio::time::sleep(POLL).await;
         }
+    }
+
+    /// The metrics of each member of etcd, if there is one.
+    ///
+    /// # Errors
+    /// One does not answer.
+    pub(crate) async fn dcs_metrics(&self) -> anyhow::Result<Vec<String>> {
+        let mut all = Vec::new();
+        if !self.shape.architecture.has_agents() {
+            return Ok(all);
+        }
+        for node in &self.nodes {
+            let address = (node.address(), agents::ETCD_PORTS[0]).into();
+            let asked = http::get(address, "/metrics", SQL_LIMIT).await;
+            let (_, body) = asked.with_context(|| format!("etcd at {address}"))?;
+            all.push(String::from_utf8_lossy(&body).into_owned());
+        }
+        Ok(all)
     }
 
     /// Kills every process of a host; nothing of it comes back before [`Site::boot`].
@@ -255,6 +316,8 @@ impl Site {
             if let Ok(answer) = workload::integers(&target, RECOVERS, SQL_LIMIT).await
                 && answer == [0]
             {
+                // Or pg_rewind finds the new one on the old one's timeline, and nothing to do.
+                workload::execute(&target, "CHECKPOINT", CHECKPOINT_LIMIT).await?;
                 return match &self.keeper {
                     Keeper::Repmgr(repmgr) => repmgr.rejoin(&self.script(), node, other).await,
                     _ => self.script().rejoin(node, other).await,

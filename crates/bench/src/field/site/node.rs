@@ -105,7 +105,7 @@ pub(super) struct Hands {
 
 impl Hands {
     pub(super) fn new() -> anyhow::Result<Hands> {
-        Ok(Hands { bin_dir: tools::postgres_bin_dir()?, owner: tools::postgres_owner()? })
+        Ok(Hands { bin_dir: super::postgres_bin_dir()?, owner: tools::postgres_owner()? })
     }
 
     /// Runs a program of PostgreSQL's, or another one by its whole path.

@@ -5,9 +5,8 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use lab::service::{Service, Spec};
-use lab::tools;
 
 use super::by_hand::Script;
 use super::node::{Node, write};
@@ -26,7 +25,9 @@ pub(super) struct Repmgr {
 impl Repmgr {
     /// Sets everything up, and starts the daemons.
     pub(super) async fn start(script: &Script<'_>, directory: &Path) -> anyhow::Result<Repmgr> {
-        let program = tools::for_administrators("repmgr").context("repmgr is not installed")?;
+        // Not Debian's wrapper of the same name, which looks for a cluster of its own.
+        let program = script.hands.bin_dir.join("repmgr");
+        ensure!(program.is_file(), "{} is not there: install repmgr", program.display());
         let mut repmgr = Repmgr { daemons: Vec::new(), program };
         let (first, rest) = script.nodes.split_first().context("there are servers")?;
         for node in script.nodes {
@@ -79,8 +80,9 @@ impl Repmgr {
         let arguments = [format!("--reuid={uid}"), format!("--regid={gid}")].map(OsString::from);
         let rest = ["--clear-groups", "--"].map(OsString::from);
         let file = configuration_file(node);
-        let own: [OsString; 4] =
-            [program.into(), "-f".into(), file.into(), "--daemonize=false".into()];
+        // Its file would be the same on every host: only their networks are apart.
+        let apart = ["--daemonize=false", "--no-pid-file"].map(OsString::from);
+        let own = [program.into(), "-f".into(), file.into()].into_iter().chain(apart);
         Ok(Spec {
             name: format!("repmgrd-{}", node.name),
             program: "setpriv".into(),

@@ -23,6 +23,21 @@ pub(crate) fn spread(values: &[f64]) -> Option<(f64, f64)> {
     Some((smallest, largest))
 }
 
+/// The straight line through points with the least squares: its value at 0, and its slope. Nothing
+/// of points that are all at one place.
+pub(crate) fn line(points: &[(f64, f64)]) -> Option<(f64, f64)> {
+    let n = points.len() as f64;
+    let mean = |of: fn(&(f64, f64)) -> f64| points.iter().map(of).sum::<f64>() / n;
+    let (mean_x, mean_y) = (mean(|point| point.0), mean(|point| point.1));
+    let squares: f64 = points.iter().map(|(x, _)| (x - mean_x).powi(2)).sum();
+    if squares <= 0.0 || points.is_empty() {
+        return None;
+    }
+    let products: f64 = points.iter().map(|(x, y)| (x - mean_x) * (y - mean_y)).sum();
+    let slope = products / squares;
+    Some((mean_y - slope * mean_x, slope))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -43,5 +58,13 @@ mod tests {
         assert_eq!(percentile(&[1, 2], 99), Some(2));
         assert_eq!(percentile(&[], 50), None);
         assert_eq!(spread(&[2.0, 1.0, 3.0]), Some((1.0, 3.0)));
+    }
+
+    #[test]
+    fn a_line_goes_between_points() {
+        assert_eq!(line(&[(0.0, 1.0), (2.0, 5.0)]), Some((1.0, 2.0)));
+        assert_eq!(line(&[(0.0, 1.0), (1.0, 0.0), (2.0, 1.0)]), Some((2.0 / 3.0, 0.0)));
+        assert_eq!(line(&[(1.0, 1.0), (1.0, 2.0)]), None);
+        assert_eq!(line(&[]), None);
     }
 }

@@ -1,4 +1,4 @@
-//! `pgherd-bench soak`: a cluster under its writers on a loaded machine, on hosts whose network may
+//! `pgherd-bench calm`: a cluster under its writers on a loaded machine, on hosts whose network may
 //! lose packets and which may stall, where no failover may happen.
 
 mod signs;
@@ -30,7 +30,7 @@ const STALL_PERIOD: Duration = Duration::from_secs(3);
 /// A gap that touches the end is one that goes on: how long the last answer may be late.
 const SETTLE: Duration = Duration::from_secs(2);
 
-/// Options of `soak`.
+/// Options of `calm`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     /// How long
@@ -75,13 +75,13 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<bool> {
     let program = demo::program(options.pgherd.as_ref())?;
     let scratch = match options.dir {
         Some(_) => None,
-        None => Some(Scratch::new("soak")?),
+        None => Some(Scratch::new("calm")?),
     };
     let directory = match (&options.dir, &scratch) {
         (Some(directory), _) => directory.clone(),
-        (None, scratch) => scratch.as_ref().map(|s| s.0.join("soak")).unwrap_or_default(),
+        (None, scratch) => scratch.as_ref().map(|s| s.0.join("calm")).unwrap_or_default(),
     };
-    let figures = Box::pin(soaked(options, &program, &directory)).await;
+    let figures = Box::pin(lasted(options, &program, &directory)).await;
     let good = figures.as_ref().is_ok_and(is_good);
     if let Some(scratch) = scratch.filter(|_| !good) {
         say(&format!("everything is kept in {}", scratch.keep().display()));
@@ -95,7 +95,7 @@ fn is_good(figures: &Value) -> bool {
 }
 
 /// From a whole cluster to the figures.
-async fn soaked(options: &Options, program: &Path, directory: &Path) -> anyhow::Result<Value> {
+async fn lasted(options: &Options, program: &Path, directory: &Path) -> anyhow::Result<Value> {
     let settings = Settings {
         members: 3,
         synchronous_mode: SynchronousMode::Quorum,
@@ -213,7 +213,7 @@ mod tests {
     }
 
     fn of(timelines: &[u32], missing: &[i64]) -> Value {
-        let Command { options } = Command::parse_from(["soak", "--loss", "5"]);
+        let Command { options } = Command::parse_from(["calm", "--loss", "5"]);
         let timelines = timelines.iter().copied().collect();
         let missing = missing.iter().copied().collect();
         let audit = Audit { missing, ..Audit::default() };

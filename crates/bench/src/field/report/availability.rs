@@ -1,0 +1,79 @@
+//! What the second experiment shows.
+
+use super::table::{Line, Table};
+use super::{Figure, Section};
+use crate::field::availability::{FAULTS_A_YEAR, Outcome};
+use crate::field::chart::{self, Bar};
+use crate::field::kinds::Shape;
+
+/// One figure, if anything was measured.
+///
+/// # Errors
+/// The chart cannot be drawn.
+pub(super) fn section(outcomes: &[Outcome]) -> anyhow::Result<Section> {
+    let mut figures = Vec::new();
+    if !outcomes.is_empty() {
+        figures.push(Figure {
+            name: "availability".to_owned(),
+            title: "Served under the same schedule of faults".to_owned(),
+            chart: Some(chart(outcomes)?),
+            table: table(outcomes),
+        });
+    }
+    Ok(Section { title: "Availability", text: text(), figures })
+}
+
+fn text() -> String {
+    format!(
+        "Everybody operates for as long under the same faults of the primary, drawn from a seed; a \
+         fault waits until the one before it is over. A second is served if an insert was \
+         acknowledged in it; a request is an attempt of the writer, of at most a second. A year is \
+         extrapolated: {FAULTS_A_YEAR} such faults a year, and nothing else, are assumed."
+    )
+}
+
+fn title(outcome: &Outcome) -> String {
+    Shape::new(outcome.case.architecture, outcome.case.mode).title()
+}
+
+fn chart(outcomes: &[Outcome]) -> anyhow::Result<String> {
+    let bar = |outcome: &Outcome| {
+        let hours = outcome.seconds as f64 / 3600.0;
+        let unserved = (outcome.seconds - outcome.seconds_served) as f64 / hours.max(0.01);
+        Bar {
+            label: title(outcome),
+            median: unserved,
+            min: unserved,
+            max: unserved,
+            ours: outcome.case.architecture.is_ours(),
+        }
+    };
+    let bars: Vec<Bar> = outcomes.iter().map(bar).collect();
+    chart::bars("Seconds of an hour that were not served", "seconds", &bars)
+}
+
+fn table(outcomes: &[Outcome]) -> Table {
+    let line = |outcome: &Outcome| {
+        Line::new(title(outcome), outcome.case.architecture.is_ours())
+            .cell(format!("{:.2}", outcome.seconds_percent()))
+            .cell(format!("{:.2}", outcome.requests_percent()))
+            .cell(format!("{:.4}", outcome.year_percent()))
+            .cell(outcome.faults.len().to_string())
+            .cell(outcome.case.minutes.to_string())
+            .cell(format!("{:.0}", outcome.latest_s))
+            .faults(outcome.lost)
+            .faults(outcome.interleaved)
+    };
+    let header = [
+        "architecture",
+        "seconds, %",
+        "requests, %",
+        "of a year, %",
+        "faults",
+        "minutes",
+        "latest fault, s",
+        "lost",
+        "by two",
+    ];
+    Table::new(&header, outcomes.iter().map(line).collect())
+}

@@ -1,0 +1,214 @@
+//! What was measured, for people: one HTML file that needs nothing else, and tables for a document.
+
+mod availability;
+mod cost;
+mod data;
+mod failover;
+mod response;
+mod table;
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use anyhow::Context;
+use serde::{Deserialize, Serialize};
+
+pub(super) use self::failover::rows;
+use self::table::{Table, escaped};
+use super::kinds::Architecture;
+use super::results::Experiments;
+use crate::document;
+use crate::statistics;
+
+/// Where a document's charts are, beside it.
+const CHARTS: &str = "charts";
+
+/// Under what it was measured.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Conditions {
+    /// When, in UTC.
+    pub(super) at: String,
+    /// Processors, memory, kernel.
+    pub(super) machine: String,
+    /// Each program with what it says of itself.
+    pub(super) versions: Vec<String>,
+    /// When an operator begins after a fault, in seconds: assumed.
+    #[serde(default)]
+    pub(super) operator_s: u64,
+    /// The command.
+    pub(super) command: String,
+}
+
+/// One experiment.
+struct Section {
+    title: &'static str,
+    /// What was done, and what the columns mean.
+    text: String,
+    figures: Vec<Figure>,
+}
+
+/// One table with its chart, if it has one.
+struct Figure {
+    /// In names of files.
+    name: String,
+    title: String,
+    chart: Option<String>,
+    table: Table,
+}
+
+/// What there is to show.
+fn sections(experiments: &Experiments) -> anyhow::Result<Vec<Section>> {
+    let sections = [
+        failover::section(&experiments.failover)?,
+        availability::section(&experiments.availability)?,
+        response::section(&experiments.response_time),
+        cost::section(&experiments.cost),
+        data::section(&experiments.data),
+    ];
+    Ok(sections.into_iter().filter(|section| !section.figures.is_empty()).collect())
+}
+
+/// The whole page.
+///
+/// # Errors
+/// A chart cannot be drawn.
+pub(super) fn page(conditions: &Conditions, experiments: &Experiments) -> anyhow::Result<String> {
+    let mut body = String::new();
+    for section in sections(experiments)? {
+        write!(body, "<h2>{}</h2>\n<p>{}</p>\n", section.title, escaped(&section.text))?;
+        for Figure { title, chart, table, .. } in &section.figures {
+            let chart = chart.as_deref().unwrap_or_default();
+            write!(body, "<h3>{}</h3>\n{chart}\n{}", escaped(title), table.html())?;
+        }
+    }
+    let mut settings = String::new();
+    for architecture in Architecture::ALL {
+        let (title, text) = (escaped(architecture.title()), escaped(architecture.settings()));
+        writeln!(settings, "<dt>{title}</dt><dd>{text}</dd>")?;
+    }
+    let versions: Vec<String> = conditions.versions.iter().map(|text| escaped(text)).collect();
+    Ok(format!(
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
+         <title>{TITLE}</title><style>{STYLE}</style></head><body>\n\
+         <h1>{TITLE}</h1>\n<p>{}; {}; <code>{}</code></p>\n<p>{}</p>\n\
+         <p>Where an operator is needed, a script of theirs begins {} s after the fault: an \
+         assumption, not a measurement.</p>\n{body}\n<h2>Settings</h2>\n<dl>{settings}</dl>\n\
+         </body></html>\n",
+        escaped(&conditions.at),
+        escaped(&conditions.machine),
+        escaped(&conditions.command),
+        versions.join("<br>"),
+        conditions.operator_s
+    ))
+}
+
+const TITLE: &str = "pgherd, measured against the field";
+
+const STYLE: &str = "body{font:15px/1.5 sans-serif;max-width:60em;margin:2em auto;padding:0 1em}\
+    table{border-collapse:collapse;margin:1em 0}td,th{border:1px solid #bbb;padding:.2em .6em;\
+    text-align:right}td:first-child,th:first-child{text-align:left}.bad{background:#fdd}\
+    .ours{font-weight:bold}svg{max-width:100%;height:auto}";
+
+/// Replaces the tables of a document between their marks, and the charts beside it.
+///
+/// # Errors
+/// The document has no marks for what was measured, or a file cannot be written.
+pub(super) fn write(
+    document: &Path,
+    conditions: &Conditions,
+    experiments: &Experiments,
+) -> anyhow::Result<()> {
+    let charts = document.with_file_name(CHARTS);
+    fs::create_dir_all(&charts).with_context(|| format!("cannot make {}", charts.display()))?;
+    let under = format!(
+        "{}; {}; {}; an operator begins after {} s (assumed); `{}`\n",
+        conditions.at,
+        conditions.machine,
+        conditions.versions.join(", "),
+        conditions.operator_s,
+        conditions.command
+    );
+    let mut parts = Vec::new();
+    for section in sections(experiments)? {
+        let mut text = under.clone();
+        for Figure { name, title, chart, table } in &section.figures {
+            write!(text, "\n{title}:\n\n{}", table.markdown())?;
+            let Some(chart) = chart else { continue };
+            let file = charts.join(format!("{name}.svg"));
+            fs::write(&file, chart).with_context(|| format!("cannot write {}", file.display()))?;
+            write!(text, "\n![{title}]({CHARTS}/{name}.svg)\n")?;
+        }
+        parts.push((format!("bench {}", section.title.to_lowercase()), text));
+    }
+    document::replace(document, &parts)
+}
+
+/// Several measurements of one thing.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Spread {
+    pub(super) median: f64,
+    pub(super) min: f64,
+    pub(super) max: f64,
+    pub(super) n: usize,
+}
+
+/// Of at least one value.
+fn spread(values: &[f64]) -> Option<Spread> {
+    let (min, max) = statistics::spread(values)?;
+    Some(Spread { median: statistics::median(values.iter().copied())?, min, max, n: values.len() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::field::failover::{Case, Outcome};
+    use crate::field::kinds::{Fault, Mode};
+
+    fn experiments() -> Experiments {
+        let case = Case {
+            architecture: Architecture::Patroni,
+            mode: Mode::Async,
+            fault: Fault::HostLost,
+            run: 1,
+        };
+        let outcome =
+            Outcome { case, gap_s: 30.0, healthy_s: 40.0, lost: 7, interleaved: 0, by_hand: false };
+        Experiments { failover: vec![outcome], ..Experiments::default() }
+    }
+
+    #[test]
+    fn the_page_shows_what_was_lost_and_under_what() {
+        let conditions = Conditions {
+            machine: "2 <processors>".into(),
+            versions: vec!["x 1.0".into()],
+            operator_s: 61,
+            ..Conditions::default()
+        };
+        let page = page(&conditions, &experiments()).expect("it can be drawn");
+        for text in [
+            "2 &lt;processors&gt;",
+            "x 1.0",
+            "host lost",
+            "<td class=\"bad\">7</td>",
+            "begins 61 s",
+        ] {
+            assert!(page.contains(text), "{text}");
+        }
+        assert!(!page.contains("disk full"), "it was not measured");
+    }
+
+    #[test]
+    fn a_document_has_tables_and_charts() {
+        let directory = std::env::temp_dir().join(format!("bench-report-{}", std::process::id()));
+        fs::create_dir_all(&directory).expect("a temporary directory");
+        let document = directory.join("benchmarks.md");
+        fs::write(&document, "a\n<!-- bench failover -->\nold\n<!-- /bench failover -->\nb\n")
+            .expect("it is ours");
+        write(&document, &Conditions::default(), &experiments()).expect("it has the marks");
+        let text = fs::read_to_string(&document).expect("it is there");
+        assert!(text.contains("| 30.00 |") && !text.contains("old"), "{text}");
+        assert!(directory.join("charts/failover-host-lost.svg").is_file());
+        fs::remove_dir_all(&directory).expect("it is ours");
+    }
+}

@@ -1,0 +1,269 @@
+//! The third experiment: how long statements take, on servers that have equal shares of the
+//! processors, so that several of them on one machine stand for several machines.
+
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use lab::processor::Share;
+use serde::{Deserialize, Serialize};
+use tokio::process::Command;
+
+use super::kinds::{Architecture, Mode, Shape};
+use super::results::Results;
+use super::site::Site;
+use super::{Options, Run, rounded};
+use crate::Scratch;
+use crate::pgbench::{self, Log};
+use crate::statistics::percentile;
+
+/// Of one processor, for each server's host; clients and proxy have the rest.
+const SHARE_PERCENT: u64 = 20;
+/// Who is measured. The other ones lead clients to the same servers in the same way.
+const ARCHITECTURES: [Architecture; 3] =
+    [Architecture::Single, Architecture::Patroni, Architecture::PgherdFenced];
+/// Clients, with [`SOME_REPLICAS`].
+const CLIENTS: [u32; 4] = [1, 10, 100, 1000];
+/// Replicas, with [`SOME_CLIENTS`].
+const REPLICAS: [usize; 5] = [1, 2, 3, 4, 5];
+const SOME_CLIENTS: u32 = 10;
+const SOME_REPLICAS: usize = 2;
+/// The offered load, in transactions a second, where it is not as much as there is.
+const RATE: u32 = 200;
+/// Of a hundred clients, and of a hundred transactions, those that write.
+const WRITES_PERCENT: u32 = 10;
+/// How long one load lasts.
+const SECONDS: u64 = 20;
+/// How many clients connect in a second of that, at least.
+const CONNECTING: u32 = 40;
+/// pgbench's scale.
+const SCALE: u32 = 10;
+/// How long its tables may take.
+const TABLES_LIMIT: u64 = 300;
+
+/// How much clients ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Load {
+    /// So many transactions a second.
+    Offered(u32),
+    /// As many as there are answers.
+    Saturating,
+}
+
+/// What is measured once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Case {
+    pub(crate) architecture: Architecture,
+    pub(crate) replicas: usize,
+    pub(crate) clients: u32,
+    pub(crate) load: Load,
+}
+
+/// How it went.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Outcome {
+    #[serde(flatten)]
+    pub(crate) case: Case,
+    /// Transactions a second.
+    pub(crate) tps: f64,
+    /// Response times, from when a transaction was due.
+    pub(crate) mean_ms: f64,
+    pub(crate) p50_ms: f64,
+    pub(crate) p99_ms: f64,
+    /// Whether another server led at the end: the load was taken for a fault.
+    pub(crate) handed_over: bool,
+}
+
+/// What of it is not measured yet; cases of one site follow each other.
+pub(super) fn todo(options: &Options, results: &Results) -> Vec<Case> {
+    let wanted =
+        |one: &Architecture| options.architecture.is_empty() || options.architecture.contains(one);
+    let mut cases = Vec::new();
+    for architecture in ARCHITECTURES.into_iter().filter(wanted) {
+        let alone = architecture == Architecture::Single;
+        for replicas in if alone { vec![0] } else { REPLICAS.to_vec() } {
+            let many = alone || replicas == SOME_REPLICAS;
+            for clients in if many { CLIENTS.to_vec() } else { vec![SOME_CLIENTS] } {
+                for load in [Load::Offered(RATE), Load::Saturating] {
+                    cases.push(Case { architecture, replicas, clients, load });
+                }
+            }
+        }
+    }
+    cases.retain(|case| !results.has_response(case));
+    cases
+}
+
+/// About how long these take.
+pub(super) fn expected(cases: &[Case]) -> Duration {
+    let seconds = cases.iter().map(|case| length(case.clients) + 10).sum();
+    Duration::from_secs(seconds)
+}
+
+/// pgbench's clock runs while its clients connect.
+fn length(clients: u32) -> u64 {
+    SECONDS + u64::from(clients / CONNECTING)
+}
+
+/// Measures them; `false` if a site was given up.
+///
+/// # Errors
+/// The results cannot be written.
+pub(super) async fn measure(run: &mut Run<'_>) -> anyhow::Result<bool> {
+    let todo = todo(run.options, &run.results);
+    let same_site = |one: &Case, other: &Case| {
+        (one.architecture, one.replicas) == (other.architecture, other.replicas)
+    };
+    let mut complete = true;
+    for cases in todo.chunk_by(same_site) {
+        let Case { architecture, replicas, .. } = cases[0];
+        let shape =
+            Shape { servers: replicas + 1, crowded: true, ..Shape::new(architecture, Mode::Async) };
+        let left_after = run.progress.left_after(expected(cases));
+        if let Err(error) = of_site(run, shape, cases).await {
+            complete = false;
+            run.given_up(&format!("{}, {replicas} replicas", shape.title()), &error);
+        }
+        run.progress.left_is(left_after);
+    }
+    Ok(complete)
+}
+
+async fn of_site(run: &mut Run<'_>, shape: Shape, cases: &[Case]) -> anyhow::Result<()> {
+    let (scratch, logs) = (run.scratch()?, Scratch::new("field-logs")?);
+    let site = run.site(shape, &scratch).await?;
+    let mut tables = site.pgbench(site.entry_address());
+    tables.args(["-i", "-q", "-s", &SCALE.to_string()]);
+    let made = pgbench::output(tables, TABLES_LIMIT).await?;
+    ensure!(made.status.success(), "pgbench -i: {}", String::from_utf8_lossy(&made.stderr));
+    site.until_whole(Duration::from_secs(TABLES_LIMIT)).await?;
+    let _shares = shares(&site).context("equal shares of the processors")?;
+    for case in cases {
+        let outcome = one(&site, *case, &logs).await?;
+        run.progress.done(expected(&[*case]));
+        run.progress.tell(&format!(
+            "{}, {} replicas, {} clients, {:?}: {:.0} tps, mean {:.1} ms, p99 {:.1} ms",
+            shape.title(),
+            case.replicas,
+            case.clients,
+            case.load,
+            outcome.tps,
+            outcome.mean_ms,
+            outcome.p99_ms
+        ));
+        run.results.add_response(outcome)?;
+    }
+    Ok(())
+}
+
+/// Confines every server's host.
+fn shares(site: &Site) -> anyhow::Result<Vec<Share>> {
+    let share = |host: usize| {
+        let group = site.ground.group(host);
+        Share::new(site.ground.network.name(host), &group.pids(), SHARE_PERCENT)
+    };
+    Ok((0..site.nodes.len()).map(share).collect::<std::io::Result<Vec<Share>>>()?)
+}
+
+/// Readers at the entry for reads, and writers at the other one, at the same time.
+async fn one(site: &Site, case: Case, logs: &Scratch) -> anyhow::Result<Outcome> {
+    let before = site.primary().await.context("there is not one primary")?.host;
+    let writers = (case.clients * WRITES_PERCENT / 100).max(1);
+    // One client alone cannot be two.
+    let readers = case.clients.saturating_sub(writers).max(1);
+    let rate = |percent: u32| match case.load {
+        Load::Offered(tps) => Some(tps * percent / 100),
+        Load::Saturating => None,
+    };
+    let (read_logs, write_logs) = (logs.0.join("read"), logs.0.join("write"));
+    let reads = Half {
+        pgbench: site.pgbench(site.read_address()),
+        script: "select-only",
+        clients: readers,
+        rate: rate(100 - WRITES_PERCENT),
+        logs: &read_logs,
+    };
+    let writes = Half {
+        pgbench: site.pgbench(site.entry_address()),
+        script: "simple-update",
+        clients: writers,
+        rate: rate(WRITES_PERCENT),
+        logs: &write_logs,
+    };
+    let seconds = length(case.clients);
+    let (reads, writes) = tokio::try_join!(reads.run(seconds), writes.run(seconds))?;
+    let mut times: Vec<u64> = reads.times.into_iter().chain(writes.times).collect();
+    times.sort_unstable();
+    let ms = |us: f64| rounded(us / 1000.0);
+    let at = |percent| percentile(&times, percent).map(|us| ms(us as f64));
+    let nothing = "there was no transaction";
+    let mean = times.iter().sum::<u64>() as f64 / times.len().max(1) as f64;
+    let after = site.primary().await.map(|node| node.host);
+    Ok(Outcome {
+        case,
+        tps: rounded(reads.tps + writes.tps),
+        mean_ms: ms(mean),
+        p50_ms: at(50).context(nothing)?,
+        p99_ms: at(99).context(nothing)?,
+        handed_over: after != Some(before),
+    })
+}
+
+/// One pgbench of the two.
+struct Half<'a> {
+    pgbench: Command,
+    script: &'static str,
+    clients: u32,
+    /// Transactions a second.
+    rate: Option<u32>,
+    logs: &'a std::path::Path,
+}
+
+/// What it told.
+struct Told {
+    tps: f64,
+    /// Response times in microseconds.
+    times: Vec<u64>,
+}
+
+impl Half<'_> {
+    async fn run(self, seconds: u64) -> anyhow::Result<Told> {
+        let Half { mut pgbench, script, clients, rate, logs } = self;
+        std::fs::create_dir_all(logs)?;
+        let log = Log::new(logs)?;
+        pgbench.args(["-n", "-b", script, "-c", &clients.to_string(), "-j", "2"]);
+        pgbench.args(["-T", &seconds.to_string()]);
+        if let Some(rate) = rate {
+            pgbench.arg(format!("--rate={rate}"));
+        }
+        log.options(&mut pgbench);
+        let done = pgbench::output(pgbench, seconds).await?;
+        let (said, complained) =
+            (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+        ensure!(done.status.success(), "pgbench, {script}: {complained}");
+        let (tps, _) = pgbench::figures(&said).with_context(|| format!("pgbench said {said:?}"))?;
+        let times = log.read()?.iter().map(|entry| entry.latency_us + entry.lag_us).collect();
+        Ok(Told { tps, times })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[test]
+    fn clients_vary_with_some_replicas_and_replicas_with_some_clients() {
+        let options = Options::parse_from(["field"]);
+        let none = std::path::Path::new("none");
+        let cases = todo(&options, &Results::open(none, false).expect("an empty one"));
+        let count =
+            |architecture| cases.iter().filter(|case| case.architecture == architecture).count();
+        assert_eq!(count(Architecture::Single), 4 * 2);
+        assert_eq!(count(Architecture::PgherdFenced), (4 + 4) * 2);
+        let mut sites =
+            cases.chunk_by(|a, b| (a.architecture, a.replicas) == (b.architecture, b.replicas));
+        assert_eq!(sites.by_ref().count(), 1 + 5 + 5);
+        assert!(length(1000) > length(10));
+    }
+}
