@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use types::{
     Control, ControlState, DataDir, Health, HistoryLine, Lsn, Millis, Primary, Process, Receiver,
-    Role, Running, Server, SlotChange, Standby, SyncNames, Timeline, Upstream,
+    Role, Running, Server, Slot, SlotChange, Standby, SyncNames, Timeline, Upstream,
 };
 
 use crate::{
@@ -32,6 +32,8 @@ struct State {
     copy: Option<Copy>,
     runs: Option<As>,
     sync: SyncRule,
+    /// Physical ones; nobody uses them.
+    slots: BTreeSet<String>,
 }
 
 /// What is in the data directory.
@@ -130,7 +132,10 @@ impl Instance for Pretended {
         };
         let process = state.runs.as_ref().map_or(Process::Stopped, |runs| {
             let started = "2000-01-01 00:00:00+00".to_owned();
-            let server = Server { version: VERSION, started, ..Server::default() };
+            let slot =
+                |name: &String| Slot { name: name.clone(), restart: Some(END), ..Slot::default() };
+            let slots = state.slots.iter().map(slot).collect();
+            let server = Server { version: VERSION, started, slots, ..Server::default() };
             Process::Running(Running { server, role: state.role(copy, runs) })
         });
         let data_dir = DataDir::Present(state.control(copy, &self.identifier));
@@ -234,7 +239,17 @@ impl Instance for Pretended {
         Ok(())
     }
 
-    async fn change_slots(&self, _changes: &[SlotChange]) -> Result<(), Error> {
+    async fn change_slots(&self, changes: &[SlotChange]) -> Result<(), Error> {
+        let slots = &mut self.state().slots;
+        for change in changes {
+            match change {
+                SlotChange::Create { name } => drop(slots.insert(name.clone())),
+                SlotChange::Drop { name } => drop(slots.remove(name)),
+                SlotChange::Advance { .. }
+                | SlotChange::CreateLogical { .. }
+                | SlotChange::AdvanceLogical { .. } => {}
+            }
+        }
         Ok(())
     }
 
@@ -299,6 +314,10 @@ mod tests {
         one.stop(StopMode::Fast, Millis(1)).await.unwrap();
         one.start(StartAs::Standby { upstream: None }, Millis(1)).await.unwrap();
         assert!(!is_primary(&one.observe().await));
+        let slot = |name: &str| SlotChange::Create { name: name.to_owned() };
+        let unwanted = SlotChange::Drop { name: "b".to_owned() };
+        one.change_slots(&[slot("a"), slot("b"), unwanted]).await.unwrap();
+        assert_eq!(one.state().slots, ["a".to_owned()].into());
         let plan = PromotePlan { timeline: Timeline(4), sync: SyncRule::Off };
         assert_eq!(one.promote(plan, Millis(1)).await.unwrap(), Timeline(4));
         assert!(is_primary(&one.observe().await));

@@ -30,8 +30,8 @@ const ARCHITECTURES: [Architecture; 2] = [Architecture::Patroni, Architecture::P
 const WINDOW: Duration = Duration::from_secs(10);
 /// How long the writers run before something is measured.
 const CALM: Duration = Duration::from_secs(2);
-/// How long what was under way may take to be replayed.
-const UNDER_WAY: Duration = Duration::from_secs(1);
+/// How long what has arrived may take to be replayed.
+const REPLAYED: Duration = Duration::from_secs(1);
 
 /// What one site is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -201,12 +201,16 @@ async fn lacks(bench: &Bench, delay_ms: u64) -> anyhow::Result<Finding> {
     apart(bench, delay_ms).await?;
     let site = &bench.site;
     let (remote, near) = site.nodes.split_last().context("there are servers")?;
+    // What is under way is lost as well: nothing of the last moments arrives.
+    site.ground.network.apply(Rule::around(remote.host, Way::Both, &[], Effect::Drop));
+    tokio::time::sleep(Duration::from_millis(delay_ms)).await;
     for node in near {
         site.lose(node).await?;
     }
-    tokio::time::sleep(Duration::from_millis(delay_ms) + UNDER_WAY).await;
+    tokio::time::sleep(Duration::from_millis(delay_ms) + REPLAYED).await;
     let entries = bench.books.ledger.lock().acks().len();
     let present = workload::present(&remote.on_its_host("pgherd-bench-audit"), SQL_LIMIT).await;
+    site.ground.network.heal();
     near.iter().for_each(|node| site.boot(node));
     let finding = {
         let ledger = bench.books.ledger.lock();

@@ -150,9 +150,9 @@ async fn of_many(run: &Run<'_>, clusters: u16) -> anyhow::Result<Outcome> {
     Ok(Outcome {
         clusters,
         agents_memory_mib: memory(&agents),
-        agents_processor: a_second(before.agents_seconds, after.agents_seconds) * 100.0,
+        agents_processor: rounded(a_second(before.agents_seconds, after.agents_seconds) * 100.0),
         etcd_memory_mib: memory(&etcd),
-        etcd_processor: a_second(before.etcd_seconds, after.etcd_seconds) * 100.0,
+        etcd_processor: rounded(a_second(before.etcd_seconds, after.etcd_seconds) * 100.0),
         dcs_requests: a_second(before.requests, after.requests),
         dcs_changes: a_second(before.changes, after.changes),
         network_bytes: a_second(before.bytes, after.bytes),
