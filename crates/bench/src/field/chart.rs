@@ -18,6 +18,8 @@ const WIDTH: u32 = 860;
 const ROW_HEIGHT: u32 = 26;
 const MARGINS_HEIGHT: u32 = 90;
 const LABELS_WIDTH: u32 = 330;
+/// How much further the scale goes than the longest bar, whose figure stands behind it.
+const ROOM: f64 = 2.5;
 /// No bar is shorter.
 const LEAST: f64 = 0.01;
 
@@ -53,7 +55,7 @@ fn draw(
         .margin(8)
         .x_label_area_size(36)
         .y_label_area_size(LABELS_WIDTH)
-        .build_cartesian_2d((LEAST..largest * 1.3).log_scale(), 0.0..rows)?;
+        .build_cartesian_2d((LEAST..largest * ROOM).log_scale(), 0.0..rows)?;
     chart
         .configure_mesh()
         .disable_y_mesh()

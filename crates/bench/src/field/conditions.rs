@@ -49,5 +49,7 @@ fn machine() -> String {
     });
     let gibibytes = kilobytes.unwrap_or(0) / (1 << 20);
     let kernel = read("/proc/sys/kernel/osrelease");
-    format!("{processors} processors, {gibibytes} GiB, Linux {}", kernel.trim())
+    // What follows the version says who built it.
+    let kernel = kernel.trim().split('-').next().unwrap_or_default();
+    format!("{processors} processors, {gibibytes} GiB, Linux {kernel}")
 }

@@ -116,6 +116,13 @@ impl Script<'_> {
         self.hands.start(self.ground, from).await
     }
 
+    /// After a promotion, or pg_rewind finds the new primary on the old one's timeline, and nothing
+    /// to do.
+    pub(super) async fn checkpoint(&self, primary: &Node) -> anyhow::Result<()> {
+        let target = primary.on_its_host("pgherd-bench-operator");
+        Ok(workload::execute(&target, "CHECKPOINT", FOLLOW_LIMIT).await?)
+    }
+
     /// A former primary becomes a standby of `primary`.
     pub(super) async fn rejoin(&self, node: &Node, primary: &Node) -> anyhow::Result<()> {
         if lab::process::postmaster_of(&node.data_dir()).is_some() {

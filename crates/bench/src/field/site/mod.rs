@@ -34,8 +34,6 @@ const READ_PORT: u16 = 5001;
 const START_LIMIT: Duration = Duration::from_secs(240);
 /// How long one statement may take.
 const SQL_LIMIT: Duration = Duration::from_secs(3);
-/// How long a checkpoint may take.
-const CHECKPOINT_LIMIT: Duration = Duration::from_secs(60);
 /// How often the site is looked at.
 const POLL: Duration = Duration::from_millis(200);
 /// How often in a row it has to be whole.
@@ -316,8 +314,7 @@ impl Site {
             if let Ok(answer) = workload::integers(&target, RECOVERS, SQL_LIMIT).await
                 && answer == [0]
             {
-                // Or pg_rewind finds the new one on the old one's timeline, and nothing to do.
-                workload::execute(&target, "CHECKPOINT", CHECKPOINT_LIMIT).await?;
+                self.script().checkpoint(other).await?;
                 return match &self.keeper {
                     Keeper::Repmgr(repmgr) => repmgr.rejoin(&self.script(), node, other).await,
                     _ => self.script().rejoin(node, other).await,

@@ -130,6 +130,7 @@ impl Repmgr {
         for node in script.nodes.iter().filter(|n| n.host != from.host && n.host != to.host) {
             self.run(script, node, &["standby", "follow"]).await?;
         }
+        script.checkpoint(to).await?;
         self.rejoin(script, from, to).await?;
         self.run(script, to, &["service", "unpause"]).await
     }
