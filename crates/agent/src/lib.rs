@@ -62,10 +62,10 @@ pub async fn run(options: AgentOptions) -> Result<ExitCode, AgentError> {
 /// no room for as many servers.
 ///
 /// # Errors
-/// As [`run`].
+/// As [`run`], and for a cluster whose name does not say that it is pretended.
 pub async fn run_pretending(options: AgentOptions) -> Result<ExitCode, AgentError> {
     tracing::warn!("there is no PostgreSQL here: this agent only pretends that there is one");
-    run_with(options, |config| Ok(Pretended::new(&config))).await
+    run_with(options, |config| Pretended::new(&config)).await
 }
 
 async fn run_with<I: Instance>(

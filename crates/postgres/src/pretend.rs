@@ -10,8 +10,8 @@ use types::{
 };
 
 use crate::{
-    CopyProgress, Error, HandOver, Instance, InstanceConfig, Observation, PromotePlan, StartAs,
-    Started, StopMode, SyncRule,
+    CopyProgress, Error, HandOver, Instance, InstanceConfig, Observation, PromotePlan, SetupError,
+    StartAs, Started, StopMode, SyncRule,
 };
 
 /// `server_version_num` of what is not there.
@@ -49,16 +49,32 @@ enum As {
     Standby { upstream: Option<Upstream> },
 }
 
+/// How the names of clusters begin that it may be of: a member without data must not stand in the
+/// election of a cluster that has some.
+const SCOPES: &str = "pretended-";
+
 impl Pretended {
-    /// One with an empty data directory, of the cluster of that name.
-    #[must_use]
-    pub fn new(config: &InstanceConfig) -> Pretended {
+    /// One with an empty data directory.
+    ///
+    /// # Errors
+    /// The cluster could be a real one.
+    pub fn new(config: &InstanceConfig) -> Result<Pretended, SetupError> {
+        Pretended::of(&config.scope)
+    }
+
+    fn of(scope: &str) -> Result<Pretended, SetupError> {
+        if !scope.starts_with(SCOPES) {
+            let problem = format!(
+                "--pretend: the cluster {scope:?} could have data; the scope has to begin with \
+                 {SCOPES}"
+            );
+            return Err(SetupError { problems: vec![problem] });
+        }
         // Any number will do that differs from cluster to cluster.
-        let number = config
-            .scope
+        let number = scope
             .bytes()
             .fold(1_u64, |number, byte| number.wrapping_mul(31).wrapping_add(u64::from(byte)));
-        Pretended { identifier: number.to_string(), state: Mutex::default() }
+        Ok(Pretended { identifier: number.to_string(), state: Mutex::default() })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -296,7 +312,15 @@ mod tests {
     use super::*;
 
     fn pretended() -> Pretended {
-        Pretended { identifier: "7".to_owned(), state: Mutex::default() }
+        Pretended::of("pretended-1").unwrap()
+    }
+
+    #[test]
+    fn it_takes_no_part_in_a_cluster_that_could_be_real() {
+        for scope in ["main", "", "my-pretended-1"] {
+            let error = Pretended::of(scope).unwrap_err();
+            assert!(error.problems[0].contains("has to begin with pretended-"), "{error}");
+        }
     }
 
     fn is_primary(observation: &Observation) -> bool {

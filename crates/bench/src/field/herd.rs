@@ -173,7 +173,7 @@ fn start_etcd(ground: &Ground, directory: &Path) -> anyhow::Result<Service> {
 }
 
 fn scope(cluster: u16) -> String {
-    format!("cluster{cluster}")
+    format!("pretended-{cluster}")
 }
 
 fn rest_port(cluster: u16, member: u16) -> u16 {

@@ -57,6 +57,19 @@ pub(crate) struct Options {
     /// How many rounds, those that are resumed among them
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
+    #[command(flatten)]
+    of: Of,
+    /// Go on with the rounds in --dir
+    #[arg(long, requires = "dir")]
+    resume: bool,
+    /// A fault of the rounds themselves, which has to make them fail
+    #[arg(long, hide = true)]
+    plant: Option<Plant>,
+}
+
+/// What the rounds are of.
+#[derive(Debug, clap::Args)]
+struct Of {
     /// What the rounds are drawn from
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -73,18 +86,23 @@ pub(crate) struct Options {
     #[arg(long, value_name = "SECONDS", default_value_t = 10,
           value_parser = clap::value_parser!(u64).range(5..=600))]
     ttl: u64,
-    /// Keep everything in this directory (default: a temporary one, kept only if a round failed)
+    /// Keep everything in this directory (default: a temporary one, kept if something is wrong)
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
-    /// Go on with the rounds in --dir
-    #[arg(long, requires = "dir")]
-    resume: bool,
-    /// A fault of the rounds themselves, which has to make them fail
-    #[arg(long, hide = true)]
-    plant: Option<Plant>,
     /// The program to try (default: the one beside this one)
     #[arg(long, value_name = "FILE")]
     pgherd: Option<PathBuf>,
+}
+
+impl Of {
+    fn settings(&self) -> Settings {
+        Settings {
+            members: self.members,
+            synchronous_mode: self.mode,
+            failover_mode: self.failover_mode,
+            ttl: self.ttl,
+        }
+    }
 }
 
 fn members(text: &str) -> Result<u16, String> {
@@ -100,15 +118,10 @@ fn members(text: &str) -> Result<u16, String> {
 /// # Errors
 /// They cannot be had here.
 pub(crate) async fn run(options: &Options) -> anyhow::Result<bool> {
-    let program = demo::program(options.pgherd.as_ref())?;
-    let (scratch, directory) = place(options.dir.as_ref(), "rounds")?;
-    let settings = Settings {
-        members: options.members,
-        synchronous_mode: options.mode,
-        failover_mode: options.failover_mode,
-        ttl: options.ttl,
-    };
-    let mut state = State::begin(&directory, options.resume, options.seed, settings)?;
+    let program = demo::program(options.of.pgherd.as_ref())?;
+    let (scratch, directory) = place(options.of.dir.as_ref(), "rounds")?;
+    let (seed, settings) = (options.of.seed, options.of.settings());
+    let mut state = State::begin(&directory, options.resume, seed, settings)?;
     let mut ran = Ok(());
     if state.rounds < options.rounds && state.is_good() {
         ran = Box::pin(all(options, &program, &directory, &mut state)).await;

@@ -1,15 +1,13 @@
 //! `pgherd-bench soak`: rounds for hours, in one cluster whose programs must not grow.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
-use lab::cluster::{FailoverMode, Settings, SynchronousMode};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::growth::Growth;
 use super::state::State;
-use super::{PACES, place, round};
+use super::{Of, PACES, place, round};
 use crate::stage::{self, Stage};
 use crate::{demo, say};
 
@@ -19,28 +17,8 @@ pub(crate) struct Options {
     /// How long
     #[arg(long, value_parser = hours)]
     hours: f64,
-    /// What the rounds are drawn from
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
-    /// How many members: 3 or 5
-    #[arg(long, default_value_t = 3, value_parser = super::members)]
-    members: u16,
-    /// How commits wait for standbys: quorum, on
-    #[arg(long, default_value = "quorum")]
-    mode: SynchronousMode,
-    /// What starts an election: lease, fenced (default: what the program does by itself)
-    #[arg(long, value_name = "MODE")]
-    failover_mode: Option<FailoverMode>,
-    /// The leader's lease; `loop_wait` and `retry_timeout` fit it
-    #[arg(long, value_name = "SECONDS", default_value_t = 10,
-          value_parser = clap::value_parser!(u64).range(5..=600))]
-    ttl: u64,
-    /// Keep everything in this directory (default: a temporary one, kept if something is wrong)
-    #[arg(long, value_name = "DIR")]
-    dir: Option<PathBuf>,
-    /// The program to try (default: the one beside this one)
-    #[arg(long, value_name = "FILE")]
-    pgherd: Option<PathBuf>,
+    #[command(flatten)]
+    of: Of,
 }
 
 fn hours(text: &str) -> Result<f64, String> {
@@ -55,15 +33,10 @@ fn hours(text: &str) -> Result<f64, String> {
 /// # Errors
 /// It cannot be had here.
 pub(crate) async fn run(options: &Options) -> anyhow::Result<bool> {
-    let program = demo::program(options.pgherd.as_ref())?;
-    let (scratch, directory) = place(options.dir.as_ref(), "soak")?;
-    let settings = Settings {
-        members: options.members,
-        synchronous_mode: options.mode,
-        failover_mode: options.failover_mode,
-        ttl: options.ttl,
-    };
-    let state = State::begin(&directory, false, options.seed, settings)?;
+    let program = demo::program(options.of.pgherd.as_ref())?;
+    let (scratch, directory) = place(options.of.dir.as_ref(), "soak")?;
+    let settings = options.of.settings();
+    let state = State::begin(&directory, false, options.of.seed, settings)?;
     let plan = stage::plan(&program, directory, settings, true)?;
     let stage = Box::pin(Stage::start(&plan, PACES, 0)).await?;
     let mut soak = Soak { stage, state, growth: Growth::default() };

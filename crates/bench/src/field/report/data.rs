@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::table::{Line, Table};
-use super::{Figure, Section, spread};
+use super::{Section, plain, spread};
 use crate::field::data::{Case, Finding, Outcome, Part};
 use crate::field::kinds::{Fault, Mode, Shape};
 
@@ -22,14 +22,7 @@ pub(super) fn section(outcomes: &[Outcome]) -> Section {
             lacks(outcomes),
         ),
     ];
-    let figures = tables.into_iter().filter(|(_, _, table)| !table.lines.is_empty());
-    let figure = |(name, title, table): (&str, &str, Table)| Figure {
-        name: name.to_owned(),
-        title: title.to_owned(),
-        chart: None,
-        table,
-    };
-    Section { title: "Data", text: TEXT.to_owned(), figures: figures.map(figure).collect() }
+    Section { title: "Data", text: TEXT.to_owned(), figures: plain(tables) }
 }
 
 const TEXT: &str = "Three servers in three sites; each packet between two of them is later by the \

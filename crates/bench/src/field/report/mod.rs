@@ -57,6 +57,18 @@ struct Figure {
     table: Table,
 }
 
+/// Figures without charts, of the tables (a name and a title before each) that have any line.
+fn plain<const N: usize>(tables: [(&str, &str, Table); N]) -> Vec<Figure> {
+    let filled = tables.into_iter().filter(|(_, _, table)| !table.lines.is_empty());
+    let figure = |(name, title, table): (&str, &str, Table)| Figure {
+        name: name.to_owned(),
+        title: title.to_owned(),
+        chart: None,
+        table,
+    };
+    filled.map(figure).collect()
+}
+
 /// What there is to show.
 fn sections(experiments: &Experiments) -> anyhow::Result<Vec<Section>> {
     let sections = [

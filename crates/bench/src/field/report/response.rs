@@ -1,7 +1,7 @@
 //! What the third experiment shows.
 
 use super::table::{Line, Table};
-use super::{Figure, Section};
+use super::{Section, plain};
 use crate::field::response::{Load, Outcome};
 
 /// A table for each load that was measured.
@@ -12,18 +12,7 @@ pub(super) fn section(outcomes: &[Outcome]) -> Section {
         ("response-offered", "At the offered load", table(outcomes.iter().filter(offered))),
         ("response-saturating", "As fast as they go", table(outcomes.iter().filter(saturating))),
     ];
-    let figures = tables.into_iter().filter(|(_, _, table)| !table.lines.is_empty());
-    let figure = |(name, title, table): (&str, &str, Table)| Figure {
-        name: name.to_owned(),
-        title: title.to_owned(),
-        chart: None,
-        table,
-    };
-    Section {
-        title: "Response time",
-        text: TEXT.to_owned(),
-        figures: figures.map(figure).collect(),
-    }
+    Section { title: "Response time", text: TEXT.to_owned(), figures: plain(tables) }
 }
 
 const TEXT: &str = "Nine of ten transactions of pgbench read one row (where reads are served, \
