@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, timeout};
-use tokio_postgres::config::TargetSessionAttrs;
+use tokio_postgres::config::{LoadBalanceHosts, TargetSessionAttrs};
 use tokio_postgres::{Client, Config, NoTls, Statement};
 
 use crate::ledger::{Ack, IDS_PER_WRITER, Ledger};
@@ -93,7 +93,8 @@ pub fn target_at(
 }
 
 /// Whichever of several servers takes writes, as libpq finds it with
-/// `target_session_attrs=read-write`.
+/// `target_session_attrs=read-write` and `load_balance_hosts=random`: in the order of the list, a
+/// first server that accepts connections and never answers would use up every attempt.
 #[must_use]
 pub fn target_among(
     servers: &[(Ipv4Addr, u16)],
@@ -111,6 +112,7 @@ pub fn target_among(
         .dbname("postgres")
         .application_name(application_name)
         .connect_timeout(ATTEMPT_LIMIT)
+        .load_balance_hosts(LoadBalanceHosts::Random)
         .target_session_attrs(TargetSessionAttrs::ReadWrite);
     config
 }

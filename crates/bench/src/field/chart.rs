@@ -14,6 +14,13 @@ pub(super) struct Bar {
     pub(super) ours: bool,
 }
 
+impl Bar {
+    /// Something that was measured once.
+    pub(super) fn of_one(label: String, value: f64, ours: bool) -> Bar {
+        Bar { label, median: value, min: value, max: value, ours }
+    }
+}
+
 const WIDTH: u32 = 860;
 const ROW_HEIGHT: u32 = 26;
 const MARGINS_HEIGHT: u32 = 90;

@@ -78,12 +78,13 @@ impl Architecture {
     pub(crate) fn settings(self) -> &'static str {
         match self {
             Architecture::Single | Architecture::Manual => {
-                "the operator's script begins a while after the fault: an assumption, see above"
+                "the operator's script begins a while after the fault: an assumption, see above; \
+                 clients of replicas name every server, as repmgr's"
             }
             Architecture::Repmgr => {
                 "reconnect_attempts 6, reconnect_interval 10, monitor_interval_secs 2 (defaults); \
-                 clients name every server, target_session_attrs=read-write; a former primary is \
-                 rejoined by the operator's script"
+                 clients name every server, target_session_attrs=read-write and \
+                 load_balance_hosts=random; a former primary is rejoined by the operator's script"
             }
             Architecture::Patroni => {
                 "ttl 30, loop_wait 10, retry_timeout 10; HAProxy inter 3s fall 3 rise 2, \

@@ -183,8 +183,8 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<bool> {
     let patroni = std::path::absolute(&options.patroni).context("the path of Patroni")?;
     let programs = Programs { pgherd: demo::program(options.pgherd.as_ref())?, patroni };
     let old = options.compare.as_ref().map(|path| Results::read(path)).transpose()?;
-    let mut results = Results::open(&options.output, options.resume)?;
-    results.note_conditions(conditions::conditions(&programs, options.operator()));
+    let conditions = conditions::conditions(&programs, options.operator());
+    let results = Results::open(&options.output, options.resume, conditions)?;
     let expected = options.experiments().iter().map(|one| expected(options, &results, *one)).sum();
     let mut run = Run { options, programs, results, progress: Progress::new(expected) };
     for what in options.left_out() {

@@ -33,8 +33,9 @@ const RATE: u32 = 200;
 const WRITES_PERCENT: u32 = 10;
 /// How long one load lasts.
 const SECONDS: u64 = 20;
-/// How many clients connect in a second of that, at least.
-const CONNECTING: u32 = 40;
+/// How many clients connect in a second, at least: a small part of a processor makes processes
+/// slowly.
+const CONNECTING: u32 = 10;
 /// pgbench's scale.
 const SCALE: u32 = 10;
 /// How long its tables may take.
@@ -64,14 +65,30 @@ pub(crate) struct Case {
 pub(crate) struct Outcome {
     #[serde(flatten)]
     pub(crate) case: Case,
-    /// Transactions a second.
-    pub(crate) tps: f64,
-    /// Response times, from when a transaction was due.
-    pub(crate) mean_ms: f64,
-    pub(crate) p50_ms: f64,
-    pub(crate) p99_ms: f64,
-    /// Whether another server led at the end: the load was taken for a fault.
-    pub(crate) handed_over: bool,
+    #[serde(flatten)]
+    pub(crate) finding: Finding,
+}
+
+/// What was found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Finding {
+    /// All clients were served to the end.
+    Served {
+        /// Transactions a second.
+        tps: f64,
+        /// Response times, from when a transaction was due.
+        mean_ms: f64,
+        p50_ms: f64,
+        p99_ms: f64,
+        /// Whether another server led at the end: the load was taken for a fault.
+        handed_over: bool,
+    },
+    /// Clients were refused or cut off, which ends a run.
+    Refused {
+        /// What pgbench said.
+        why: String,
+    },
 }
 
 /// What of it is not measured yet; cases of one site follow each other.
@@ -139,17 +156,17 @@ async fn of_site(run: &mut Run<'_>, shape: Shape, cases: &[Case]) -> anyhow::Res
     site.until_whole(Duration::from_secs(TABLES_LIMIT)).await?;
     let _shares = shares(&site).context("equal shares of the processors")?;
     for case in cases {
+        // The load before may have been taken for a fault.
+        site.until_whole(Duration::from_secs(TABLES_LIMIT)).await?;
         let outcome = one(&site, *case, &logs).await?;
         run.progress.done(expected(&[*case]));
         run.progress.tell(&format!(
-            "{}, {} replicas, {} clients, {:?}: {:.0} tps, mean {:.1} ms, p99 {:.1} ms",
+            "{}, {} replicas, {} clients, {:?}: {:?}",
             shape.title(),
             case.replicas,
             case.clients,
             case.load,
-            outcome.tps,
-            outcome.mean_ms,
-            outcome.p99_ms
+            outcome.finding
         ));
         run.results.add_response(outcome)?;
     }
@@ -191,21 +208,29 @@ async fn one(site: &Site, case: Case, logs: &Scratch) -> anyhow::Result<Outcome>
         logs: &write_logs,
     };
     let seconds = length(case.clients);
-    let (reads, writes) = tokio::try_join!(reads.run(seconds), writes.run(seconds))?;
+    let finding = match tokio::try_join!(reads.run(seconds), writes.run(seconds))? {
+        (Ok(reads), Ok(writes)) => {
+            let after = site.primary().await.map(|node| node.host);
+            served(reads, writes, after != Some(before))?
+        }
+        (Err(why), _) | (_, Err(why)) => Finding::Refused { why },
+    };
+    Ok(Outcome { case, finding })
+}
+
+fn served(reads: Told, writes: Told, handed_over: bool) -> anyhow::Result<Finding> {
     let mut times: Vec<u64> = reads.times.into_iter().chain(writes.times).collect();
     times.sort_unstable();
     let ms = |us: f64| rounded(us / 1000.0);
     let at = |percent| percentile(&times, percent).map(|us| ms(us as f64));
     let nothing = "there was no transaction";
     let mean = times.iter().sum::<u64>() as f64 / times.len().max(1) as f64;
-    let after = site.primary().await.map(|node| node.host);
-    Ok(Outcome {
-        case,
+    Ok(Finding::Served {
         tps: rounded(reads.tps + writes.tps),
         mean_ms: ms(mean),
         p50_ms: at(50).context(nothing)?,
         p99_ms: at(99).context(nothing)?,
-        handed_over: after != Some(before),
+        handed_over,
     })
 }
 
@@ -227,7 +252,8 @@ struct Told {
 }
 
 impl Half<'_> {
-    async fn run(self, seconds: u64) -> anyhow::Result<Told> {
+    /// What it told, or why its clients were not served.
+    async fn run(self, seconds: u64) -> anyhow::Result<Result<Told, String>> {
         let Half { mut pgbench, script, clients, rate, logs } = self;
         std::fs::create_dir_all(logs)?;
         let log = Log::new(logs)?;
@@ -238,25 +264,49 @@ impl Half<'_> {
         }
         log.options(&mut pgbench);
         let done = pgbench::output(pgbench, seconds).await?;
-        let (said, complained) =
-            (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
-        ensure!(done.status.success(), "pgbench, {script}: {complained}");
-        let (tps, _) = pgbench::figures(&said).with_context(|| format!("pgbench said {said:?}"))?;
+        if !done.status.success() {
+            let complaint = complaint(&String::from_utf8_lossy(&done.stderr));
+            return Ok(Err(format!("{script}: {complaint}")));
+        }
+        let Some((tps, _)) = pgbench::figures(&String::from_utf8_lossy(&done.stdout)) else {
+            return Ok(Err(format!("{script}: clients did not all connect in {seconds} s")));
+        };
         let times = log.read()?.iter().map(|entry| entry.latency_us + entry.lag_us).collect();
-        Ok(Told { tps, times })
+        Ok(Ok(Told { tps, times }))
     }
+}
+
+/// The first error in what pgbench wrote: each client may have one.
+fn complaint(stderr: &str) -> String {
+    /// Characters of it.
+    const LENGTH: usize = 160;
+    let first = stderr.lines().find_map(|line| line.strip_prefix("pgbench: error: "));
+    let text = first.or_else(|| stderr.lines().next()).unwrap_or("pgbench failed without a word");
+    text.chars().take(LENGTH).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::field::report::Conditions;
     use clap::Parser;
+
+    #[test]
+    fn one_client_complains_for_all() {
+        let stderr = "pgbench: note\npgbench: error: client 7: server closed the connection\n\
+                      pgbench: error: client 8: the same\n";
+        assert_eq!(complaint(stderr), "client 7: server closed the connection");
+        assert_eq!(complaint(""), "pgbench failed without a word");
+    }
 
     #[test]
     fn clients_vary_with_some_replicas_and_replicas_with_some_clients() {
         let options = Options::parse_from(["field"]);
         let none = std::path::Path::new("none");
-        let cases = todo(&options, &Results::open(none, false).expect("an empty one"));
+        let cases = todo(
+            &options,
+            &Results::open(none, false, Conditions::default()).expect("an empty one"),
+        );
         let count =
             |architecture| cases.iter().filter(|case| case.architecture == architecture).count();
         assert_eq!(count(Architecture::Single), 4 * 2);

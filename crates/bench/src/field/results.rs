@@ -1,5 +1,6 @@
 //! What was measured, as `results.json` keeps it.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,6 +9,7 @@ use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::kinds::Experiment;
 use super::report::{self, Conditions};
 use super::{availability, cost, data, failover, herd, response};
 
@@ -43,9 +45,12 @@ pub(super) struct Cost {
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct File {
     #[serde(default)]
-    conditions: Conditions,
+    conditions: AllConditions,
     experiments: Experiments,
 }
+
+/// Under what each experiment was measured: more than one if a run was gone on with.
+pub(super) type AllConditions = BTreeMap<Experiment, Vec<Conditions>>;
 
 impl File {
     fn read(path: &Path) -> anyhow::Result<File> {
@@ -59,19 +64,26 @@ impl File {
 pub(super) struct Results {
     directory: PathBuf,
     file: File,
+    /// Those of what is added from now on.
+    conditions: Conditions,
 }
 
 impl Results {
-    /// Nothing, or what an earlier run left in that directory.
+    /// Nothing, or what an earlier run left in that directory; under these conditions it is added
+    /// to.
     ///
     /// # Errors
     /// The file cannot be read, or is none of ours.
-    pub(super) fn open(directory: &Path, resume: bool) -> anyhow::Result<Results> {
+    pub(super) fn open(
+        directory: &Path,
+        resume: bool,
+        conditions: Conditions,
+    ) -> anyhow::Result<Results> {
         let file = match resume {
             true => File::read(&directory.join(FILE)).context("there is nothing to go on with")?,
             false => File::default(),
         };
-        Ok(Results { directory: directory.to_owned(), file })
+        Ok(Results { directory: directory.to_owned(), file, conditions })
     }
 
     /// What another run measured of failover.
@@ -112,36 +124,32 @@ impl Results {
 
     pub(super) fn add_failover(&mut self, outcome: failover::Outcome) -> anyhow::Result<()> {
         self.file.experiments.failover.push(outcome);
-        self.save()
+        self.save(Experiment::Failover)
     }
 
     pub(super) fn add_hour(&mut self, outcome: availability::Outcome) -> anyhow::Result<()> {
         self.file.experiments.availability.push(outcome);
-        self.save()
+        self.save(Experiment::Availability)
     }
 
     pub(super) fn add_response(&mut self, outcome: response::Outcome) -> anyhow::Result<()> {
         self.file.experiments.response_time.push(outcome);
-        self.save()
+        self.save(Experiment::ResponseTime)
     }
 
     pub(super) fn add_cost(&mut self, outcome: cost::Outcome) -> anyhow::Result<()> {
         self.file.experiments.cost.clusters.push(outcome);
-        self.save()
+        self.save(Experiment::Cost)
     }
 
     pub(super) fn add_herd(&mut self, outcome: herd::Outcome) -> anyhow::Result<()> {
         self.file.experiments.cost.growth.push(outcome);
-        self.save()
+        self.save(Experiment::Cost)
     }
 
     pub(super) fn add_data(&mut self, outcomes: Vec<data::Outcome>) -> anyhow::Result<()> {
         self.file.experiments.data.extend(outcomes);
-        self.save()
-    }
-
-    pub(super) fn note_conditions(&mut self, conditions: Conditions) {
-        self.file.conditions = conditions;
+        self.save(Experiment::Data)
     }
 
     /// Where the report for people is.
@@ -157,7 +165,12 @@ impl Results {
         report::write(document, &self.file.conditions, &self.file.experiments)
     }
 
-    fn save(&self) -> anyhow::Result<()> {
+    /// Writes everything, after something was added to this experiment.
+    fn save(&mut self, experiment: Experiment) -> anyhow::Result<()> {
+        let conditions = self.file.conditions.entry(experiment).or_default();
+        if conditions.last() != Some(&self.conditions) {
+            conditions.push(self.conditions.clone());
+        }
         let results = serde_json::to_string_pretty(&self.file)?;
         let page = report::page(&self.file.conditions, &self.file.experiments)?;
         let save = || -> io::Result<()> {
@@ -195,7 +208,9 @@ mod tests {
     #[test]
     fn an_interrupted_run_is_gone_on_with() {
         let directory = std::env::temp_dir().join(format!("bench-results-{}", std::process::id()));
-        assert!(Results::open(&directory, true).is_err(), "there is nothing yet");
+        let by =
+            |command: &str| Conditions { command: command.to_owned(), ..Conditions::default() };
+        assert!(Results::open(&directory, true, by("one")).is_err(), "there is nothing yet");
         let case = failover::Case {
             architecture: Architecture::Single,
             mode: Mode::Async,
@@ -210,16 +225,24 @@ mod tests {
             interleaved: 0,
             by_hand: true,
         };
-        let mut results = Results::open(&directory, false).expect("a new one");
+        let mut results = Results::open(&directory, false, by("one")).expect("a new one");
         results.add_failover(outcome.clone()).expect("it can be written");
-        let again = Results::open(&directory, true).expect("it is there");
-        assert!(again.has_case(&case) && !again.has_case(&failover::Case { run: 2, ..case }));
+        let mut again = Results::open(&directory, true, by("two")).expect("it is there");
+        let second = failover::Case { run: 2, ..case };
+        assert!(again.has_case(&case) && !again.has_case(&second));
+        for _ in 0..2 {
+            let outcome = failover::Outcome { case: second, ..outcome.clone() };
+            again.add_failover(outcome).expect("it can be written");
+        }
         let text = fs::read_to_string(directory.join(FILE)).expect("it is there");
         let object: Value = serde_json::from_str(&text).expect("JSON");
         for key in ["failover", "availability", "response_time", "cost", "data"] {
             assert!(!object["experiments"][key].is_null(), "{key}");
         }
-        assert_eq!(Results::read(&directory.join(FILE)).expect("the same"), [outcome]);
+        assert_eq!(Results::read(&directory.join(FILE)).expect("the same")[0], outcome);
+        let commands = object["conditions"]["failover"].as_array().expect("a list");
+        let commands: Vec<&Value> = commands.iter().map(|one| &one["command"]).collect();
+        assert_eq!(commands, ["one", "two"], "each once");
         fs::remove_dir_all(&directory).expect("it is ours");
     }
 }

@@ -1,26 +1,27 @@
 //! What the second experiment shows.
 
 use super::table::{Line, Table};
-use super::{Figure, Section};
+use super::{Figure, Section, filled};
 use crate::field::availability::{FAULTS_A_YEAR, Outcome};
-use crate::field::chart::{self, Bar};
-use crate::field::kinds::Shape;
+use crate::field::chart::Bar;
+use crate::field::kinds::{Experiment, Shape};
 
 /// One figure, if anything was measured.
 ///
 /// # Errors
 /// The chart cannot be drawn.
 pub(super) fn section(outcomes: &[Outcome]) -> anyhow::Result<Section> {
-    let mut figures = Vec::new();
-    if !outcomes.is_empty() {
-        figures.push(Figure {
-            name: "availability".to_owned(),
-            title: "Served under the same schedule of faults".to_owned(),
-            chart: Some(chart(outcomes)?),
-            table: table(outcomes),
-        });
-    }
-    Ok(Section { title: "Availability", text: text(), figures })
+    let title = "Served under the same schedule of faults";
+    let bars: Vec<Bar> = outcomes.iter().map(bar).collect();
+    let unserved = "Seconds of an hour that were not served";
+    let figure =
+        Figure::new("availability", title, table(outcomes)).charted(unserved, "seconds", &bars)?;
+    Ok(Section {
+        experiment: Experiment::Availability,
+        title: "Availability",
+        text: text(),
+        figures: filled([figure]),
+    })
 }
 
 fn text() -> String {
@@ -36,20 +37,10 @@ fn title(outcome: &Outcome) -> String {
     Shape::new(outcome.case.architecture, outcome.case.mode).title()
 }
 
-fn chart(outcomes: &[Outcome]) -> anyhow::Result<String> {
-    let bar = |outcome: &Outcome| {
-        let hours = outcome.seconds as f64 / 3600.0;
-        let unserved = (outcome.seconds - outcome.seconds_served) as f64 / hours.max(0.01);
-        Bar {
-            label: title(outcome),
-            median: unserved,
-            min: unserved,
-            max: unserved,
-            ours: outcome.case.architecture.is_ours(),
-        }
-    };
-    let bars: Vec<Bar> = outcomes.iter().map(bar).collect();
-    chart::bars("Seconds of an hour that were not served", "seconds", &bars)
+fn bar(outcome: &Outcome) -> Bar {
+    let hours = outcome.seconds as f64 / 3600.0;
+    let unserved = (outcome.seconds - outcome.seconds_served) as f64 / hours.max(0.01);
+    Bar::of_one(title(outcome), unserved, outcome.case.architecture.is_ours())
 }
 
 fn table(outcomes: &[Outcome]) -> Table {

@@ -1,39 +1,56 @@
 //! What the fourth experiment shows.
 
 use super::table::{Line, Table};
-use super::{Figure, Section};
+use super::{Figure, Section, filled};
+use crate::field::chart::Bar;
 use crate::field::cost::Outcome;
 use crate::field::herd;
+use crate::field::kinds::Experiment;
 use crate::field::results::Cost;
 
-/// The tables of what was measured.
-pub(super) fn section(Cost { clusters: outcomes, growth }: &Cost) -> Section {
-    let mut figures = Vec::new();
-    for (load, name, title) in [
-        (false, "cost-idle", "One cluster of three servers without clients"),
-        (true, "cost-load", "The same under the writers"),
-    ] {
-        let of = outcomes.iter().filter(|outcome| outcome.case.load == load);
-        let lines: Vec<Line> = of.map(line).collect();
-        if !lines.is_empty() {
-            let table = Table::new(&HEADER, lines);
-            figures.push(Figure {
-                name: name.to_owned(),
-                title: title.to_owned(),
-                chart: None,
-                table,
-            });
-        }
-    }
-    if !growth.is_empty() {
-        figures.push(Figure {
-            name: "cost-growth".to_owned(),
-            title: "pgherd: many clusters of three agents against one etcd".to_owned(),
-            chart: None,
-            table: grown(growth),
-        });
-    }
-    Section { title: "Cost", text: TEXT.to_owned(), figures }
+/// The tables and charts of what was measured.
+///
+/// # Errors
+/// A chart cannot be drawn.
+pub(super) fn section(Cost { clusters, growth }: &Cost) -> anyhow::Result<Section> {
+    let (loaded, idle): (Vec<&Outcome>, Vec<&Outcome>) =
+        clusters.iter().partition(|outcome| outcome.case.load);
+    let grown = Figure::new(
+        "cost-growth",
+        "pgherd: many clusters of three agents against one etcd",
+        grown(growth),
+    );
+    let figures = [
+        figure("cost-idle", "One cluster of three servers without clients", &idle)?,
+        figure("cost-load", "The same under the writers", &loaded)?,
+        grown.charted(
+            "pgherd: requests to the DCS, by clusters",
+            "a second",
+            &growth.iter().map(requests).collect::<Vec<Bar>>(),
+        )?,
+    ];
+    Ok(Section {
+        experiment: Experiment::Cost,
+        title: "Cost",
+        text: TEXT.to_owned(),
+        figures: filled(figures),
+    })
+}
+
+fn figure(name: &str, title: &str, outcomes: &[&Outcome]) -> anyhow::Result<Figure> {
+    let bar = |outcome: &&Outcome| {
+        let architecture = outcome.case.architecture;
+        let percent = outcome.all().processor_percent;
+        Bar::of_one(architecture.title().to_owned(), percent, architecture.is_ours())
+    };
+    let bars: Vec<Bar> = outcomes.iter().map(bar).collect();
+    let table = Table::new(&HEADER, outcomes.iter().map(|outcome| line(outcome)).collect());
+    let axis = "processor time beside PostgreSQL, % of one processor";
+    Figure::new(name, title, table).charted(title, axis, &bars)
+}
+
+fn requests(outcome: &herd::Outcome) -> Bar {
+    Bar::of_one(format!("{} clusters", outcome.clusters), outcome.dcs_requests, true)
 }
 
 /// A row for each quantity: as measured, and the line through it.
@@ -50,7 +67,8 @@ fn grown(growth: &[herd::Outcome]) -> Table {
         };
         measured.chain(modelled).fold(Line::new((*name).to_owned(), false), cell)
     };
-    Table { header, lines: herd::QUANTITIES.iter().map(line).collect() }
+    let quantities = if growth.is_empty() { &[] } else { &herd::QUANTITIES[..] };
+    Table { header, lines: quantities.iter().map(line).collect() }
 }
 
 const TEXT: &str = "What runs beside PostgreSQL on all hosts together: agents, etcd, proxy. \

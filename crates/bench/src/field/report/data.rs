@@ -3,26 +3,58 @@
 use std::collections::BTreeSet;
 
 use super::table::{Line, Table};
-use super::{Section, plain, spread};
+use super::{Figure, Section, filled, spread};
+use crate::field::chart::Bar;
 use crate::field::data::{Case, Finding, Outcome, Part};
-use crate::field::kinds::{Fault, Mode, Shape};
+use crate::field::kinds::{Experiment, Fault, Mode, Shape};
 
-/// The tables of what was measured.
-pub(super) fn section(outcomes: &[Outcome]) -> Section {
-    let tables = [
-        (
-            "data-latency",
-            "How long an insert takes, ms (median, 99th percentile)",
-            latency(outcomes),
+/// The tables of what was measured, and a chart.
+///
+/// # Errors
+/// It cannot be drawn.
+pub(super) fn section(outcomes: &[Outcome]) -> anyhow::Result<Section> {
+    let latency = Figure::new(
+        "data-latency",
+        "How long an insert takes, ms (median, 99th percentile)",
+        latency(outcomes),
+    );
+    let bars: Vec<Bar> = outcomes.iter().filter_map(bar).collect();
+    let figures = [
+        latency.charted(
+            &format!("An insert with {CHART_DELAY_MS} ms each way between sites"),
+            "ms: the bar is the median, the line ends at the 99th percentile",
+            &bars,
+        )?,
+        Figure::new(
+            "data-loss",
+            "Acknowledged inserts that were lost with the primary",
+            loss(outcomes),
         ),
-        ("data-loss", "Acknowledged inserts that were lost with the primary", loss(outcomes)),
-        (
+        Figure::new(
             "data-lacks",
             "What a standby far away lacked when everything else was lost",
             lacks(outcomes),
         ),
     ];
-    Section { title: "Data", text: TEXT.to_owned(), figures: plain(tables) }
+    Ok(Section {
+        experiment: Experiment::Data,
+        title: "Data",
+        text: TEXT.to_owned(),
+        figures: filled(figures),
+    })
+}
+
+/// The delay of the chart.
+const CHART_DELAY_MS: u64 = 20;
+
+fn bar(outcome: &Outcome) -> Option<Bar> {
+    match outcome.finding {
+        Finding::Latency { p50_ms, p99_ms, .. } if outcome.delay_ms == CHART_DELAY_MS => {
+            let (label, ours) = name(&outcome.case);
+            Some(Bar { label, median: p50_ms, min: p50_ms, max: p99_ms, ours })
+        }
+        _ => None,
+    }
 }
 
 const TEXT: &str = "Three servers in three sites; each packet between two of them is later by the \
@@ -122,7 +154,7 @@ mod tests {
             finding: Finding::Loss { fault: Fault::HostLost, run, lost, gap_s: 2.0 },
         };
         let outcomes = [latency(0, 1.0), latency(80, 161.0), loss(1, 2), loss(2, 1)];
-        let section = section(&outcomes);
+        let section = section(&outcomes).expect("it can be drawn");
         assert_eq!(section.figures.len(), 2, "nobody was far away");
         let tables: Vec<String> = section.figures.iter().map(|one| one.table.markdown()).collect();
         assert!(tables[0].starts_with("| architecture | 0 ms | 80 ms |"), "{}", tables[0]);

@@ -1,10 +1,10 @@
 //! What the first experiment shows.
 
 use super::table::{Line, Table};
-use super::{Figure, Section, Spread, spread};
-use crate::field::chart::{self, Bar};
+use super::{Figure, Section, Spread, filled, spread};
+use crate::field::chart::Bar;
 use crate::field::failover::Outcome;
-use crate::field::kinds::{Architecture, Fault, Mode, Shape};
+use crate::field::kinds::{Architecture, Experiment, Fault, Mode, Shape};
 
 /// What one architecture did under one fault.
 #[derive(Debug, Clone, PartialEq)]
@@ -62,21 +62,14 @@ pub(in crate::field) fn rows(outcomes: &[Outcome], fault: Fault) -> Vec<Row> {
 /// # Errors
 /// A chart cannot be drawn.
 pub(super) fn section(outcomes: &[Outcome]) -> anyhow::Result<Section> {
-    let mut figures = Vec::new();
-    for fault in Fault::ALL {
-        let rows = rows(outcomes, fault);
-        if !rows.is_empty() {
-            let name = format!("failover-{}", fault.title().replace(' ', "-"));
-            let chart = Some(chart(fault, &rows)?);
-            figures.push(Figure {
-                name,
-                title: fault.title().to_owned(),
-                chart,
-                table: table(&rows),
-            });
-        }
-    }
-    Ok(Section { title: "Failover", text: TEXT.to_owned(), figures })
+    let figures = Fault::ALL.map(|fault| figure(fault, &rows(outcomes, fault)));
+    let figures = figures.into_iter().collect::<anyhow::Result<Vec<Figure>>>()?;
+    Ok(Section {
+        experiment: Experiment::Failover,
+        title: "Failover",
+        text: TEXT.to_owned(),
+        figures: filled(figures),
+    })
 }
 
 const TEXT: &str = "One writer inserts every 10 ms where applications would, gives an attempt up \
@@ -85,7 +78,7 @@ const TEXT: &str = "One writer inserts every 10 ms where applications would, giv
     it again. Lost: acknowledged inserts that were not there afterwards, of all runs together. By \
     two: inserts that a server acknowledged after another one had taken its place.";
 
-fn chart(fault: Fault, rows: &[Row]) -> anyhow::Result<String> {
+fn figure(fault: Fault, rows: &[Row]) -> anyhow::Result<Figure> {
     let bar = |row: &Row| Bar {
         label: Shape::new(row.architecture, row.mode).title(),
         median: row.gap.median,
@@ -94,8 +87,12 @@ fn chart(fault: Fault, rows: &[Row]) -> anyhow::Result<String> {
         ours: row.architecture.is_ours(),
     };
     let bars: Vec<Bar> = rows.iter().map(bar).collect();
-    let title = format!("{}: time without an acknowledged write", fault.title());
-    chart::bars(&title, "seconds (median, and from the shortest to the longest)", &bars)
+    let name = format!("failover-{}", fault.title().replace(' ', "-"));
+    Figure::new(&name, fault.title(), table(rows)).charted(
+        &format!("{}: time without an acknowledged write", fault.title()),
+        "seconds (median, and from the shortest to the longest)",
+        &bars,
+    )
 }
 
 fn table(rows: &[Row]) -> Table {

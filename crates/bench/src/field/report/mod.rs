@@ -16,8 +16,9 @@ use serde::{Deserialize, Serialize};
 
 pub(super) use self::failover::rows;
 use self::table::{Table, escaped};
-use super::kinds::Architecture;
-use super::results::Experiments;
+use super::chart::{self, Bar};
+use super::kinds::{Architecture, Experiment};
+use super::results::{AllConditions, Experiments};
 use crate::document;
 use crate::statistics;
 
@@ -40,8 +41,18 @@ pub(super) struct Conditions {
     pub(super) command: String,
 }
 
+impl Conditions {
+    /// All but the command, in a line.
+    fn line(&self) -> String {
+        let Conditions { at, machine, versions, operator_s, .. } = self;
+        let versions = versions.join(", ");
+        format!("{at}; {machine}; {versions}; an operator begins after {operator_s} s (assumed)")
+    }
+}
+
 /// One experiment.
 struct Section {
+    experiment: Experiment,
     title: &'static str,
     /// What was done, and what the columns mean.
     text: String,
@@ -57,16 +68,26 @@ struct Figure {
     table: Table,
 }
 
-/// Figures without charts, of the tables (a name and a title before each) that have any line.
-fn plain<const N: usize>(tables: [(&str, &str, Table); N]) -> Vec<Figure> {
-    let filled = tables.into_iter().filter(|(_, _, table)| !table.lines.is_empty());
-    let figure = |(name, title, table): (&str, &str, Table)| Figure {
-        name: name.to_owned(),
-        title: title.to_owned(),
-        chart: None,
-        table,
-    };
-    filled.map(figure).collect()
+impl Figure {
+    fn new(name: &str, title: &str, table: Table) -> Figure {
+        Figure { name: name.to_owned(), title: title.to_owned(), chart: None, table }
+    }
+
+    /// With these bars, if there are any.
+    ///
+    /// # Errors
+    /// They cannot be drawn.
+    fn charted(mut self, title: &str, axis: &str, bars: &[Bar]) -> anyhow::Result<Figure> {
+        if !bars.is_empty() {
+            self.chart = Some(chart::bars(title, axis, bars)?);
+        }
+        Ok(self)
+    }
+}
+
+/// Of the figures those that have any line.
+fn filled(figures: impl IntoIterator<Item = Figure>) -> Vec<Figure> {
+    figures.into_iter().filter(|figure| !figure.table.lines.is_empty()).collect()
 }
 
 /// What there is to show.
@@ -74,9 +95,9 @@ fn sections(experiments: &Experiments) -> anyhow::Result<Vec<Section>> {
     let sections = [
         failover::section(&experiments.failover)?,
         availability::section(&experiments.availability)?,
-        response::section(&experiments.response_time),
-        cost::section(&experiments.cost),
-        data::section(&experiments.data),
+        response::section(&experiments.response_time)?,
+        cost::section(&experiments.cost)?,
+        data::section(&experiments.data)?,
     ];
     Ok(sections.into_iter().filter(|section| !section.figures.is_empty()).collect())
 }
@@ -85,10 +106,17 @@ fn sections(experiments: &Experiments) -> anyhow::Result<Vec<Section>> {
 ///
 /// # Errors
 /// A chart cannot be drawn.
-pub(super) fn page(conditions: &Conditions, experiments: &Experiments) -> anyhow::Result<String> {
+pub(super) fn page(
+    conditions: &AllConditions,
+    experiments: &Experiments,
+) -> anyhow::Result<String> {
     let mut body = String::new();
     for section in sections(experiments)? {
         write!(body, "<h2>{}</h2>\n<p>{}</p>\n", section.title, escaped(&section.text))?;
+        for one in conditions.get(&section.experiment).into_iter().flatten() {
+            let (line, command) = (escaped(&one.line()), escaped(&one.command));
+            writeln!(body, "<p>{line}; <code>{command}</code></p>")?;
+        }
         for Figure { title, chart, table, .. } in &section.figures {
             let chart = chart.as_deref().unwrap_or_default();
             write!(body, "<h3>{}</h3>\n{chart}\n{}", escaped(title), table.html())?;
@@ -99,19 +127,13 @@ pub(super) fn page(conditions: &Conditions, experiments: &Experiments) -> anyhow
         let (title, text) = (escaped(architecture.title()), escaped(architecture.settings()));
         writeln!(settings, "<dt>{title}</dt><dd>{text}</dd>")?;
     }
-    let versions: Vec<String> = conditions.versions.iter().map(|text| escaped(text)).collect();
     Ok(format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
          <title>{TITLE}</title><style>{STYLE}</style></head><body>\n\
-         <h1>{TITLE}</h1>\n<p>{}; {}; <code>{}</code></p>\n<p>{}</p>\n\
-         <p>Where an operator is needed, a script of theirs begins {} s after the fault: an \
-         assumption, not a measurement.</p>\n{body}\n<h2>Settings</h2>\n<dl>{settings}</dl>\n\
-         </body></html>\n",
-        escaped(&conditions.at),
-        escaped(&conditions.machine),
-        escaped(&conditions.command),
-        versions.join("<br>"),
-        conditions.operator_s
+         <h1>{TITLE}</h1>\n\
+         <p>Where an operator is needed, a script of theirs begins a while after the fault, which \
+         is said below: an assumption, not a measurement.</p>\n{body}\n\
+         <h2>Settings</h2>\n<dl>{settings}</dl>\n</body></html>\n"
     ))
 }
 
@@ -128,28 +150,23 @@ const STYLE: &str = "body{font:15px/1.5 sans-serif;max-width:60em;margin:2em aut
 /// The document has no marks for what was measured, or a file cannot be written.
 pub(super) fn write(
     document: &Path,
-    conditions: &Conditions,
+    conditions: &AllConditions,
     experiments: &Experiments,
 ) -> anyhow::Result<()> {
     let charts = document.with_file_name(CHARTS);
     fs::create_dir_all(&charts).with_context(|| format!("cannot make {}", charts.display()))?;
-    let under = format!(
-        "{}; {}; {}; an operator begins after {} s (assumed); `{}`\n",
-        conditions.at,
-        conditions.machine,
-        conditions.versions.join(", "),
-        conditions.operator_s,
-        conditions.command
-    );
     let mut parts = Vec::new();
     for section in sections(experiments)? {
-        let mut text = under.clone();
+        let mut text = String::new();
+        for one in conditions.get(&section.experiment).into_iter().flatten() {
+            writeln!(text, "{}; `{}`\n", one.line(), one.command)?;
+        }
         for Figure { name, title, chart, table } in &section.figures {
-            write!(text, "\n{title}:\n\n{}", table.markdown())?;
+            write!(text, "{title}:\n\n{}\n", table.markdown())?;
             let Some(chart) = chart else { continue };
             let file = charts.join(format!("{name}.svg"));
             fs::write(&file, chart).with_context(|| format!("cannot write {}", file.display()))?;
-            write!(text, "\n![{title}]({CHARTS}/{name}.svg)\n")?;
+            writeln!(text, "![{title}]({CHARTS}/{name}.svg)\n")?;
         }
         parts.push((format!("bench {}", section.title.to_lowercase()), text));
     }
@@ -197,13 +214,14 @@ mod tests {
             operator_s: 61,
             ..Conditions::default()
         };
-        let page = page(&conditions, &experiments()).expect("it can be drawn");
+        let all = AllConditions::from([(Experiment::Failover, vec![conditions])]);
+        let page = page(&all, &experiments()).expect("it can be drawn");
         for text in [
             "2 &lt;processors&gt;",
             "x 1.0",
             "host lost",
             "<td class=\"bad\">7</td>",
-            "begins 61 s",
+            "after 61 s (assumed)",
         ] {
             assert!(page.contains(text), "{text}");
         }
@@ -217,7 +235,7 @@ mod tests {
         let document = directory.join("benchmarks.md");
         fs::write(&document, "a\n<!-- bench failover -->\nold\n<!-- /bench failover -->\nb\n")
             .expect("it is ours");
-        write(&document, &Conditions::default(), &experiments()).expect("it has the marks");
+        write(&document, &AllConditions::new(), &experiments()).expect("it has the marks");
         let text = fs::read_to_string(&document).expect("it is there");
         assert!(text.contains("| 30.00 |") && !text.contains("old"), "{text}");
         assert!(directory.join("charts/failover-host-lost.svg").is_file());

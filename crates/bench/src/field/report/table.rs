@@ -25,8 +25,13 @@ impl Line {
     }
 
     /// How many of what there should be none of.
-    pub(super) fn faults(mut self, count: usize) -> Line {
-        self.cells.push(Cell { text: count.to_string(), bad: count > 0 });
+    pub(super) fn faults(self, count: usize) -> Line {
+        if count > 0 { self.fault(count.to_string()) } else { self.cell("0".to_owned()) }
+    }
+
+    /// What should not be.
+    pub(super) fn fault(mut self, text: String) -> Line {
+        self.cells.push(Cell { text, bad: true });
         self
     }
 }

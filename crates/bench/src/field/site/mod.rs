@@ -151,7 +151,9 @@ impl Site {
     pub(crate) fn pgbench(&self, (address, port): (Ipv4Addr, u16)) -> Command {
         let mut command = Command::new(self.hands.bin_dir.join("pgbench"));
         let (address, port) = (address.to_string(), port.to_string());
-        command.args(["-h", &address, "-p", &port, "-U", "postgres", "-d", "postgres"]);
+        command.args(["-h", &address, "-p", &port, "-U", "postgres"]);
+        // Not by its option, which in older versions is the one for its debugging output.
+        command.env("PGDATABASE", "postgres");
         command.env("PGPASSWORD", "none").stdin(Stdio::null()).kill_on_drop(true);
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         command

@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use lab::process;
 use lab::service::{Service, Spec};
+use rustix::process::Signal;
+use tokio::time::Instant;
 
 use super::by_hand::Script;
 use super::node::{Node, write};
@@ -15,6 +18,10 @@ use super::node::{Node, write};
 const COMMAND_LIMIT: Duration = Duration::from_secs(120);
 /// As systemd's unit has it, near enough.
 const RESTART_AFTER: Duration = Duration::from_secs(3);
+/// How long daemons may take until all of them watch.
+const WATCH_LIMIT: Duration = Duration::from_secs(60);
+/// How often they are looked at.
+const POLL: Duration = Duration::from_millis(500);
 
 /// The daemons.
 pub(super) struct Repmgr {
@@ -98,13 +105,12 @@ impl Repmgr {
         script: &Script<'_>,
         node: &Node,
         arguments: &[&str],
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<String> {
         let file = configuration_file(node);
         let all = ["-f".into(), file.into()].into_iter();
         let all: Vec<OsString> = all.chain(arguments.iter().map(OsString::from)).collect();
         let (ground, owner) = (script.ground, script.hands.owner);
-        ground.run(node.host, owner, &self.program, &all, COMMAND_LIMIT).await?;
-        Ok(())
+        Ok(ground.run(node.host, owner, &self.program, &all, COMMAND_LIMIT).await?)
     }
 
     pub(super) fn hold(&self, host: usize) {
@@ -131,26 +137,76 @@ impl Repmgr {
             self.run(script, node, &["standby", "follow"]).await?;
         }
         script.checkpoint(to).await?;
-        self.rejoin(script, from, to).await?;
-        self.run(script, to, &["service", "unpause"]).await
+        self.take_back(script, from, to).await?;
+        self.run(script, to, &["service", "unpause"]).await?;
+        self.see_to_daemons(script, to).await
     }
 
-    /// A former primary becomes a standby of `primary`.
+    /// A former primary becomes a standby of `primary`, and all daemons watch again.
     pub(super) async fn rejoin(
         &self,
         script: &Script<'_>,
         node: &Node,
         primary: &Node,
     ) -> anyhow::Result<()> {
-        if lab::process::postmaster_of(&node.data_dir()).is_some() {
+        self.take_back(script, node, primary).await?;
+        self.see_to_daemons(script, primary).await
+    }
+
+    async fn take_back(
+        &self,
+        script: &Script<'_>,
+        node: &Node,
+        primary: &Node,
+    ) -> anyhow::Result<()> {
+        if process::postmaster_of(&node.data_dir()).is_some() {
             script.hands.stop(script.ground, node).await?;
         }
         let (host, port) = (primary.address(), primary.port);
         let to = format!("host={host} port={port} user=postgres dbname=postgres");
-        self.run(script, node, &["node", "rejoin", "-d", &to, "--force-rewind"]).await
+        self.run(script, node, &["node", "rejoin", "-d", &to, "--force-rewind"]).await?;
+        Ok(())
     }
+
+    /// Starts every daemon again, and waits until `repmgr service status` has all of them running:
+    /// one that lost sight of its cluster while servers were away may never take over again.
+    async fn see_to_daemons(&self, script: &Script<'_>, primary: &Node) -> anyhow::Result<()> {
+        for daemon in &self.daemons {
+            if let Some(pid) = daemon.pid() {
+                process::signal(pid, Signal::TERM)?;
+                daemon.wait_ended(pid, WATCH_LIMIT).await;
+            }
+        }
+        let until = Instant::now() + WATCH_LIMIT;
+        loop {
+            let status = self.run(script, primary, &["service", "status", "--csv"]).await;
+            if status.as_ref().is_ok_and(|text| running(text) == self.daemons.len()) {
+                return Ok(());
+            }
+            ensure!(Instant::now() < until, "repmgr's daemons do not all run: {status:?}");
+            tokio::time::sleep(POLL).await;
+        }
+    }
+}
+
+/// How many daemons run, in what `repmgr service status --csv` says: the fifth column has a 1.
+fn running(status: &str) -> usize {
+    status.lines().filter(|line| line.split(',').nth(4) == Some("1")).count()
 }
 
 fn configuration_file(node: &Node) -> PathBuf {
     node.directory.join("repmgr.conf")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_daemons_that_run_are_counted() {
+        let status = "1,node1,standby,1,1,77,0,100,0,default\n\
+                      2,node2,primary,1,0,-1,0,100,-1,default\n\n";
+        assert_eq!(running(status), 1);
+        assert_eq!(running(""), 0);
+    }
 }
