@@ -24,16 +24,11 @@ pub(crate) fn write_durably(
     mode: u32,
     owner: Option<&OsUser>,
 ) -> Result<bool, Error> {
-    if fs::read(path).is_ok_and(|present| present == contents.as_bytes()) {
-        return Ok(false);
+    let written = replace(path, contents.as_bytes(), mode, owner, File::sync_all)?;
+    if written {
+        sync_parent(path).map_err(Error::file("write", path))?;
     }
-    let temporary = beside(path);
-    remove_if_present(&temporary)?;
-    let written = write_new(&temporary, contents, mode, owner)
-        .and_then(|()| fs::rename(&temporary, path))
-        .and_then(|()| sync_parent(path));
-    written.map_err(Error::file("write", path))?;
-    Ok(true)
+    Ok(written)
 }
 
 /// Replaces a file atomically, but leaves it to the system when it becomes durable.
@@ -43,23 +38,41 @@ pub(crate) fn write_lazily(
     mode: u32,
     owner: Option<&OsUser>,
 ) -> Result<(), Error> {
-    if fs::read(path).is_ok_and(|present| present == contents) {
-        return Ok(());
-    }
+    replace(path, contents, mode, owner, |_| Ok(())).map(|_| ())
+}
+
+/// Replaces a file by a new one, after `finish`, unless it has these contents. Nothing is left
+/// beside it, whatever an earlier attempt left: in a data directory every copy of it would have to
+/// read that, too.
+fn replace(
+    path: &Path,
+    contents: &[u8],
+    mode: u32,
+    owner: Option<&OsUser>,
+    finish: impl FnOnce(&File) -> io::Result<()>,
+) -> Result<bool, Error> {
     let temporary = beside(path);
-    remove_if_present(&temporary)?;
-    let written = create_with(&temporary, contents, mode, owner);
-    written.and_then(|_| fs::rename(&temporary, path)).map_err(Error::file("write", path))
+    // Looked for first: on a file system that is frozen a removal hangs even if there is nothing.
+    if temporary.symlink_metadata().is_ok() {
+        remove_if_present(&temporary)?;
+    }
+    if fs::read(path).is_ok_and(|present| present == contents) {
+        return Ok(false);
+    }
+    let written = create_with(&temporary, contents, mode, owner)
+        .and_then(|new| finish(&new))
+        .and_then(|()| fs::rename(&temporary, path));
+    if let Err(error) = written {
+        remove_if_present(&temporary)?;
+        return Err(Error::file("write", path)(error));
+    }
+    Ok(true)
 }
 
 fn beside(path: &Path) -> PathBuf {
     let mut name = path.to_owned().into_os_string();
     name.push(".pgherd-tmp");
     PathBuf::from(name)
-}
-
-fn write_new(path: &Path, contents: &str, mode: u32, owner: Option<&OsUser>) -> io::Result<()> {
-    create_with(path, contents.as_bytes(), mode, owner)?.sync_all()
 }
 
 fn create_with(
@@ -70,12 +83,13 @@ fn create_with(
 ) -> io::Result<File> {
     let mut options = OpenOptions::new();
     let mut file = options.write(true).create_new(true).mode(mode).open(path)?;
-    file.write_all(contents)?;
-    // The mode at creation is narrowed by the umask.
-    file.set_permissions(fs::Permissions::from_mode(mode))?;
+    // Before it has contents: who is killed in between leaves nothing that its owner cannot read.
     if let Some(user) = owner {
         fchown(&file, Some(user.uid), Some(user.gid))?;
     }
+    // The mode at creation is narrowed by the umask.
+    file.set_permissions(fs::Permissions::from_mode(mode))?;
+    file.write_all(contents)?;
     Ok(file)
 }
 
@@ -151,5 +165,23 @@ mod tests {
         assert_eq!(fs::read_to_string(&path).unwrap(), "b\n");
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o640);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    /// A full disk left one that belonged to root, and no standby could be copied any more.
+    #[test]
+    fn nothing_is_left_beside_a_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.conf");
+        // A directory that is not empty cannot be replaced.
+        fs::create_dir_all(path.join("entry")).unwrap();
+        write_durably(&path, "a\n", 0o600, None).unwrap_err();
+        write_lazily(&path, b"a\n", 0o600, None).unwrap_err();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        let path = dir.path().join("y.conf");
+        fs::write(&path, "a\n").unwrap();
+        // Who was killed in the middle left this.
+        fs::write(beside(&path), "").unwrap();
+        assert!(!write_durably(&path, "a\n", 0o600, None).unwrap());
+        assert!(!beside(&path).exists());
     }
 }

@@ -219,17 +219,18 @@ fn put(dir: &Path, name: &str, state: &[u8], mode: u32, owner: Option<&OsUser>) 
         Ok(()) | Err(_) => {}
     }
     fs::create_dir(&temporary)?;
-    // As its files are read: 0750 where the group may read them.
-    let dir_mode = if mode & 0o040 == 0 { 0o700 } else { 0o750 };
-    fs::set_permissions(&temporary, fs::Permissions::from_mode(dir_mode))?;
     let file = temporary.join("state");
     let mut file = File::options().write(true).create_new(true).mode(mode).open(file)?;
-    file.write_all(state)?;
-    file.set_permissions(fs::Permissions::from_mode(mode))?;
+    // At once: PostgreSQL could not remove what a full disk leaves of root's.
     if let Some(user) = owner {
         fchown(&file, Some(user.uid), Some(user.gid))?;
         chown(&temporary, Some(user.uid), Some(user.gid))?;
     }
+    // As its files are read: 0750 where the group may read them.
+    let dir_mode = if mode & 0o040 == 0 { 0o700 } else { 0o750 };
+    fs::set_permissions(&temporary, fs::Permissions::from_mode(dir_mode))?;
+    file.set_permissions(fs::Permissions::from_mode(mode))?;
+    file.write_all(state)?;
     file.sync_all()?;
     File::open(&temporary)?.sync_all()?;
     fs::rename(&temporary, &place)

@@ -21,10 +21,10 @@ impl Bar {
     }
 }
 
-const WIDTH: u32 = 860;
+const WIDTH: u32 = 910;
 const ROW_HEIGHT: u32 = 26;
 const MARGINS_HEIGHT: u32 = 90;
-const LABELS_WIDTH: u32 = 330;
+const LABELS_WIDTH: u32 = 380;
 /// How much further the scale goes than the longest bar, whose figure stands behind it.
 const ROOM: f64 = 2.5;
 /// No bar is shorter.
