@@ -17,7 +17,7 @@ use crate::books::{Books, Paces};
 pub(super) const PACES: Paces =
     Paces { entry: Duration::from_millis(10), direct: Duration::from_millis(50) };
 /// How long a fault lasts if nobody writes again before.
-const LASTS: Duration = Duration::from_secs(60);
+const LASTS: Duration = Duration::from_secs(120);
 /// How much longer it lasts when somebody does.
 const AWAY: Duration = Duration::from_secs(3);
 /// How long it may take until a write is acknowledged again.
