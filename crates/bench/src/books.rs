@@ -103,9 +103,9 @@ impl Books {
         (gap.as_secs_f64() * 1000.0).round() / 1000.0
     }
 
-    /// How often the writer at the entry tried, and how often it was served.
-    pub(crate) fn attempts(&self) -> (u64, u64) {
-        self.ledger.lock().attempts(PROXY_WRITER)
+    /// How often the writer at the entry was served.
+    pub(crate) fn served(&self) -> u64 {
+        self.ledger.lock().served(PROXY_WRITER)
     }
 
     /// In how many seconds since `from` the writer at the entry was served, and of how many.

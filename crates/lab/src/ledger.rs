@@ -58,8 +58,6 @@ pub struct Ledger {
     counted: BTreeMap<u16, u64>,
     /// Inserts whose answer never came: they may be there or not.
     unknown: u64,
-    /// What each writer tried, with the attempts that got no connection.
-    attempts: BTreeMap<u16, u64>,
     /// The first entry of each timeline among those that were closed, and how many were.
     closed_firsts: BTreeMap<u32, Ack>,
     closed: u64,
@@ -77,16 +75,10 @@ impl Ledger {
         self.unknown += 1;
     }
 
-    /// Counts an attempt, whatever will come of it.
-    pub fn attempted(&mut self, writer: u16) {
-        *self.attempts.entry(writer).or_default() += 1;
-    }
-
-    /// How often `writer` tried, and how often it was served.
+    /// How often `writer` was served.
     #[must_use]
-    pub fn attempts(&self, writer: u16) -> (u64, u64) {
-        let of = |counts: &BTreeMap<u16, u64>| counts.get(&writer).copied().unwrap_or(0);
-        (of(&self.attempts), of(&self.counted))
+    pub fn served(&self, writer: u16) -> u64 {
+        self.counted.get(&writer).copied().unwrap_or(0)
     }
 
     /// How many were acknowledged, with those that were closed.
@@ -256,7 +248,7 @@ mod tests {
     #[test]
     fn a_second_is_served_if_anything_is_acknowledged_in_it() {
         let at = |second: u64| ack(i64::try_from(second).expect("small"), 0, second * 1000, OLD);
-        let mut ledger = ledger(&[at(1), at(2), at(5)]);
+        let ledger = ledger(&[at(1), at(2), at(5)]);
         let seconds = |from, until| {
             ledger.seconds_served(
                 PROXY_WRITER,
@@ -267,9 +259,7 @@ mod tests {
         assert_eq!(seconds(900, 6000), (3, 5));
         assert_eq!(seconds(900, 5800), (2, 4), "what is acknowledged in the rest does not count");
         assert_eq!(ledger.latencies(PROXY_WRITER, Duration::ZERO, Duration::from_secs(9)).len(), 3);
-        (0..5).for_each(|_| ledger.attempted(PROXY_WRITER));
-        assert_eq!(ledger.attempts(PROXY_WRITER), (5, 3));
-        assert_eq!(ledger.attempts(1), (0, 0));
+        assert_eq!((ledger.served(PROXY_WRITER), ledger.served(1)), (3, 0));
     }
 
     #[test]

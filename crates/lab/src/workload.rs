@@ -345,7 +345,6 @@ impl Run {
         let mut session: Option<(Session, Statement)> = None;
         loop {
             pace.tick().await;
-            self.ledger.lock().attempted(self.plan.number);
             if session.is_none() {
                 session = self.connect().await;
             }

@@ -7,6 +7,7 @@ use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use super::faults::PACES;
 use super::kinds::{Architecture, Fault, Mode, Shape};
 use super::results::Results;
 use super::{Options, Run, rounded};
@@ -101,7 +102,8 @@ pub(crate) struct Outcome {
     /// Seconds in which a write was acknowledged, and all.
     pub(crate) seconds_served: u64,
     pub(crate) seconds: u64,
-    /// Attempts to write that were acknowledged, and all.
+    /// Inserts that were acknowledged, and those that were due: one for each [`PACES`] of the
+    /// entry.
     pub(crate) requests_served: u64,
     pub(crate) requests: u64,
     /// How much later than planned a fault began at most: the one before was not over.
@@ -129,6 +131,12 @@ impl Outcome {
         let of_one = unserved / (self.faults.len().max(1) as f64);
         100.0 * (1.0 - of_one * FAULTS_A_YEAR / YEAR_S)
     }
+}
+
+/// How many inserts are due in so many seconds.
+fn due(seconds: u64) -> u64 {
+    let due = Duration::from_secs(seconds).as_millis() / PACES.entry.as_millis();
+    u64::try_from(due).unwrap_or(u64::MAX)
 }
 
 fn percent(part: u64, all: u64) -> f64 {
@@ -188,7 +196,7 @@ async fn of_site(run: &mut Run<'_>, shape: Shape, case: Case) -> anyhow::Result<
     let mut bench = run.bench(shape, &scratch).await?;
     let planned = case.schedule();
     let (from, began) = (bench.books.now(), Instant::now());
-    let before = bench.books.attempts();
+    let before = bench.books.served();
     let mut latest = Duration::ZERO;
     for Planned { at, fault } in &planned {
         tokio::time::sleep_until(began + *at).await;
@@ -198,15 +206,15 @@ async fn of_site(run: &mut Run<'_>, shape: Shape, case: Case) -> anyhow::Result<
     }
     tokio::time::sleep_until(began + case.length()).await;
     let (seconds_served, seconds) = bench.books.seconds_served(from);
-    let (tried, served) = bench.books.attempts();
+    let served = bench.books.served() - before;
     let audit = bench.books.audit(&bench.site.entry("pgherd-bench-audit"), &[]).await?;
     Ok(Outcome {
         case,
         faults: planned.iter().map(|planned| planned.fault).collect(),
         seconds_served,
         seconds,
-        requests_served: served - before.1,
-        requests: tried - before.0,
+        requests_served: served,
+        requests: due(seconds),
         latest_s: rounded(latest.as_secs_f64()),
         lost: audit.missing.len(),
         interleaved: audit.interleaved,
@@ -264,6 +272,7 @@ mod tests {
         };
         assert!((outcome.seconds_percent() - 83.333).abs() < 0.01);
         assert!((outcome.requests_percent() - 90.0).abs() < 0.01);
+        assert_eq!(due(3600), 360_000);
         // 12 faults of 60 s.
         assert!((outcome.year_percent() - 99.99772).abs() < 0.0001);
     }

@@ -206,7 +206,7 @@ async fn counters(site: &Site, bench: Option<&Bench>) -> anyhow::Result<Counters
         let said = devices(&site.ground, host).await?;
         counters.bytes += sent(&said, DEVICE).with_context(|| format!("no {DEVICE} in {said}"))?;
     }
-    counters.inserts = bench.map_or(0.0, |bench| bench.books.attempts().1 as f64);
+    counters.inserts = bench.map_or(0.0, |bench| bench.books.served() as f64);
     Ok(counters)
 }
 

@@ -84,6 +84,8 @@ impl Bench {
             return Ok(false);
         }
         strike(site, primary, fault).await?;
+        // What was acknowledged while a disk was being filled is no sign that somebody took over.
+        let struck = self.books.now();
         if fault.lasts() {
             let limit = match (site.needs_operator(), site.nodes.len()) {
                 (false, _) => LASTS,
@@ -92,21 +94,28 @@ impl Bench {
                 // It lasts until the operator has failed over.
                 (true, _) => self.operator + LASTS,
             };
-            let in_time = tokio::time::timeout(limit, self.writes_again(primary, fault, at)).await;
+            let in_time =
+                tokio::time::timeout(limit, self.writes_again(primary, fault, struck)).await;
             undo(site, primary, fault)?;
             in_time.unwrap_or(Ok(()))?;
         } else {
-            self.writes_again(primary, fault, at).await?;
+            self.writes_again(primary, fault, struck).await?;
         }
         if site.needs_operator_afterwards() {
             site.rejoin_by_hand(primary).await?;
         }
-        self.books.next_ack(at, ACK_LIMIT).await?;
+        self.books.next_ack(struck, ACK_LIMIT).await?;
         Ok(site.needs_operator())
     }
 
-    /// Waits for writes, after what an operator does for them, and for a while more.
-    async fn writes_again(&self, primary: &Node, fault: Fault, at: Duration) -> anyhow::Result<()> {
+    /// Waits for writes after the fault was made, and after what an operator does for them, and for
+    /// a while more.
+    async fn writes_again(
+        &self,
+        primary: &Node,
+        fault: Fault,
+        struck: Duration,
+    ) -> anyhow::Result<()> {
         let site = &self.site;
         if site.needs_operator() {
             tokio::time::sleep(self.operator).await;
@@ -117,7 +126,7 @@ impl Bench {
                 _ => {}
             }
         }
-        self.books.next_ack(at, ACK_LIMIT).await?;
+        self.books.next_ack(struck, ACK_LIMIT).await?;
         tokio::time::sleep(AWAY).await;
         Ok(())
     }

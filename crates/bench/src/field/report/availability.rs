@@ -28,7 +28,7 @@ fn text() -> String {
     format!(
         "Everybody operates for as long under the same faults of the primary, drawn from a seed; a \
          fault waits until the one before it is over. A second is served if an insert was \
-         acknowledged in it; a request is an attempt of the writer, of at most a second. A year is \
+         acknowledged in it; requests are the inserts that were due, one every 10 ms. A year is \
          extrapolated: {FAULTS_A_YEAR} such faults a year, and nothing else, are assumed."
     )
 }

@@ -42,12 +42,30 @@ pub(super) struct Conditions {
 }
 
 impl Conditions {
-    /// All but the command, in a line.
-    fn line(&self) -> String {
+    /// All that matters to an experiment but the command, in a line.
+    fn line(&self, experiment: Experiment) -> String {
         let Conditions { at, machine, versions, operator_s, .. } = self;
-        let versions = versions.join(", ");
-        format!("{at}; {machine}; {versions}; an operator begins after {operator_s} s (assumed)")
+        let line = format!("{at}; {machine}; {}", versions.join(", "));
+        match experiment {
+            Experiment::Failover | Experiment::Availability => {
+                format!("{line}; an operator begins after {operator_s} s (assumed)")
+            }
+            Experiment::ResponseTime | Experiment::Cost | Experiment::Data => line,
+        }
     }
+}
+
+/// The commands of an experiment, by what else it was measured under.
+fn by_line(all: &AllConditions, experiment: Experiment) -> Vec<(String, Vec<&str>)> {
+    let mut lines: Vec<(String, Vec<&str>)> = Vec::new();
+    for one in all.get(&experiment).into_iter().flatten() {
+        let (line, command) = (one.line(experiment), one.command.as_str());
+        match lines.iter_mut().find(|(known, _)| *known == line) {
+            Some((_, commands)) => commands.push(command),
+            None => lines.push((line, vec![command])),
+        }
+    }
+    lines
 }
 
 /// One experiment.
@@ -113,9 +131,10 @@ pub(super) fn page(
     let mut body = String::new();
     for section in sections(experiments)? {
         write!(body, "<h2>{}</h2>\n<p>{}</p>\n", section.title, escaped(&section.text))?;
-        for one in conditions.get(&section.experiment).into_iter().flatten() {
-            let (line, command) = (escaped(&one.line()), escaped(&one.command));
-            writeln!(body, "<p>{line}; <code>{command}</code></p>")?;
+        for (line, commands) in by_line(conditions, section.experiment) {
+            let commands = commands.iter().map(|one| format!("<code>{}</code>", escaped(one)));
+            let commands = commands.collect::<Vec<String>>().join("<br>");
+            writeln!(body, "<p>{}:<br>{commands}</p>", escaped(&line))?;
         }
         for Figure { title, chart, table, .. } in &section.figures {
             let chart = chart.as_deref().unwrap_or_default();
@@ -158,8 +177,9 @@ pub(super) fn write(
     let mut parts = Vec::new();
     for section in sections(experiments)? {
         let mut text = String::new();
-        for one in conditions.get(&section.experiment).into_iter().flatten() {
-            writeln!(text, "{}; `{}`\n", one.line(), one.command)?;
+        for (line, commands) in by_line(conditions, section.experiment) {
+            let commands = commands.iter().map(|one| format!("- `{one}`\n")).collect::<String>();
+            writeln!(text, "{line}:\n\n{commands}")?;
         }
         for Figure { name, title, chart, table } in &section.figures {
             write!(text, "{title}:\n\n{}\n", table.markdown())?;
@@ -212,16 +232,18 @@ mod tests {
             machine: "2 <processors>".into(),
             versions: vec!["x 1.0".into()],
             operator_s: 61,
+            command: "one".into(),
             ..Conditions::default()
         };
-        let all = AllConditions::from([(Experiment::Failover, vec![conditions])]);
+        let resumed = Conditions { command: "two".into(), ..conditions.clone() };
+        let all = AllConditions::from([(Experiment::Failover, vec![conditions, resumed])]);
         let page = page(&all, &experiments()).expect("it can be drawn");
         for text in [
             "2 &lt;processors&gt;",
             "x 1.0",
             "host lost",
             "<td class=\"bad\">7</td>",
-            "after 61 s (assumed)",
+            "after 61 s (assumed):<br><code>one</code><br><code>two</code>",
         ] {
             assert!(page.contains(text), "{text}");
         }
