@@ -157,12 +157,16 @@ impl Results {
         self.directory.join(REPORT)
     }
 
-    /// Replaces the tables of a document, and the charts beside it.
+    /// Replaces the tables of a document, the charts beside it, and the single runs: those are the
+    /// document's name with the ending `json`.
     ///
     /// # Errors
     /// The document has no marks, or a file cannot be written.
     pub(super) fn write(&self, document: &Path) -> anyhow::Result<()> {
-        report::write(document, &self.file.conditions, &self.file.experiments)
+        report::write(document, &self.file.conditions, &self.file.experiments)?;
+        let runs = document.with_extension("json");
+        let text = serde_json::to_string(&self.file)?;
+        fs::write(&runs, text + "\n").with_context(|| format!("cannot write {}", runs.display()))
     }
 
     /// Writes everything, after something was added to this experiment.
@@ -243,6 +247,11 @@ mod tests {
         let commands = object["conditions"]["failover"].as_array().expect("a list");
         let commands: Vec<&Value> = commands.iter().map(|one| &one["command"]).collect();
         assert_eq!(commands, ["one", "two"], "each once");
+        let document = directory.join("document.md");
+        fs::write(&document, "<!-- bench failover -->\n<!-- /bench failover -->\n").expect("ours");
+        again.write(&document).expect("it has the marks");
+        let runs = Results::read(&directory.join("document.json")).expect("what a run writes");
+        assert_eq!(runs.len(), 3);
         fs::remove_dir_all(&directory).expect("it is ours");
     }
 }
