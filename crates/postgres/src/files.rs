@@ -63,7 +63,8 @@ fn replace(
         .and_then(|new| finish(&new))
         .and_then(|()| fs::rename(&temporary, path));
     if let Err(error) = written {
-        remove_if_present(&temporary)?;
+        // Why it was not written is what is told; what cannot be removed the next attempt meets.
+        drop(remove_if_present(&temporary));
         return Err(Error::file("write", path)(error));
     }
     Ok(true)
