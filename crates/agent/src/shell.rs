@@ -407,8 +407,7 @@ impl<I: Instance> Shell<I> {
         if lane == Lane::Data {
             self.give_up_data_lane();
         }
-        if !matches!(lane, Lane::Lease | Lane::Member | Lane::Guard | Lane::Failsafe | Lane::Knock)
-        {
+        if !lane.is_routine() {
             self.hurry();
         }
         self.phases.begin(clock::now(), &action.act);

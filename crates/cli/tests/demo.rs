@@ -10,7 +10,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{Demo, Etcd, Killed, directory, is_root, pgherd, psql, succeeded};
 use rustix::process::{Pid, Signal};
@@ -135,6 +135,7 @@ fn a_demo_survives_its_primary_and_is_operated() {
     assert!(!demo.ctl(&["list"]).contains("Maintenance mode"));
     check_events(&demo);
     check_file(&demo, 3);
+    check_looks(&demo);
 
     // A demo that is there already is not started twice, and the one that runs does not mind.
     let again = demo.demo(&["--detach"], Duration::from_secs(30));
@@ -146,6 +147,34 @@ fn a_demo_survives_its_primary_and_is_operated() {
     demo.start(&[]);
     assert_eq!(rows(&demo).trim(), "1 2 3");
     demo.stop();
+}
+
+/// While nothing happens but writes, a standby is looked at once in a round. Each look is a
+/// transaction there. The ten in a second that are for when something happens would be eighty;
+/// trial runs and the proxy's questions are three in a second.
+fn check_looks(demo: &Demo) {
+    const STRETCH: Duration = Duration::from_secs(8);
+    const TRANSACTIONS_MAX: u64 = 50;
+    let port = |name: &str| node(&demo.file(), name)["pg_port"].as_u64().expect("a port");
+    let standby = demo.roles().into_iter().find(|(_, role)| role != "Leader").expect("one").0;
+    let read_write = url(demo);
+    let (server, rest) = read_write.rsplit_once(':').expect("a port");
+    let (_, database) = rest.split_once('/').expect("a database");
+    let straight = format!("{server}:{}/{database}", port(&standby));
+    let count = || -> u64 {
+        let sum = "SELECT sum(xact_commit) FROM pg_stat_database";
+        succeeded(psql(&straight, sum)).trim().parse().expect("a number")
+    };
+    let transactions = || {
+        let (before, until) = (count(), Instant::now() + STRETCH);
+        while Instant::now() < until {
+            succeeded(psql(&url(demo), "UPDATE t SET id = id"));
+        }
+        count() - before
+    };
+    // What an operator did before is looked at for some seconds.
+    let seen: Vec<u64> = (0..2).map(|_| transactions()).collect();
+    assert!(seen[1] <= TRANSACTIONS_MAX, "transactions in {STRETCH:?} each: {seen:?}");
 }
 
 /// Every node kept a journal whose actions have reasons.

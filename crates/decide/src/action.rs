@@ -75,6 +75,32 @@ pub enum Lane {
     Exit,
 }
 
+impl Lane {
+    /// What runs there belongs to every round, whatever else goes on: it says nothing of what
+    /// comes next.
+    #[must_use]
+    pub const fn is_routine(self) -> bool {
+        match self {
+            Lane::Lease
+            | Lane::Member
+            | Lane::Guard
+            | Lane::Failsafe
+            | Lane::Knock
+            | Lane::Slots
+            | Lane::Decode
+            | Lane::State => true,
+            Lane::Dcs
+            | Lane::Hold
+            | Lane::Data
+            | Lane::Compare
+            | Lane::Sync
+            | Lane::Confirm
+            | Lane::Checkpoint
+            | Lane::Exit => false,
+        }
+    }
+}
+
 /// How long a fast stop may take before it is given up; an immediate one follows.
 pub const STOP_FAST: Millis = Millis(60_000);
 
