@@ -96,10 +96,12 @@ pub(super) fn todo(options: &Options, results: &Results) -> Vec<Case> {
     let wanted =
         |one: &Architecture| options.architecture.is_empty() || options.architecture.contains(one);
     let mut cases = Vec::new();
-    for architecture in ARCHITECTURES.into_iter().filter(wanted) {
-        let alone = architecture == Architecture::Single;
-        for replicas in if alone { vec![0] } else { REPLICAS.to_vec() } {
-            let many = alone || replicas == SOME_REPLICAS;
+    // What stands in one row of the tables is measured one after the other: a machine has better
+    // hours and worse ones.
+    for replicas in [0].into_iter().chain(REPLICAS) {
+        let of_this_size = |one: &Architecture| (*one == Architecture::Single) == (replicas == 0);
+        for architecture in ARCHITECTURES.into_iter().filter(wanted).filter(of_this_size) {
+            let many = replicas == 0 || replicas == SOME_REPLICAS;
             for clients in if many { CLIENTS.to_vec() } else { vec![SOME_CLIENTS] } {
                 for load in [Load::Offered(RATE), Load::Saturating] {
                     cases.push(Case { architecture, replicas, clients, load });

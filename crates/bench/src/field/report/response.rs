@@ -11,8 +11,11 @@ use crate::field::response::{Case, Finding, Load, Outcome};
 /// # Errors
 /// A chart cannot be drawn.
 pub(super) fn section(outcomes: &[Outcome]) -> anyhow::Result<Section> {
+    // What is to be compared stands together.
+    let mut outcomes: Vec<&Outcome> = outcomes.iter().collect();
+    outcomes.sort_by_key(|outcome| (outcome.case.replicas, outcome.case.clients));
     let (offered, saturating): (Vec<&Outcome>, Vec<&Outcome>) =
-        outcomes.iter().partition(|outcome| matches!(outcome.case.load, Load::Offered(_)));
+        outcomes.into_iter().partition(|outcome| matches!(outcome.case.load, Load::Offered(_)));
     let figures = [
         figure("response-offered", "At the offered load", &offered)?,
         figure("response-saturating", "As fast as they go", &saturating)?,
