@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::ensure;
-use lab::ledger::{Ack, PROXY_WRITER};
+use lab::ledger::{Ack, Due, PROXY_WRITER};
 use lab::workload::{self, Plan, Shared, Target, Writer};
 use tokio::time::Instant;
 
@@ -111,6 +111,14 @@ impl Books {
     /// In how many seconds since `from` the writer at the entry was served, and of how many.
     pub(crate) fn seconds_served(&self, from: Duration) -> (u64, u64) {
         self.ledger.lock().seconds_served(PROXY_WRITER, from, self.now())
+    }
+
+    /// How many of the requests at the entry since `from`, one each `pace`, were served within a
+    /// client's second, and of how many. Those of the last second may still be answered.
+    pub(crate) fn requests_served(&self, from: Duration, pace: Duration) -> (u64, u64) {
+        let patience = workload::ATTEMPT_LIMIT;
+        let due = Due { from, until: self.now().saturating_sub(patience), pace, patience };
+        self.ledger.lock().requests_served(PROXY_WRITER, due)
     }
 
     /// Asks for everything that was acknowledged, now and `before` (first and last identifier of

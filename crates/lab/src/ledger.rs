@@ -63,6 +63,19 @@ pub struct Ledger {
     closed: u64,
 }
 
+/// Requests that somebody has, one after the other.
+#[derive(Debug, Clone, Copy)]
+pub struct Due {
+    /// When the first one comes.
+    pub from: Duration,
+    /// Before when the last one comes.
+    pub until: Duration,
+    /// Between two.
+    pub pace: Duration,
+    /// How long each waits for its answer.
+    pub patience: Duration,
+}
+
 impl Ledger {
     /// Enters an acknowledged insert.
     pub fn acknowledged(&mut self, ack: Ack) {
@@ -95,6 +108,22 @@ impl Ledger {
         let acked = self.acks.iter().filter(|ack| ack.writer == writer && ack.acked >= from);
         let seconds: BTreeSet<u64> = acked.map(|ack| (ack.acked - from).as_secs()).collect();
         (seconds.range(..all).count() as u64, all)
+    }
+
+    /// Of those who come one each `pace` in `from..until`, how many see an insert of `writer`
+    /// acknowledged within `patience`, and how many these are.
+    #[must_use]
+    pub fn requests_served(&self, writer: u16, due: Due) -> (u64, u64) {
+        let acked = self.acks.iter().filter(|ack| ack.writer == writer).map(|ack| ack.acked);
+        let mut acked = acked.peekable();
+        let (mut served, mut all, mut at) = (0, 0, due.from);
+        while at < due.until {
+            while acked.next_if(|acked| *acked < at).is_some() {}
+            served += u64::from(acked.peek().is_some_and(|acked| *acked <= at + due.patience));
+            all += 1;
+            at += due.pace;
+        }
+        (served, all)
     }
 
     /// How long each insert of `writer` took that was sent within `from..until`.
@@ -260,6 +289,27 @@ mod tests {
         assert_eq!(seconds(900, 5800), (2, 4), "what is acknowledged in the rest does not count");
         assert_eq!(ledger.latencies(PROXY_WRITER, Duration::ZERO, Duration::from_secs(9)).len(), 3);
         assert_eq!((ledger.served(PROXY_WRITER), ledger.served(1)), (3, 0));
+    }
+
+    #[test]
+    fn a_request_is_served_if_an_answer_comes_in_time() {
+        let ms = Duration::from_millis;
+        let at = |id: i64, acked: u64| ack(id, 0, acked, OLD);
+        // One each 10 ms but for a gap from 30 to 70; another writer does not count.
+        let mut acks: Vec<Ack> =
+            [5, 18, 30, 70, 81, 90].into_iter().zip(1..).map(|(t, id)| at(id, t)).collect();
+        acks.push(Ack { writer: 1, ..at(9, 50) });
+        acks.sort_by_key(|ack| ack.acked);
+        let ledger = ledger(&acks);
+        let due =
+            |patience| Due { from: ms(0), until: ms(100), pace: ms(10), patience: ms(patience) };
+        assert_eq!(
+            ledger.requests_served(PROXY_WRITER, due(15)),
+            (8, 10),
+            "not those of 40 and 50"
+        );
+        assert_eq!(ledger.requests_served(PROXY_WRITER, due(30)), (10, 10));
+        assert_eq!(ledger.requests_served(PROXY_WRITER, due(0)).0, 3, "30, 70 and 90");
     }
 
     #[test]

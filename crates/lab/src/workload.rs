@@ -14,7 +14,7 @@ use crate::ledger::{Ack, IDS_PER_WRITER, Ledger};
 
 /// How long one attempt of a writer may take, to connect or to insert. What takes longer is given
 /// up: its outcome is unknown.
-const ATTEMPT_LIMIT: Duration = Duration::from_secs(1);
+pub const ATTEMPT_LIMIT: Duration = Duration::from_secs(1);
 
 /// The statement of every writer. It says where it ran: the port is in the configuration of the
 /// server itself, so that no relay or proxy can blur it.
