@@ -176,6 +176,17 @@ impl Mode {
     }
 }
 
+/// How many clients a site is made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Crowd {
+    /// A hundred.
+    Small,
+    /// A thousand, each of whom has a connection to a server.
+    Large,
+    /// A thousand who share the connections of the proxy, which is ours, by transactions.
+    Pooled,
+}
+
 /// A site as it is to be made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Shape {
@@ -184,15 +195,14 @@ pub(crate) struct Shape {
     pub(crate) servers: usize,
     /// The last server is far away: it never becomes primary, and no commit waits for it.
     pub(crate) remote: bool,
-    /// There are more than a thousand clients.
-    pub(crate) crowded: bool,
+    pub(crate) crowd: Crowd,
 }
 
 impl Shape {
     /// The usual one.
     pub(crate) fn new(architecture: Architecture, mode: Mode) -> Shape {
         let servers = architecture.servers();
-        Shape { architecture, mode, servers, remote: false, crowded: false }
+        Shape { architecture, mode, servers, remote: false, crowd: Crowd::Small }
     }
 
     /// What tables call it.
@@ -203,7 +213,10 @@ impl Shape {
 
     /// `max_connections` of its servers.
     pub(crate) fn connections(&self) -> u32 {
-        if self.crowded { 1100 } else { 200 }
+        match self.crowd {
+            Crowd::Small | Crowd::Pooled => 200,
+            Crowd::Large => 1100,
+        }
     }
 
     /// How many standbys acknowledge commits when all is well.

@@ -8,7 +8,7 @@ use lab::processor::Share;
 use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 
-use super::kinds::{Architecture, Mode, Shape};
+use super::kinds::{Architecture, Crowd, Mode, Shape};
 use super::results::Results;
 use super::site::Site;
 use super::{Options, Run, rounded};
@@ -18,9 +18,14 @@ use crate::statistics::percentile;
 
 /// Of one processor, for each server's host; clients and proxy have the rest.
 const SHARE_PERCENT: u64 = 20;
-/// Who is measured. The other ones lead clients to the same servers in the same way.
-const ARCHITECTURES: [Architecture; 3] =
-    [Architecture::Single, Architecture::Patroni, Architecture::PgherdFenced];
+/// Who is measured, and whether clients share the proxy's connections by transactions. The other
+/// ones lead clients to the same servers in the same way.
+const MEASURED: [(Architecture, bool); 4] = [
+    (Architecture::Single, false),
+    (Architecture::Patroni, false),
+    (Architecture::PgherdFenced, false),
+    (Architecture::PgherdFenced, true),
+];
 /// Clients, with [`SOME_REPLICAS`].
 const CLIENTS: [u32; 4] = [1, 10, 100, 1000];
 /// Replicas, with [`SOME_CLIENTS`].
@@ -58,6 +63,23 @@ pub(crate) struct Case {
     pub(crate) replicas: usize,
     pub(crate) clients: u32,
     pub(crate) load: Load,
+    /// Clients share the proxy's connections by transactions.
+    #[serde(default)]
+    pub(crate) pooled: bool,
+}
+
+impl Case {
+    /// What tables call the architecture.
+    pub(crate) fn title(&self) -> String {
+        let pooled = if self.pooled { ", pooled" } else { "" };
+        format!("{}{pooled}", self.architecture.title())
+    }
+
+    fn shape(&self) -> Shape {
+        let crowd = if self.pooled { Crowd::Pooled } else { Crowd::Large };
+        let usual = Shape::new(self.architecture, Mode::Async);
+        Shape { servers: self.replicas + 1, crowd, ..usual }
+    }
 }
 
 /// How it went.
@@ -93,18 +115,21 @@ pub(crate) enum Finding {
 
 /// What of it is not measured yet; cases of one site follow each other.
 pub(super) fn todo(options: &Options, results: &Results) -> Vec<Case> {
-    let wanted =
-        |one: &Architecture| options.architecture.is_empty() || options.architecture.contains(one);
+    let wanted = |(architecture, _): &(Architecture, bool)| {
+        options.architecture.is_empty() || options.architecture.contains(architecture)
+    };
     let mut cases = Vec::new();
     // What stands in one row of the tables is measured one after the other: a machine has better
     // hours and worse ones.
     for replicas in [0].into_iter().chain(REPLICAS) {
-        let of_this_size = |one: &Architecture| (*one == Architecture::Single) == (replicas == 0);
-        for architecture in ARCHITECTURES.into_iter().filter(wanted).filter(of_this_size) {
-            let many = replicas == 0 || replicas == SOME_REPLICAS;
+        let many = replicas == 0 || replicas == SOME_REPLICAS;
+        let of_this_size = |(architecture, pooled): &(Architecture, bool)| {
+            (*architecture == Architecture::Single) == (replicas == 0) && (many || !pooled)
+        };
+        for (architecture, pooled) in MEASURED.into_iter().filter(wanted).filter(of_this_size) {
             for clients in if many { CLIENTS.to_vec() } else { vec![SOME_CLIENTS] } {
                 for load in [Load::Offered(RATE), Load::Saturating] {
-                    cases.push(Case { architecture, replicas, clients, load });
+                    cases.push(Case { architecture, replicas, clients, load, pooled });
                 }
             }
         }
@@ -131,26 +156,24 @@ fn length(clients: u32) -> u64 {
 pub(super) async fn measure(run: &mut Run<'_>) -> anyhow::Result<bool> {
     let todo = todo(run.options, &run.results);
     let same_site = |one: &Case, other: &Case| {
-        (one.architecture, one.replicas) == (other.architecture, other.replicas)
+        let site = |case: &Case| (case.architecture, case.replicas, case.pooled);
+        site(one) == site(other)
     };
     let mut complete = true;
     for cases in todo.chunk_by(same_site) {
-        let Case { architecture, replicas, .. } = cases[0];
-        let shape =
-            Shape { servers: replicas + 1, crowded: true, ..Shape::new(architecture, Mode::Async) };
         let left_after = run.progress.left_after(expected(cases));
-        if let Err(error) = of_site(run, shape, cases).await {
+        if let Err(error) = of_site(run, cases).await {
             complete = false;
-            run.given_up(&format!("{}, {replicas} replicas", shape.title()), &error);
+            run.given_up(&format!("{}, {} replicas", cases[0].title(), cases[0].replicas), &error);
         }
         run.progress.left_is(left_after);
     }
     Ok(complete)
 }
 
-async fn of_site(run: &mut Run<'_>, shape: Shape, cases: &[Case]) -> anyhow::Result<()> {
+async fn of_site(run: &mut Run<'_>, cases: &[Case]) -> anyhow::Result<()> {
     let (scratch, logs) = (run.scratch()?, Scratch::new("field-logs")?);
-    let site = run.site(shape, &scratch).await?;
+    let site = run.site(cases[0].shape(), &scratch).await?;
     let mut tables = site.pgbench(site.entry_address());
     tables.args(["-i", "-q", "-s", &SCALE.to_string()]);
     let made = pgbench::output(tables, TABLES_LIMIT).await?;
@@ -164,7 +187,7 @@ async fn of_site(run: &mut Run<'_>, shape: Shape, cases: &[Case]) -> anyhow::Res
         run.progress.done(expected(&[*case]));
         run.progress.tell(&format!(
             "{}, {} replicas, {} clients, {:?}: {:?}",
-            shape.title(),
+            case.title(),
             case.replicas,
             case.clients,
             case.load,
@@ -312,10 +335,11 @@ mod tests {
         let count =
             |architecture| cases.iter().filter(|case| case.architecture == architecture).count();
         assert_eq!(count(Architecture::Single), 4 * 2);
-        assert_eq!(count(Architecture::PgherdFenced), (4 + 4) * 2);
-        let mut sites =
-            cases.chunk_by(|a, b| (a.architecture, a.replicas) == (b.architecture, b.replicas));
-        assert_eq!(sites.by_ref().count(), 1 + 5 + 5);
+        assert_eq!(count(Architecture::Patroni), (4 + 4) * 2);
+        assert_eq!(count(Architecture::PgherdFenced), (4 + 4 + 4) * 2);
+        let sites = cases
+            .chunk_by(|one, other| (one.title(), one.replicas) == (other.title(), other.replicas));
+        assert_eq!(sites.count(), 1 + 5 + 6);
         assert!(length(1000) > length(10));
     }
 }

@@ -29,7 +29,8 @@ fn text() -> String {
         "Everybody operates for as long under the same faults of the primary, drawn from a seed; a \
          fault waits until the one before it is over. A second is served if an insert was \
          acknowledged in it; a request, one every 10 ms, if an insert was acknowledged within a \
-         client's second of when it was due. A year is extrapolated: {FAULTS_A_YEAR} such faults a year, and nothing else, are assumed."
+         client's second of when it was due. A year is extrapolated: {FAULTS_A_YEAR} such faults a \
+         year, and nothing else, are assumed."
     )
 }
 

@@ -33,7 +33,7 @@ fn figure(name: &str, title: &str, outcomes: &[&Outcome]) -> anyhow::Result<Figu
         let Case { architecture, replicas, clients, .. } = outcome.case;
         let Finding::Served { mean_ms, p50_ms, p99_ms, .. } = outcome.finding else { return None };
         Some(Bar {
-            label: format!("{}: {clients} clients, {replicas} replicas", architecture.title()),
+            label: format!("{}: {clients} clients, {replicas} replicas", outcome.case.title()),
             median: mean_ms,
             min: p50_ms,
             max: p99_ms,
@@ -48,12 +48,13 @@ fn figure(name: &str, title: &str, outcomes: &[&Outcome]) -> anyhow::Result<Figu
 const TEXT: &str = "Nine of ten transactions of pgbench read one row (where reads are served, \
     which is by replicas if there are any), one of ten changes one; each server with its agent and \
     its etcd has a fifth of one processor, clients and proxy have the rest. A response time counts \
-    from when the transaction was due. Asynchronous replication; pools in session mode.";
+    from when the transaction was due. Asynchronous replication; each client has a connection to a \
+    server, but for \"pooled\", where twenty to each server are shared by transactions.";
 
 fn table(outcomes: &[&Outcome]) -> Table {
     let line = |outcome: &&Outcome| {
         let Outcome { case, finding } = outcome;
-        let line = Line::new(case.architecture.title().to_owned(), case.architecture.is_ours())
+        let line = Line::new(case.title(), case.architecture.is_ours())
             .cell(case.replicas.to_string())
             .cell(case.clients.to_string());
         match finding {
@@ -97,6 +98,7 @@ mod tests {
                 replicas: 2,
                 clients,
                 load: Load::Saturating,
+                pooled: false,
             },
             finding,
         };

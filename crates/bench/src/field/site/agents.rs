@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::node::{HOSTS, Hands, Node, make_directory, write};
 use super::{ENTRY_PORT, Programs, READ_PORT};
-use crate::field::kinds::{Architecture, Mode, Shape};
+use crate::field::kinds::{Architecture, Crowd, Mode, Shape};
 
 /// The cluster's name.
 const SCOPE: &str = "field";
@@ -229,16 +229,20 @@ impl Plan<'_> {
     }
 
     fn proxy(&self) -> Value {
+        let mut proxy = json!({
+            "name": "proxy1",
+            "read_write": format!("127.0.0.1:{ENTRY_PORT}"),
+            "read_only": format!("127.0.0.1:{READ_PORT}"),
+        });
+        if self.shape.crowd == Crowd::Pooled {
+            proxy["pool_mode"] = json!("transaction");
+            // Servers let everybody in here.
+            proxy["auth"] = json!("trust");
+        }
         json!({
             "scope": SCOPE,
             "etcd3": {"hosts": self.etcd_hosts()},
-            "pgherd": {
-                "proxy": {
-                    "name": "proxy1",
-                    "read_write": format!("127.0.0.1:{ENTRY_PORT}"),
-                    "read_only": format!("127.0.0.1:{READ_PORT}"),
-                },
-            },
+            "pgherd": {"proxy": proxy},
         })
     }
 
