@@ -125,11 +125,16 @@ impl Outcome {
         percent(self.requests_served, self.requests)
     }
 
-    /// The same of a year with [`FAULTS_A_YEAR`] faults as these.
-    pub(crate) fn year_percent(&self) -> f64 {
+    /// Seconds that are not served in a year with [`FAULTS_A_YEAR`] faults as these.
+    pub(crate) fn unserved_a_year_s(&self) -> f64 {
         let unserved = self.seconds.saturating_sub(self.seconds_served) as f64;
         let of_one = unserved / (self.faults.len().max(1) as f64);
-        100.0 * (1.0 - of_one * FAULTS_A_YEAR / YEAR_S)
+        of_one * FAULTS_A_YEAR
+    }
+
+    /// Served seconds of such a year in percent.
+    pub(crate) fn year_percent(&self) -> f64 {
+        100.0 * (1.0 - self.unserved_a_year_s() / YEAR_S)
     }
 }
 
@@ -266,6 +271,7 @@ mod tests {
         assert!((outcome.seconds_percent() - 83.333).abs() < 0.01);
         assert!((outcome.requests_percent() - 90.0).abs() < 0.01);
         // 12 faults of 60 s.
+        assert!((outcome.unserved_a_year_s() - 720.0).abs() < 0.1);
         assert!((outcome.year_percent() - 99.99772).abs() < 0.0001);
     }
 }

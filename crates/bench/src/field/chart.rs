@@ -25,8 +25,8 @@ const WIDTH: u32 = 910;
 const ROW_HEIGHT: u32 = 26;
 const MARGINS_HEIGHT: u32 = 90;
 const LABELS_WIDTH: u32 = 380;
-/// How much further the scale goes than the longest bar, whose figure stands behind it.
-const ROOM: f64 = 2.5;
+/// How much longer the scale is than the longest bar, whose figure stands behind it.
+const ROOM: f64 = 0.13;
 /// No bar is shorter.
 const LEAST: f64 = 0.01;
 
@@ -57,12 +57,13 @@ fn draw(
 ) -> Result<(), Box<dyn std::error::Error>> {
     area.fill(&WHITE)?;
     let rows = f64::from(u32::try_from(bars.len())?);
+    let end = largest * (largest / LEAST).powf(ROOM);
     let mut chart = ChartBuilder::on(area)
         .caption(title, ("sans-serif", 17))
         .margin(8)
         .x_label_area_size(36)
         .y_label_area_size(LABELS_WIDTH)
-        .build_cartesian_2d((LEAST..largest * ROOM).log_scale(), 0.0..rows)?;
+        .build_cartesian_2d((LEAST..end).log_scale(), 0.0..rows)?;
     chart
         .configure_mesh()
         .disable_y_mesh()
@@ -84,7 +85,9 @@ fn draw(
         let style = ("sans-serif", 13).into_text_style(area);
         area.draw_text(&bar.label, &style, (x - i32::try_from(LABELS_WIDTH)? + 4, y - 7))?;
         let (x, y) = chart.backend_coord(&(bar.max.max(LEAST), bottom + 0.5));
-        area.draw_text(&format!("{:.2}", bar.median), &style, (x + 6, y - 7))?;
+        let decimals = if bar.median < 100.0 { 2 } else { 0 };
+        let figure = format!("{:.decimals$}", bar.median);
+        area.draw_text(&figure, &style, (x + 6, y - 7))?;
     }
     area.present()?;
     Ok(())
@@ -103,10 +106,14 @@ mod tests {
             max: median * 2.0,
             ours: false,
         };
-        let svg = bars("Host lost", "seconds", &[bar("one", 12.25), bar("two & three", 0.5)])
-            .expect("it can be drawn");
+        let svg = bars(
+            "Host lost",
+            "seconds",
+            &[bar("one", 12.25), bar("two & three", 0.5), bar("four", 1083.0)],
+        )
+        .expect("it can be drawn");
         assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"), "{svg}");
-        for text in ["Host lost", "one", "two &amp; three", "12.25", "0.50", "seconds"] {
+        for text in ["Host lost", "one", "two &amp; three", "12.25", "0.50", "1083", "seconds"] {
             assert!(svg.contains(text), "{text} is not in {svg}");
         }
     }

@@ -49,7 +49,8 @@ fn table(outcomes: &[Outcome]) -> Table {
         Line::new(title(outcome), outcome.case.architecture.is_ours())
             .cell(format!("{:.2}", outcome.seconds_percent()))
             .cell(format!("{:.2}", outcome.requests_percent()))
-            .cell(format!("{:.4}", outcome.year_percent()))
+            .cell(format!("{:.6}", outcome.year_percent()))
+            .cell(format!("{:.0}", outcome.unserved_a_year_s()))
             .cell(outcome.faults.len().to_string())
             .cell(outcome.case.minutes.to_string())
             .cell(format!("{:.0}", outcome.latest_s))
@@ -61,6 +62,7 @@ fn table(outcomes: &[Outcome]) -> Table {
         "seconds, %",
         "requests, %",
         "of a year, %",
+        "unserved of it, s",
         "faults",
         "minutes",
         "latest fault, s",
