@@ -70,7 +70,7 @@ pub struct Due {
     pub from: Duration,
     /// Before when the last one comes.
     pub until: Duration,
-    /// Between two.
+    /// Between two; not 0.
     pub pace: Duration,
     /// How long each waits for its answer.
     pub patience: Duration,

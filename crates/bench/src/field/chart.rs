@@ -25,7 +25,7 @@ const WIDTH: u32 = 910;
 const ROW_HEIGHT: u32 = 26;
 const MARGINS_HEIGHT: u32 = 90;
 const LABELS_WIDTH: u32 = 380;
-/// How much longer the scale is than the longest bar, whose figure stands behind it.
+/// How much longer the scale is than the longest bar, as a part of it: a figure stands behind it.
 const ROOM: f64 = 0.13;
 /// No bar is shorter.
 const LEAST: f64 = 0.01;

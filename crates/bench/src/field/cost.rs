@@ -70,6 +70,11 @@ impl Outcome {
         };
         self.programs.values().fold(Use::default(), add)
     }
+
+    /// All requests to etcd, a second. The sum of none is not to be shown as `-0.0`.
+    pub(crate) fn requests(&self) -> f64 {
+        self.dcs_requests.values().fold(0.0, |sum, one| sum + one)
+    }
 }
 
 /// What counts up, as it was at one moment.
@@ -114,7 +119,7 @@ pub(super) async fn measure(run: &mut Run<'_>) -> anyhow::Result<bool> {
                     if case.load { "under load" } else { "idle" },
                     all.memory_mib,
                     all.processor_percent,
-                    outcome.dcs_requests.values().sum::<f64>()
+                    outcome.requests()
                 ));
                 run.results.add_cost(outcome)?;
             }

@@ -101,7 +101,7 @@ fn line(outcome: &Outcome) -> Line {
         .cell(parts(|one| format!("{:.0}", one.memory_mib)))
         .cell(format!("{:.1}", all.processor_percent))
         .cell(parts(|one| format!("{:.1}", one.processor_percent)))
-        .cell(format!("{:.1}", outcome.dcs_requests.values().sum::<f64>()))
+        .cell(format!("{:.1}", outcome.requests()))
         .cell(format!("{:.2}", outcome.dcs_changes))
         .cell(format!("{:.1}", outcome.network_bytes / 1000.0))
 }
