@@ -224,9 +224,26 @@ fn a_member_for_disaster_recovery_never_leads() {
     for tag in ["nofailover", "nosync", "noloadbalance"] {
         assert_eq!(dr["Tags"][tag], true, "{dr}");
     }
+    check_rest(&etcd);
     demo.stop();
     assert!(lab::process::is_alive(std::process::id()), "and the etcd is not the demo's to stop");
     etcd.put("/still", "there").unwrap();
+}
+
+/// While nothing happens no member key is written, which each agent's round would do once.
+fn check_rest(etcd: &Etcd) {
+    const ROUNDS: Duration = Duration::from_secs(6);
+    let keys = || -> Vec<_> {
+        let view = etcd.view("/service/demo/");
+        assert_eq!(view.members.len(), 3);
+        view.members.values().map(|member| (member.mod_revision, member.lease)).collect()
+    };
+    // PostgreSQL itself writes now and then, and positions are in the keys.
+    common::wait_for("three rounds without a written member key", Duration::from_secs(90), || {
+        let before = keys();
+        std::thread::sleep(ROUNDS);
+        (keys() == before).then_some(())
+    });
 }
 
 #[test]

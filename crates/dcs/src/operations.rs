@@ -21,7 +21,7 @@ use crate::txn::{Compare, Op, Txn};
 /// What a conditional write came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Write {
-    /// Done, at this revision.
+    /// Done, at this revision; for a member key that was so already, the one of then.
     Written {
         /// Can be waited for with [`ClusterStore::wait_revision`].
         revision: Revision,
@@ -88,7 +88,8 @@ pub(crate) fn json<T: Serialize>(operation: &'static str, value: &T) -> Result<V
 }
 
 impl ClusterStore {
-    /// Writes this member's key under the session's lease.
+    /// Makes this member's key say `member` under the session's lease. It is not written if the
+    /// watch shows that it does, as Patroni does it too; whatever is in doubt is written.
     ///
     /// # Errors
     /// Every class; `Refused(LeaseNotFound)` also takes the lease from the session.
@@ -100,6 +101,11 @@ impl ClusterStore {
     ) -> Result<Write, Error> {
         const OPERATION: &str = "writing the member key";
         let lease = session.require(OPERATION)?;
+        let seen = self.current();
+        let view = seen.view.filter(|_| seen.fresh);
+        if let Some(revision) = view.and_then(|view| view.shows_member(name, member, lease)) {
+            return Ok(Write::Written { revision });
+        }
         let value = json(OPERATION, member)?;
         let key = self.key(&keys::member(name));
         let answer = self.client().put(&key, value, lease).await;

@@ -188,7 +188,8 @@ pub struct Leading {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case", tag = "action")]
 pub enum Act {
-    /// Write the member key under our lease and keep the lease alive.
+    /// Keep the lease alive, and make the member key say this under it: it is written unless it
+    /// is seen to say so already.
     TouchMember {
         /// The value.
         member: Box<Member>,

@@ -24,8 +24,8 @@ impl MemberClock {
 }
 
 impl Brain {
-    /// Writes the member key when anything but positions changed, else once per `loop_wait`; the
-    /// lease is kept alive by the same action.
+    /// Brings the member key up to date when anything but positions changed, else once per
+    /// `loop_wait`; the lease is kept alive by the same action.
     pub(crate) fn touch_member(
         &mut self,
         now: Millis,

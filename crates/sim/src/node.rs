@@ -84,8 +84,8 @@ pub(crate) struct Agent {
     pub(crate) lease: i64,
     /// The lease whose time to live the brain was told.
     pub(crate) lease_told: i64,
-    /// Revision of the last view that was delivered; -1 before the first.
-    pub(crate) revision: i64,
+    /// The last view that was delivered.
+    pub(crate) view: Option<Snapshot>,
     pub(crate) started: bool,
     pub(crate) doing: BTreeMap<ActionId, Doing>,
     pub(crate) compared: Option<Compared>,

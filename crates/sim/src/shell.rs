@@ -55,7 +55,7 @@ impl World {
             brain,
             lease: 0,
             lease_told: 0,
-            revision: -1,
+            view: None,
             started: false,
             doing: BTreeMap::new(),
             compared: None,
@@ -230,10 +230,11 @@ impl World {
     fn show(&mut self, node: usize, view: Snapshot) {
         let view = self.mistaken(node, view);
         let Some(agent) = &mut self.hosts[node].agent else { return };
-        if !agent.started || view.revision.0 <= agent.revision {
+        let newer = agent.view.as_ref().is_none_or(|seen| seen.revision < view.revision);
+        if !agent.started || !newer {
             return;
         }
-        agent.revision = view.revision.0;
+        agent.view = Some(view.clone());
         self.feed(node, decide::Event::View(view));
     }
 
@@ -253,7 +254,7 @@ impl World {
             self.look(node);
         }
         let Some(agent) = self.agent(node, number) else { return };
-        if agent.revision < 0 {
+        if agent.view.is_none() {
             self.show(node, view);
         } else if !agent.watch_pending {
             agent.watch_pending = true;
@@ -370,6 +371,7 @@ impl World {
             ttl: self.ttl_in_force(node),
             config: crate::config_document(&self.setup, self.setup.mode, 1, TTL),
             history: self.history_of(node),
+            seen: self.watched_by(node, number),
         };
         let before = self.store.see().revision;
         let lease = self.store.apply(self.now, &request, act, self.setup.mutation);
@@ -394,6 +396,12 @@ impl World {
             let view = self.store.view();
             self.after(delay, Event::Reply { node, agent: number, id, lease, view });
         }
+    }
+
+    /// What its watch has shown an agent, however old. Of one that is gone the request was sent.
+    fn watched_by(&mut self, node: usize, number: u64) -> Option<Snapshot> {
+        let agent = self.agent(node, number)?;
+        agent.view.clone().filter(|_| !agent.watch_lost)
     }
 
     /// What an agent asks for when it gets a lease.

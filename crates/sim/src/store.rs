@@ -29,6 +29,20 @@ pub(crate) struct Request {
     pub(crate) config: Value,
     /// For [`Act::PublishHistory`].
     pub(crate) history: Vec<HistoryEntry>,
+    /// For [`Act::TouchMember`]: what is seen there is not written again.
+    pub(crate) seen: Option<Arc<ClusterView>>,
+}
+
+impl Request {
+    /// Whether the transaction keeps leases alive and changes no key.
+    fn writes_nothing(&self, act: &Act, lease: i64) -> bool {
+        let seen = |member| self.seen.as_ref()?.shows_member(&self.who, member, lease);
+        match act {
+            Act::Renew { status, .. } => status.is_none(),
+            Act::TouchMember { member } => seen(member).is_some(),
+            _ => false,
+        }
+    }
 }
 
 /// The store.
@@ -185,7 +199,7 @@ impl Store {
         }
         self.keep_alive_for(now, lease, act);
         drop(view);
-        if !matches!(act, Act::Renew { status: None, .. }) {
+        if !request.writes_nothing(act, lease) {
             self.change(|view, at| {
                 mistaken(view, act, mistake, |v| write(v, at, lease, request, act))
             });

@@ -213,6 +213,14 @@ impl ClusterView {
     pub fn member(&self, name: &MemberName) -> Option<&Member> {
         self.members.get(name).map(|m| &m.value)
     }
+
+    /// Since when the key of that member has been there with just this value, under this lease.
+    /// `None` if it has to be written.
+    #[must_use]
+    pub fn shows_member(&self, name: &MemberName, member: &Member, lease: i64) -> Option<Revision> {
+        let there = self.members.get(name).filter(|m| m.lease == lease && m.value == *member);
+        there.map(|m| m.mod_revision)
+    }
 }
 
 fn versioned<T>(kv: &KeyValue, value: T) -> Versioned<T> {

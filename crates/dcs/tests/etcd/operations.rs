@@ -108,6 +108,21 @@ async fn the_view_follows_and_never_goes_back() {
     assert_eq!(view.member(&name).unwrap().state, "running");
     assert_eq!(view.members[&name].lease, session.lease_id().unwrap());
 
+    // What the watch shows is not written again; another value is.
+    let again = store.touch_member(&session, &name, &member).await.unwrap();
+    assert_eq!(again.revision(), Some(revision));
+    assert_eq!(client.get("/other").await.unwrap().1.revision, revision);
+    let member = Member { state: "stopped".into(), ..member };
+    let changed = store.touch_member(&session, &name, &member).await.unwrap().revision().unwrap();
+    assert!(changed > revision);
+    let view = store.wait_revision(changed, Millis(5000)).await.unwrap();
+    assert_eq!(view.member(&name).unwrap().state, "stopped");
+    // A new lease has to carry the key, whatever it says.
+    let lease = session.grant(Millis(10_000)).await.unwrap();
+    let moved = store.touch_member(&session, &name, &member).await.unwrap().revision().unwrap();
+    let view = store.wait_revision(moved, Millis(5000)).await.unwrap();
+    assert!(moved > changed && view.members[&name].lease == lease);
+
     // A write outside the prefix raises the store's revision; a read passes it on.
     let header = client.put("/other", Vec::new(), 0).await.unwrap();
     assert_eq!(store.read().await.unwrap().revision, header.revision);

@@ -62,7 +62,12 @@ impl Store {
             *lease = self.grant();
         }
         let lease = *lease;
-        if !matches!(act, Act::Renew { status: None, .. }) {
+        let nothing = match act {
+            Act::Renew { status, .. } => status.is_none(),
+            Act::TouchMember { member } => self.view.shows_member(who, member, lease).is_some(),
+            _ => false,
+        };
+        if !nothing {
             self.change(|view, revision| write(view, revision, (who, lease), config, act));
         }
         true
