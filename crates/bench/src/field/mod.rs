@@ -53,7 +53,7 @@ pub(crate) struct Options {
     /// Only this mode of replication
     #[arg(long, value_parser = parse::<Mode>)]
     mode: Option<Mode>,
-    /// Runs of each case of failover
+    /// Runs of each case of failover and response_time
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=100))]
     runs: Option<u16>,
     /// When an operator begins, in seconds after a fault

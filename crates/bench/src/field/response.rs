@@ -41,6 +41,8 @@ const SECONDS: u64 = 20;
 /// How many clients connect in a second, at least: a small part of a processor makes processes
 /// slowly.
 const CONNECTING: u32 = 10;
+/// How often each case is measured; all others lie between two runs of one.
+const RUNS: u16 = 3;
 /// pgbench's scale.
 const SCALE: u32 = 10;
 /// How long its tables may take.
@@ -64,8 +66,9 @@ pub(crate) struct Case {
     pub(crate) clients: u32,
     pub(crate) load: Load,
     /// Clients share the proxy's connections by transactions.
-    #[serde(default)]
     pub(crate) pooled: bool,
+    /// Which run of this case it is, from 1.
+    pub(crate) run: u16,
 }
 
 impl Case {
@@ -119,9 +122,11 @@ pub(super) fn todo(options: &Options, results: &Results) -> Vec<Case> {
         options.architecture.is_empty() || options.architecture.contains(architecture)
     };
     let mut cases = Vec::new();
-    // What stands in one row of the tables is measured one after the other: a machine has better
-    // hours and worse ones.
-    for replicas in [0].into_iter().chain(REPLICAS) {
+    // What stands in neighbouring rows is measured one after the other, and all of it several
+    // times: a machine has better hours and worse ones.
+    let runs = 1..=options.runs.unwrap_or(RUNS);
+    let sizes = [0].into_iter().chain(REPLICAS);
+    for (run, replicas) in runs.flat_map(|run| sizes.clone().map(move |size| (run, size))) {
         let many = replicas == 0 || replicas == SOME_REPLICAS;
         let of_this_size = |(architecture, pooled): &(Architecture, bool)| {
             (*architecture == Architecture::Single) == (replicas == 0) && (many || !pooled)
@@ -129,7 +134,7 @@ pub(super) fn todo(options: &Options, results: &Results) -> Vec<Case> {
         for (architecture, pooled) in MEASURED.into_iter().filter(wanted).filter(of_this_size) {
             for clients in if many { CLIENTS.to_vec() } else { vec![SOME_CLIENTS] } {
                 for load in [Load::Offered(RATE), Load::Saturating] {
-                    cases.push(Case { architecture, replicas, clients, load, pooled });
+                    cases.push(Case { architecture, replicas, clients, load, pooled, run });
                 }
             }
         }
@@ -156,7 +161,7 @@ fn length(clients: u32) -> u64 {
 pub(super) async fn measure(run: &mut Run<'_>) -> anyhow::Result<bool> {
     let todo = todo(run.options, &run.results);
     let same_site = |one: &Case, other: &Case| {
-        let site = |case: &Case| (case.architecture, case.replicas, case.pooled);
+        let site = |case: &Case| (case.architecture, case.replicas, case.pooled, case.run);
         site(one) == site(other)
     };
     let mut complete = true;
@@ -183,14 +188,16 @@ async fn of_site(run: &mut Run<'_>, cases: &[Case]) -> anyhow::Result<()> {
     for case in cases {
         // The load before may have been taken for a fault.
         site.until_whole(Duration::from_secs(TABLES_LIMIT)).await?;
+        site.until_reads(Duration::from_secs(TABLES_LIMIT)).await?;
         let outcome = one(&site, *case, &logs).await?;
         run.progress.done(expected(&[*case]));
         run.progress.tell(&format!(
-            "{}, {} replicas, {} clients, {:?}: {:?}",
+            "{}, {} replicas, {} clients, {:?}, run {}: {:?}",
             case.title(),
             case.replicas,
             case.clients,
             case.load,
+            case.run,
             outcome.finding
         ));
         run.results.add_response(outcome)?;
@@ -334,12 +341,12 @@ mod tests {
         );
         let count =
             |architecture| cases.iter().filter(|case| case.architecture == architecture).count();
-        assert_eq!(count(Architecture::Single), 4 * 2);
-        assert_eq!(count(Architecture::Patroni), (4 + 4) * 2);
-        assert_eq!(count(Architecture::PgherdFenced), (4 + 4 + 4) * 2);
+        assert_eq!(count(Architecture::Single), 3 * 4 * 2);
+        assert_eq!(count(Architecture::Patroni), 3 * (4 + 4) * 2);
+        assert_eq!(count(Architecture::PgherdFenced), 3 * (4 + 4 + 4) * 2);
         let sites = cases
             .chunk_by(|one, other| (one.title(), one.replicas) == (other.title(), other.replicas));
-        assert_eq!(sites.count(), 1 + 5 + 6);
+        assert_eq!(sites.count(), 3 * (1 + 5 + 6));
         assert!(length(1000) > length(10));
     }
 }

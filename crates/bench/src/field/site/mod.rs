@@ -221,6 +221,25 @@ impl Site {
         }
     }
 
+    /// Waits until a server is asked where reads go: a proxy may take longer for those than for
+    /// writes.
+    ///
+    /// # Errors
+    /// None is within `limit`; what the last try said.
+    pub(crate) async fn until_reads(&self, limit: Duration) -> anyhow::Result<()> {
+        let until = Instant::now() + limit;
+        let (address, port) = self.read_address();
+        let (host, name) = (address.to_string(), "pgherd-bench-probe");
+        let target = workload::target_at(&host, port, "postgres", "none", name);
+        while let Err(error) = workload::integers(&target, RECOVERS, SQL_LIMIT).await {
+            if Instant::now() >= until {
+                return Err(error).context(format!("no read was served in {limit:?}"));
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        Ok(())
+    }
+
     /// The metrics of each member of etcd, if there is one.
     ///
     /// # Errors
