@@ -18,8 +18,9 @@ use rustix::io::Errno;
 use crate::tools;
 
 /// Size of an image. It is sparse: what is never written takes no space, and neither does
-/// [`Volume::fill`], which reserves blocks without writing them.
-const IMAGE_BYTES: u64 = 1 << 30;
+/// [`Volume::fill`], which reserves blocks without writing them. A busy server's WAL, of a
+/// `max_wal_size` of 1 GiB, fits beside its data.
+const IMAGE_BYTES: u64 = 2 << 30;
 /// Size of the image that only proves that mounting works.
 const TRIAL_BYTES: u64 = 8 << 20;
 /// First and last step by which a volume is filled: the last is one block.

@@ -129,9 +129,7 @@ fn node_config(layout: &Layout, node: &NodePlan) -> Value {
         },
         "bootstrap": {
             "dcs": layout.dynamic,
-            // A promotion copies its last segment, and a standby that changes timelines streams
-            // from the beginning of one: small segments, short hand-overs.
-            "initdb": ["data-checksums", {"encoding": "UTF8"}, {"wal-segsize": "4"}],
+            "initdb": lab::cluster::initdb(),
         },
         "postgresql": postgresql(layout, node),
         "pgherd": { "state_dir": node.state_dir() },

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::settings::initdb;
 use super::{ClusterError, ETCD_PORTS, PG_PORT, PROXY_PORTS, Plan, REST_PORT};
 use crate::etcd;
 use crate::network;
@@ -106,8 +107,7 @@ impl Files {
             "restapi": {"listen": rest, "connect_address": rest},
             "bootstrap": {
                 "dcs": dynamic,
-                // As in the demo: small segments, short hand-overs.
-                "initdb": ["data-checksums", {"encoding": "UTF8"}, {"wal-segsize": "4"}],
+                "initdb": initdb(),
             },
             "postgresql": self.postgresql(names),
             "pgherd": {"state_dir": names.state_dir(), "os_user": tools::OS_USER},

@@ -24,7 +24,7 @@ use crate::view::{self, View, Wanted};
 use crate::volume::{self, Volume, VolumeError};
 use crate::workload::{self, Target};
 
-pub use settings::{FailoverMode, Settings, SynchronousMode, Unknown, dynamic};
+pub use settings::{FailoverMode, Settings, SynchronousMode, Unknown, dynamic, initdb};
 
 /// How long after its death a program is started again: the demo's.
 pub const RESTART_AFTER: Duration = Duration::from_secs(3);

@@ -91,6 +91,14 @@ pub struct Settings {
     pub ttl: u64,
 }
 
+/// The options of `initdb` that go with [`dynamic`]. A promotion copies its last segment, and a
+/// standby that changes timelines streams from the beginning of one: small segments, short
+/// hand-overs (decision 0007).
+#[must_use]
+pub fn initdb() -> Value {
+    json!(["data-checksums", {"encoding": "UTF8"}, {"wal-segsize": "4"}])
+}
+
 /// Our recommendation with this lease and this way to fail over, for copies that nobody will miss:
 /// one that cannot be rewound may go.
 #[must_use]
@@ -98,6 +106,9 @@ pub fn dynamic(ttl: u64, failover_mode: Option<FailoverMode>) -> Value {
     let mut dynamic = config::recommended_with_ttl(ttl);
     dynamic["postgresql"]["remove_data_directory_on_rewind_failure"] = json!(true);
     dynamic["postgresql"]["remove_data_directory_on_diverged_timelines"] = json!(true);
+    // `initdb` would derive less from small segments: PostgreSQL's own defaults.
+    dynamic["postgresql"]["parameters"]["max_wal_size"] = json!("1GB");
+    dynamic["postgresql"]["parameters"]["min_wal_size"] = json!("80MB");
     if let Some(mode) = failover_mode {
         dynamic["pgherd"]["failover_mode"] = json!(mode);
     }
@@ -126,6 +137,7 @@ mod tests {
         };
         let dynamic = settings.dynamic();
         assert_eq!(dynamic["synchronous_mode"], "on");
+        assert_eq!(dynamic["postgresql"]["parameters"]["max_wal_size"], "1GB");
         assert_eq!(dynamic["pgherd"]["failover_mode"], "fenced");
         assert_eq!((&dynamic["ttl"], &dynamic["loop_wait"]), (&json!(20), &json!(4)));
         let plain = Settings { failover_mode: None, ..settings }.dynamic();

@@ -159,10 +159,10 @@ impl Plan<'_> {
     fn agent(&self, node: &Node) -> Value {
         let rest = format!("{}:{REST_PORT}", node.address());
         let address = format!("{}:{}", node.address(), node.port);
-        let mut initdb = vec![json!("data-checksums"), json!({"encoding": "UTF8"})];
-        if self.shape.architecture.is_ours() {
-            initdb.push(json!({"wal-segsize": "4"}));
-        }
+        let initdb = match self.shape.architecture.is_ours() {
+            true => lab::cluster::initdb(),
+            false => json!(["data-checksums", {"encoding": "UTF8"}]),
+        };
         let mut file = json!({
             "scope": SCOPE,
             "name": node.name,
