@@ -209,8 +209,13 @@ impl Brain {
         if durable.promise.is_some_and(|promise| now < promise.until) {
             return true;
         }
-        durable.fresh_copy
-            && self.dynamic.failsafe_mode
+        durable.fresh_copy && self.may_lack_promise(now, view)
+    }
+
+    /// Whether a promise of an agent before this one may have been lost with its state directory
+    /// and still bind. Until then a copy is known as one, over a restart of the agent, too.
+    pub(crate) fn may_lack_promise(&self, now: Millis, view: &ClusterView) -> bool {
+        self.dynamic.failsafe_mode
             && failsafe_map(view).is_some()
             && self.failsafe.began.is_none_or(|began| now < began.plus(self.dynamic.ttl))
     }

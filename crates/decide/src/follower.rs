@@ -219,7 +219,8 @@ impl Brain {
             return;
         }
         let streams = standby.receiver.as_ref().is_some_and(|r| r.streaming);
-        if streams && local.durable.fresh_copy && self.is_voter_of(view, leader) {
+        let voter = local.durable.fresh_copy && self.is_voter_of(view, leader);
+        if streams && voter && !self.may_lack_promise(now, view) {
             self.issue(now, Act::ForgetFreshCopy, Reason::VoterAgain);
         }
         if streams && leader.writable {

@@ -187,4 +187,13 @@ pub const REGRESSIONS: &[Regression] = &[
         strict: true,
         ..PLAIN
     },
+    Regression {
+        name: "a member lost its disk with its promise to wait, and its new copy counted again, and \
+               was elected, before that promise would have ended",
+        seed: 544,
+        members: 5,
+        mode: Mode::On,
+        failsafe: true,
+        ..PLAIN
+    },
 ];
