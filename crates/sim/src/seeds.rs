@@ -188,8 +188,8 @@ pub const REGRESSIONS: &[Regression] = &[
         ..PLAIN
     },
     Regression {
-        name: "a member lost its disk with its promise to wait, and its new copy counted again, and \
-               was elected, before that promise would have ended",
+        name: "a member lost its disk with its promise to wait; its new copy counted again and \
+               won, before that promise would have ended",
         seed: 544,
         members: 5,
         mode: Mode::On,
