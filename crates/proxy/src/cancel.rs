@@ -18,6 +18,8 @@ use crate::tally::Cancelled;
 
 /// From connecting until the server has closed, which says that the signal was sent.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
+/// The same from a client's request, with the question whether a commit waits for its standby.
+const OWN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The sessions that can be cancelled, by the keys that the proxy gave them. One for each session
 /// at most, so the limit of clients bounds it.
@@ -104,21 +106,30 @@ impl CancelKeys {
         self.keys.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends the request to our client's task; `false` if no client of ours has this key.
-    pub(crate) fn cancel_own(&self, front: &Front, key: &CancelKey) -> bool {
-        let known = self.lock().get(key).copied();
-        if let Some(client) = known {
-            front.tally.cancels.add(Cancelled::Own);
-            front.cancel(client);
-        }
-        known.is_some()
+    /// Sends the request to our client's task; `None` if no client of ours has this key. What is
+    /// returned completes when the server has taken the request.
+    pub(crate) fn cancel_own(
+        &self,
+        front: &Front,
+        key: &CancelKey,
+    ) -> Option<impl Future<Output = ()> + use<>> {
+        let client = self.lock().get(key).copied()?;
+        front.tally.cancels.add(Cancelled::Own);
+        let done = front.cancel(client);
+        Some(async move {
+            if let Some(done) = done {
+                timeout(OWN_TIMEOUT, done).await.unwrap_or_default();
+            }
+        })
     }
 
     /// Sends the request to where it belongs: to our client's task, or to the proxy that gave the
-    /// key. One that nobody knows is dropped without a word, as a server does.
+    /// key. One that nobody knows is dropped without a word, as a server does. Completes when the
+    /// server has taken it, so that whoever asked may go on: our closing says so to the client, as
+    /// a server's does.
     pub(crate) async fn forward(&self, front: &Front, key: &CancelKey, packet: &[u8]) {
-        if self.cancel_own(front, key) {
-            return;
+        if let Some(done) = self.cancel_own(front, key) {
+            return done.await;
         }
         let mark = u16::try_from(key.process >> 16).unwrap_or_default();
         if self.predecessors.cancel(key, mark).await {

@@ -140,11 +140,9 @@ impl Front {
         self.count() > self.config.client_limit
     }
 
-    /// Asks a client's task to cancel what it runs.
-    pub(crate) fn cancel(&self, client: ClientId) {
-        if let Some(mailbox) = self.mailbox(client) {
-            mailbox.post_cancel();
-        }
+    /// Asks a client's task to cancel what it runs; what is returned completes when that was done.
+    pub(crate) fn cancel(&self, client: ClientId) -> Option<impl Future<Output = ()> + use<>> {
+        Some(self.mailbox(client)?.post_cancel())
     }
 
     /// Ends a client's session; `false` if there is no such client.

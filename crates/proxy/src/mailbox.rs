@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+use tokio::sync::watch;
+
 use crate::time_limits::Watch;
 
 /// Room for the newest command, and requests to cancel and to drain. One task reads it.
@@ -17,17 +19,23 @@ pub(crate) struct Mailbox<C> {
     pub(crate) watch: Watch,
 }
 
+/// Somebody asks for what runs to be cancelled, and waits. Dropping it says that it was done, or
+/// that there was nothing to cancel: a client that goes on before may have its next statement hit,
+/// for PostgreSQL signals a server process twice.
+#[derive(Debug)]
+pub(crate) struct CancelRequest(watch::Sender<()>);
+
 #[derive(Debug)]
 struct Slot<C> {
     command: Option<C>,
-    cancel: bool,
+    cancel: Option<CancelRequest>,
     drain: bool,
     waker: Option<Waker>,
 }
 
 impl<C> Default for Mailbox<C> {
     fn default() -> Mailbox<C> {
-        let slot = Slot { command: None, cancel: false, drain: false, waker: None };
+        let slot = Slot { command: None, cancel: None, drain: false, waker: None };
         let news = AtomicBool::new(true);
         Mailbox { slot: Mutex::new(slot), news, watch: Watch::default() }
     }
@@ -39,9 +47,17 @@ impl<C> Mailbox<C> {
         self.put(|slot| slot.command.replace(command))
     }
 
-    /// Asks for the running statement to be cancelled.
-    pub(crate) fn post_cancel(&self) {
-        self.put(|slot| slot.cancel = true);
+    /// Asks for the running statement to be cancelled. What is returned completes when that was
+    /// done; several who ask before the task looks share one request.
+    ///
+    /// Cancel safety: safe.
+    pub(crate) fn post_cancel(&self) -> impl Future<Output = ()> + use<C> {
+        let mut done = self.put(|slot| {
+            let new = || CancelRequest(watch::Sender::new(()));
+            slot.cancel.get_or_insert_with(new).0.subscribe()
+        });
+        // Nothing is ever sent: it ends with the sender.
+        async move { drop(done.changed().await) }
     }
 
     /// Asks for the session to end as soon as it is in no transaction.
@@ -82,15 +98,15 @@ impl<C> Mailbox<C> {
                 if slot.waker.as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {
                     slot.waker = Some(cx.waker().clone());
                 }
-                self.news.store(slot.cancel, Ordering::Release);
+                self.news.store(slot.cancel.is_some(), Ordering::Release);
                 Poll::Pending
             }
         }
     }
 
-    /// Whether a cancel was asked for since the last call.
-    pub(crate) fn take_cancel(&self) -> bool {
-        std::mem::take(&mut self.lock().cancel)
+    /// What was asked for since the last call.
+    pub(crate) fn take_cancel(&self) -> Option<CancelRequest> {
+        self.lock().cancel.take()
     }
 
     /// Whether the session is to end when it is in no transaction.

@@ -16,6 +16,7 @@ use crate::client::Command;
 use crate::front::Entered;
 use crate::hub::Pool;
 use crate::lowering::Judge;
+use crate::mailbox::CancelRequest;
 use crate::secure::Stream;
 use crate::server::{self, ServerConnection};
 use crate::sockets;
@@ -148,8 +149,8 @@ impl<'a> Pooled<'a> {
             while let Poll::Ready(command) = self.place.mailbox.poll_take(cx) {
                 self.command(command, cx)?;
             }
-            if self.place.mailbox.take_cancel() {
-                self.cancel();
+            if let Some(request) = self.place.mailbox.take_cancel() {
+                self.cancel(Some(request));
             }
         }
         if !self.down.is_empty() {
@@ -202,7 +203,7 @@ impl<'a> Pooled<'a> {
     /// A statement is cancelled first; everything else is the end.
     fn too_long(&mut self, doing: Doing) -> Result<(), Farewell> {
         if doing == Doing::Statement {
-            self.cancel();
+            self.cancel(None);
             self.shown.0 = Doing::Cancelled;
             self.place.mailbox.watch.begins(Doing::Cancelled);
             return Ok(());
@@ -637,7 +638,7 @@ impl<'a> Pooled<'a> {
 
     /// Forwards a cancel request, unless what runs is a commit that waits for its standby: it
     /// would be acknowledged without it.
-    fn cancel(&mut self) {
+    fn cancel(&mut self, request: Option<CancelRequest>) {
         let is_at_replica = self.is_at_replica();
         let Some(link) = self.link.as_deref_mut() else {
             return;
@@ -645,7 +646,7 @@ impl<'a> Pooled<'a> {
         if link.side.owes_answer() && (is_at_replica || !link.side.may_wait_for_standby()) {
             let asks = link.side.may_commit() && !is_at_replica;
             let asks = asks.then(|| (self.place.hub.clone(), self.pool.clone()));
-            link.cancel(self.place.mailbox.clone(), asks);
+            link.cancel(self.place.mailbox.clone(), asks, request);
         }
     }
 

@@ -12,6 +12,7 @@ use crate::cancel::{self, KnownKey};
 use crate::client::Command;
 use crate::front::Entered;
 use crate::lowering::{STATEMENT_BYTES_MAX, Statements};
+use crate::mailbox::CancelRequest;
 use crate::question;
 use crate::secure::Stream;
 use crate::sessions::Meter;
@@ -131,8 +132,8 @@ impl<'a> Relay<'a> {
         if let Poll::Ready(command) = self.place.mailbox.poll_take(cx) {
             return Turn::End(End::Commanded(command));
         }
-        if self.place.mailbox.take_cancel() {
-            self.cancel();
+        if let Some(request) = self.place.mailbox.take_cancel() {
+            self.cancel(request);
         }
         if let Poll::Ready(Err(_)) = self.down.poll_flush(&mut self.client, cx) {
             return Turn::End(End::ClientGone);
@@ -211,7 +212,7 @@ impl<'a> Relay<'a> {
     }
 
     /// Forwards a cancel request, unless what runs is a commit that waits for its standby.
-    fn cancel(&mut self) {
+    fn cancel(&mut self, request: CancelRequest) {
         let waits = self.exchange.ends_transaction() || self.statements.commits();
         if let (true, false, Some(key), Ok(address)) = (
             self.exchange.answer_owed(),
@@ -219,7 +220,10 @@ impl<'a> Relay<'a> {
             self.answers.key.clone(),
             self.server.socket().peer_addr(),
         ) {
-            tokio::spawn(async move { cancel::send(address, &key).await });
+            tokio::spawn(async move {
+                cancel::send(address, &key).await;
+                drop(request);
+            });
         }
     }
 

@@ -20,7 +20,7 @@ use crate::bytes::Outbox;
 use crate::cancel;
 use crate::client::Command;
 use crate::hub::{Hub, Pool};
-use crate::mailbox::Mailbox;
+use crate::mailbox::{CancelRequest, Mailbox};
 use crate::open;
 use crate::secure::Stream;
 use crate::sockets;
@@ -138,6 +138,7 @@ impl ServerConnection {
         &mut self,
         owner: Arc<Mailbox<Command>>,
         asks: Option<(Arc<Hub>, Arc<Pool>)>,
+        request: Option<CancelRequest>,
     ) {
         if self.is_being_cancelled() {
             return;
@@ -154,6 +155,7 @@ impl ServerConnection {
             } else {
                 cancel::send(address, &key).await;
             }
+            drop(request);
             owner.nudge();
         }));
     }

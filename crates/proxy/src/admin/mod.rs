@@ -216,7 +216,7 @@ impl Console<'_, '_> {
         let front = self.place.front().clone();
         let mailbox = self.place.mailbox.clone();
         // A cancel that came earlier was for something else.
-        mailbox.take_cancel();
+        drop(mailbox.take_cancel());
         if !front.pause() {
             let hint = "RESUME ends the pause.";
             return Ok(failed(NOT_IN_THIS_STATE, "the proxy is paused already", hint));
@@ -320,7 +320,7 @@ async fn cancelled_or_ended(mailbox: &Mailbox<Command>) -> Option<Ending> {
     poll_fn(|cx| match poll_ending(mailbox, cx) {
         Poll::Ready(ending) => Poll::Ready(Some(ending)),
         // The mailbox wakes for a cancel from here on, so it is looked for after that.
-        Poll::Pending if mailbox.take_cancel() => Poll::Ready(None),
+        Poll::Pending if mailbox.take_cancel().is_some() => Poll::Ready(None),
         Poll::Pending => Poll::Pending,
     })
     .await

@@ -164,6 +164,8 @@ struct State {
     sessions: watch::Sender<i64>,
     queries: watch::Sender<u64>,
     cancelled: watch::Sender<Vec<Vec<u8>>>,
+    /// Connections that ask for that stay open for as long.
+    cancels_held: watch::Sender<bool>,
     /// Where its WAL is, and how often it was asked that.
     position: AtomicU32,
     positions: watch::Sender<u64>,
@@ -263,6 +265,12 @@ impl FakeServer {
         self.state.cancelled.borrow().clone()
     }
 
+    /// From now on the connections of cancel requests are closed only when this is undone: a server
+    /// signals once more in between.
+    pub(crate) fn hold_cancels(&self, hold: bool) {
+        self.state.cancels_held.send_replace(hold);
+    }
+
     pub(crate) async fn until_cancelled(&self, count: usize) {
         let mut cancelled = self.state.cancelled.subscribe();
         timeout(PATIENCE, cancelled.wait_for(|keys| keys.len() == count)).await.unwrap().unwrap();
@@ -296,6 +304,8 @@ async fn serve(
     socket.read_exact(&mut packet).await?;
     if packet.starts_with(&80_877_102u32.to_be_bytes()) {
         state.cancelled.send_modify(|keys| keys.push(packet[4..].to_vec()));
+        let mut held = state.cancels_held.subscribe();
+        drop(held.wait_for(|held| !held).await);
         return Ok(());
     }
     if state.silent() {

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::fake::{Client, FakeServer, Rig, cluster, cluster_of};
+use crate::fake::{Client, FakeServer, PATIENCE, Rig, cluster, cluster_of};
+use crate::pools::transaction;
 use route::Port;
 use tokio::time::timeout;
 
@@ -125,6 +126,32 @@ async fn a_cancel_request_reaches_the_server_of_its_session() {
     rig.until(|status| status.clients == 1).await;
     Client::cancel(rig.address(READ_WRITE), &key).await;
     assert_eq!((a.cancelled().len(), b.cancelled().len()), (0, 1));
+}
+
+/// A client that is told too early may have its next statement hit.
+#[tokio::test]
+async fn who_cancels_is_told_when_the_server_has_taken_it() {
+    for pooled in [false, true] {
+        let a = FakeServer::start("a").await;
+        let view = cluster(Some("a"), 1, &[(&a, "primary", 1)]);
+        let rig = Rig::start(view, |config| {
+            if pooled {
+                transaction(config);
+            }
+        })
+        .await;
+        let mut client = Client::open(rig.address(READ_WRITE)).await.unwrap();
+        a.hold_cancels(true);
+        client.send_query("hang").await;
+        a.until_queries(1).await;
+        let (address, key) = (rig.address(READ_WRITE), client.key.clone());
+        let mut asking = tokio::spawn(async move { Client::cancel(address, &key).await });
+        a.until_cancelled(1).await;
+        let early = timeout(Duration::from_millis(300), &mut asking).await;
+        assert!(early.is_err(), "pooled: {pooled}");
+        a.hold_cancels(false);
+        timeout(PATIENCE, asking).await.unwrap().unwrap();
+    }
 }
 
 #[tokio::test]
