@@ -152,6 +152,8 @@ impl<'a> Pooled<'a> {
             if let Some(request) = self.place.mailbox.take_cancel() {
                 self.cancel(Some(request));
             }
+            // A cancel request that was on its way may have been what it waited for.
+            self.process_inbox(cx)?;
         }
         if !self.down.is_empty() {
             match self.down.poll_flush(&mut self.stream, cx) {
@@ -162,7 +164,7 @@ impl<'a> Pooled<'a> {
             }
         }
         self.drain()?;
-        // A cancel request that was on its way may have been what it waited for.
+        // The same for the server that is to be given back.
         if self.inbox.is_empty() || self.replica_is_done() {
             self.release_if_at_rest();
             self.process_inbox(cx)?;
@@ -331,7 +333,7 @@ impl<'a> Pooled<'a> {
     fn read_client(&mut self, cx: &mut Context<'_>) -> Result<bool, Farewell> {
         let blocked = self.waits
             || self.is_at_replica()
-            || self.link.as_ref().is_some_and(|l| l.side.is_settling() || !l.up.is_empty());
+            || self.link.as_deref_mut().is_some_and(|link| !link.takes_more());
         let room = if blocked { AHEAD_BYTES_MAX } else { MESSAGE_BYTES_MAX };
         if !self.down.is_empty() || self.inbox.len() >= room {
             return Ok(false);
@@ -410,7 +412,7 @@ impl<'a> Pooled<'a> {
         let Some(link) = self.link.as_deref_mut() else {
             return Ok(false);
         };
-        if link.side.is_settling() || !link.up.is_empty() {
+        if !link.takes_more() {
             return Ok(false);
         }
         if link.side.must_settle(&self.side) {

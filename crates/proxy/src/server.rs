@@ -12,7 +12,7 @@ use pgproto::wire::CancelKey;
 use route::link::{Answers, ClientSide, Output, PoolMode, ServerSide, SessionState};
 use route::{Event, Port, ServerId, Target};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
-use tokio::task::JoinHandle;
+use tokio::sync::oneshot::{self, error::TryRecvError};
 use tokio::time::{Instant, timeout};
 use types::Millis;
 
@@ -46,8 +46,8 @@ pub(crate) struct ServerConnection {
     /// When it was opened, and when nobody had it any more, on the hub's clock.
     pub(crate) opened_at: Millis,
     pub(crate) idle_since: Millis,
-    /// A cancel request that is on its way.
-    cancelling: Option<JoinHandle<()>>,
+    /// Ends with the cancel request that is on its way.
+    cancelling: Option<oneshot::Receiver<()>>,
     pool: Arc<Pool>,
     /// Where the client came to who has it, or had it last.
     pub(crate) port: Port,
@@ -129,7 +129,7 @@ impl ServerConnection {
     }
 
     /// Sends a cancel request to the server. Until it was taken, the connection is not lent to
-    /// anybody else, whose statement it would hit.
+    /// anybody else, and has no further statement of its client's: it would hit that one.
     ///
     /// `asks` is given where what runs may be a commit that waits for its standby: the server is
     /// asked first, and if it is so nothing is sent, since the commit would be acknowledged without
@@ -144,7 +144,9 @@ impl ServerConnection {
             return;
         }
         let (address, key, target) = (self.address, self.key.clone(), self.target.clone());
-        self.cancelling = Some(tokio::spawn(async move {
+        let (on_its_way, cancelling) = oneshot::channel::<()>();
+        self.cancelling = Some(cancelling);
+        tokio::spawn(async move {
             let waits = match &asks {
                 Some((hub, pool)) => open::waits_for_standby(hub, pool, &target, key.process).await,
                 None => false,
@@ -156,16 +158,22 @@ impl ServerConnection {
                 cancel::send(address, &key).await;
             }
             drop(request);
+            // First, since the owner looks at once.
+            drop(on_its_way);
             owner.nudge();
-        }));
+        });
+    }
+
+    /// Whether it takes what its client sends.
+    pub(crate) fn takes_more(&mut self) -> bool {
+        let is_ready = self.up.is_empty() && !self.side.is_settling();
+        is_ready && (self.side.owes_answer() || !self.is_being_cancelled())
     }
 
     pub(crate) fn is_being_cancelled(&mut self) -> bool {
-        let goes_on = self.cancelling.as_ref().is_some_and(|task| !task.is_finished());
-        if !goes_on {
-            self.cancelling = None;
-        }
-        goes_on
+        let goes_on = |end: &mut oneshot::Receiver<()>| end.try_recv() == Err(TryRecvError::Empty);
+        self.cancelling.take_if(|end| !goes_on(end));
+        self.cancelling.is_some()
     }
 }
 
@@ -184,9 +192,9 @@ fn is_over(span: Millis, limit: Millis) -> bool {
 /// it is closed.
 pub(crate) async fn discard(hub: Arc<Hub>, mut connection: Box<ServerConnection>) {
     let server = connection.id;
-    if let Some(task) = connection.cancelling.take() {
+    if let Some(end) = connection.cancelling.take() {
         // It ends by its own limit.
-        task.await.unwrap_or_default();
+        end.await.unwrap_or_default();
     }
     match timeout(DISCARD_TIMEOUT, discard_all(&mut connection)).await {
         Ok(Some(())) => hub.give_back(connection),

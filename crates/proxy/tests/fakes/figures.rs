@@ -207,7 +207,7 @@ async fn names_that_somebody_makes_up_have_no_figures() {
     std::fs::write(&rules, "host app app,late all trust\nhost pgherd boss all trust\n").unwrap();
     let (a, rig) = one(|config| {
         observed(config);
-        config.pool_timeout = Duration::from_millis(50);
+        config.pool_timeout = Duration::from_secs(2);
         config.security =
             ProxySecurity { auth: ProxyAuth::Rules(rules), ..ProxySecurity::default() };
     })

@@ -1,11 +1,14 @@
 //! How long clients and connections of pools last, and how many there are.
 
+use std::time::Duration;
+
 use config::{ProxyAuth, ProxyLimits, ProxySecurity};
 use proxy::{PoolMode, ProxyConfig};
 use route::Port;
+use tokio::time::timeout;
 use types::Millis;
 
-use crate::fake::{Client, FakeServer, Rig, cluster};
+use crate::fake::{Client, FakeServer, PATIENCE, Rig, cluster};
 
 /// It ends with the second look or the third one: a busy machine has more than a second for what a
 /// client does between.
@@ -38,6 +41,8 @@ async fn what_lasts_too_long_is_ended() {
         a_silent_transaction_ends_with_its_connection(),
         a_long_statement_is_cancelled_and_then_given_up(),
         a_statement_that_ends_when_it_is_cancelled_keeps_its_client(),
+        what_follows_a_long_statement_waits_for_its_cancelling(false),
+        what_follows_a_long_statement_waits_for_its_cancelling(true),
         a_message_that_is_begun_is_ended_in_time(),
         an_old_connection_is_closed_when_it_is_given_back(),
     );
@@ -128,6 +133,24 @@ async fn a_statement_that_ends_when_it_is_cancelled_keeps_its_client() {
     let error = client.query("until cancelled").await.unwrap_err();
     assert_eq!(error.sqlstate, "57014");
     assert_eq!(client.query("select 1").await.unwrap(), "a:select 1");
+}
+
+/// It would hit a statement that nobody wants cancelled.
+async fn what_follows_a_long_statement_waits_for_its_cancelling(in_block: bool) {
+    let limits = ProxyLimits { query_timeout: SHORT, ..ProxyLimits::default() };
+    let (a, rig) = limited(limits, |_| {}).await;
+    let mut client = open(&rig).await;
+    if in_block {
+        assert_eq!(client.query("begin").await.unwrap(), "a:begin");
+    }
+    a.hold_cancels(true);
+    let error = client.query("until cancelled").await.unwrap_err();
+    assert_eq!(error.sqlstate, "57014");
+    client.send_query("select 1").await;
+    let early = timeout(Duration::from_millis(300), client.read_answer()).await;
+    assert!(early.is_err(), "in a block: {in_block}: the server may be signalled once more");
+    a.hold_cancels(false);
+    assert_eq!(timeout(PATIENCE, client.read_answer()).await.unwrap().unwrap(), "a:select 1");
 }
 
 async fn a_message_that_is_begun_is_ended_in_time() {

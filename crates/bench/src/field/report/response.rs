@@ -72,7 +72,7 @@ fn row(outcomes: &[&Outcome]) -> Row {
                     note("a failover");
                 }
             }
-            Finding::Refused { why } => note(why),
+            Finding::Refused { why } => note(&of_any_client(why)),
         }
     }
     let served = || {
@@ -81,6 +81,19 @@ fn row(outcomes: &[&Outcome]) -> Row {
         Some(Served { tps: tps?, mean_ms, p50_ms, p99_ms })
     };
     Row { case: outcomes[0].case, served: served(), wrong, runs: outcomes.len() }
+}
+
+/// A complaint without the number of the client: that is another one in each run.
+fn of_any_client(why: &str) -> String {
+    let numbered = why.split_once("client ").map(|(before, after)| {
+        (before, after, after.trim_start_matches(|c: char| c.is_ascii_digit()))
+    });
+    match numbered {
+        Some((before, after, rest)) if rest.len() < after.len() => {
+            format!("{before}a client{rest}")
+        }
+        _ => why.to_owned(),
+    }
 }
 
 fn figure(name: &str, title: &str, rows: &[Row]) -> anyhow::Result<Figure> {
@@ -155,18 +168,19 @@ mod tests {
 
     #[test]
     fn clients_that_were_cut_off_are_told_of() {
-        let refused = Finding::Refused { why: "cut off".to_owned() };
+        let refused = |client| Finding::Refused { why: format!("client {client} was cut off") };
         let section = section(&[
             outcome(10, 1, served(100.4, true)),
-            outcome(1000, 1, refused.clone()),
-            outcome(1000, 2, refused),
+            outcome(1000, 1, refused(7)),
+            outcome(1000, 2, refused(89)),
         ]);
         let section = section.expect("drawn");
         let [figure] = &section.figures[..] else { panic!("nothing was offered") };
         let text = figure.table.markdown();
         let one = "| 2 | 10 | 100 | 100 to 100 | 1.0 | 0.5 | 9.0 | 1 | a failover (1 of 1) |";
         assert!(text.contains(one), "{text}");
-        assert!(text.contains("| 2 | 1000 |  |  |  |  |  | 2 | cut off (2 of 2) |"), "{text}");
+        let both = "| 2 | 1000 |  |  |  |  |  | 2 | a client was cut off (2 of 2) |";
+        assert!(text.contains(both), "{text}");
         let chart = figure.chart.as_deref().expect("one was served");
         assert!(chart.contains("10 clients") && !chart.contains("1000 clients"));
     }
