@@ -176,9 +176,14 @@ async fn measured(site: &Site, bench: Option<&Bench>, case: Case) -> anyhow::Res
     })
 }
 
-/// Every process on the hosts that is not PostgreSQL's, with its program.
+/// Every process on all hosts that is not PostgreSQL's, with its program.
 fn keepers(site: &Site) -> Vec<(u32, String)> {
-    let pids = (0..=site.nodes.len()).flat_map(|host| site.ground.group(host).pids());
+    (0..=site.nodes.len()).flat_map(|host| keepers_of(site, host)).collect()
+}
+
+/// Every process on a host that is not PostgreSQL's, with its program.
+pub(super) fn keepers_of(site: &Site, host: usize) -> Vec<(u32, String)> {
+    let pids = site.ground.group(host).pids().into_iter();
     let named = pids.filter_map(|pid| Some((pid, program(pid)?)));
     named.filter(|(_, name)| name != POSTGRES).collect()
 }

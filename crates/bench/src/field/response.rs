@@ -1,13 +1,15 @@
 //! The third experiment: how long statements take, on servers that have equal shares of the
 //! processors, so that several of them on one machine stand for several machines.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use lab::processor::Share;
+use lab::usage;
 use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 
+use super::cost::keepers_of;
 use super::kinds::{Architecture, Crowd, Mode, Shape};
 use super::results::Results;
 use super::site::Site;
@@ -106,6 +108,10 @@ pub(crate) enum Finding {
         mean_ms: f64,
         p50_ms: f64,
         p99_ms: f64,
+        /// What agents and members of the DCS used of the servers' shares, in hundredths. Results
+        /// from before it was measured have none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        keepers_percent: Option<f64>,
         /// Whether another server led at the end: the load was taken for a fault.
         handed_over: bool,
     },
@@ -240,17 +246,51 @@ async fn one(site: &Site, case: Case, logs: &Scratch) -> anyhow::Result<Outcome>
         logs: &write_logs,
     };
     let seconds = length(case.clients);
+    let keepers = Keepers::of(site);
     let finding = match tokio::try_join!(reads.run(seconds), writes.run(seconds))? {
         (Ok(reads), Ok(writes)) => {
+            let keepers_percent = keepers.percent();
             let after = site.primary().await.map(|node| node.host);
-            served(reads, writes, after != Some(before))?
+            served(reads, writes, keepers_percent, after != Some(before))?
         }
         (Err(why), _) | (_, Err(why)) => Finding::Refused { why },
     };
     Ok(Outcome { case, finding })
 }
 
-fn served(reads: Told, writes: Told, handed_over: bool) -> anyhow::Result<Finding> {
+/// What runs on the servers beside PostgreSQL, and what each process had used at a moment.
+struct Keepers {
+    /// Processor seconds by process.
+    had: Vec<(u32, f64)>,
+    at: Instant,
+    servers: usize,
+}
+
+impl Keepers {
+    fn of(site: &Site) -> Keepers {
+        let servers = site.nodes.len();
+        let pids = (0..servers).flat_map(|host| keepers_of(site, host)).map(|(pid, _)| pid);
+        let used = |pid| Some((pid, usage::processor_seconds_with_children(pid)?));
+        Keepers { had: pids.filter_map(used).collect(), at: Instant::now(), servers }
+    }
+
+    /// What they have used since, in hundredths of all servers' shares.
+    fn percent(&self) -> f64 {
+        let since = |(pid, had): &(u32, f64)| {
+            usage::processor_seconds_with_children(*pid).map(|now| now - had)
+        };
+        let used: f64 = self.had.iter().filter_map(since).sum();
+        let share = self.servers as f64 * SHARE_PERCENT as f64 / 100.0;
+        rounded(100.0 * used / (share * self.at.elapsed().as_secs_f64()))
+    }
+}
+
+fn served(
+    reads: Told,
+    writes: Told,
+    keepers_percent: f64,
+    handed_over: bool,
+) -> anyhow::Result<Finding> {
     let mut times: Vec<u64> = reads.times.into_iter().chain(writes.times).collect();
     times.sort_unstable();
     let ms = |us: f64| rounded(us / 1000.0);
@@ -262,6 +302,7 @@ fn served(reads: Told, writes: Told, handed_over: bool) -> anyhow::Result<Findin
         mean_ms: ms(mean),
         p50_ms: at(50).context(nothing)?,
         p99_ms: at(99).context(nothing)?,
+        keepers_percent: Some(keepers_percent),
         handed_over,
     })
 }

@@ -22,6 +22,8 @@ struct Served {
     mean_ms: f64,
     p50_ms: f64,
     p99_ms: f64,
+    /// Of the runs in which it was measured.
+    keepers_percent: Option<f64>,
 }
 
 /// A table and a chart for each load that was measured.
@@ -60,11 +62,13 @@ fn row(outcomes: &[&Outcome]) -> Row {
         Some((_, runs)) => *runs += 1,
         None => wrong.push((what.to_owned(), 1)),
     };
-    // Transactions a second, mean, median, 99th percentile.
+    // Transactions a second, mean, median, 99th percentile; what agents and DCS used.
     let mut figures: [Vec<f64>; 4] = Default::default();
+    let mut keepers = Vec::new();
     for outcome in outcomes {
         match &outcome.finding {
-            Finding::Served { tps, mean_ms, p50_ms, p99_ms, handed_over } => {
+            Finding::Served { tps, mean_ms, p50_ms, p99_ms, keepers_percent, handed_over } => {
+                keepers.extend(*keepers_percent);
                 for (all, one) in figures.iter_mut().zip([tps, mean_ms, p50_ms, p99_ms]) {
                     all.push(*one);
                 }
@@ -78,7 +82,8 @@ fn row(outcomes: &[&Outcome]) -> Row {
     let served = || {
         let [tps, mean, p50, p99] = figures.map(|all| spread(&all));
         let (mean_ms, p50_ms, p99_ms) = (mean?.median, p50?.median, p99?.median);
-        Some(Served { tps: tps?, mean_ms, p50_ms, p99_ms })
+        let keepers_percent = spread(&keepers).map(|spread| spread.median);
+        Some(Served { tps: tps?, mean_ms, p50_ms, p99_ms, keepers_percent })
     };
     Row { case: outcomes[0].case, served: served(), wrong, runs: outcomes.len() }
 }
@@ -118,17 +123,20 @@ const TEXT: &str = "Nine of ten transactions of pgbench read one row (where read
     its etcd has a fifth of one processor, clients and proxy have the rest. A response time counts \
     from when the transaction was due. Asynchronous replication; each client has a connection to a \
     server, but for \"pooled\", where twenty to each server are shared by transactions. Figures \
-    are medians of the runs that were served to the end, the spread is of transactions a second.";
+    are medians of the runs that were served to the end, the spread is of transactions a second. \
+    Agents and members of the DCS: what they used of the servers' shares.";
 
 fn table(rows: &[Row]) -> Table {
     let line = |row: &Row| {
         let line = Line::new(row.case.title(), row.case.architecture.is_ours())
             .cell(row.case.replicas.to_string())
             .cell(row.case.clients.to_string());
-        let figures = row.served.as_ref().map_or([const { String::new() }; 5], |served| {
-            let Served { tps: Spread { median, min, max, .. }, mean_ms, p50_ms, p99_ms } = served;
+        let figures = row.served.as_ref().map_or([const { String::new() }; 6], |served| {
+            let Served { tps: Spread { median, min, max, .. }, mean_ms, p50_ms, p99_ms, .. } =
+                served;
             let [mean, p50, p99] = [mean_ms, p50_ms, p99_ms].map(|ms| format!("{ms:.1}"));
-            [format!("{median:.0}"), format!("{min:.0} to {max:.0}"), mean, p50, p99]
+            let keepers = served.keepers_percent.map_or(String::new(), |part| format!("{part:.1}"));
+            [format!("{median:.0}"), format!("{min:.0} to {max:.0}"), mean, p50, p99, keepers]
         });
         let line = figures.into_iter().fold(line, Line::cell).cell(row.runs.to_string());
         let wrong = row.wrong.iter().map(|(what, runs)| format!("{what} ({runs} of {})", row.runs));
@@ -144,6 +152,7 @@ fn table(rows: &[Row]) -> Table {
         "mean, ms",
         "p50, ms",
         "p99, ms",
+        "agents, DCS, %",
         "n",
         "what went wrong",
     ];
@@ -163,7 +172,14 @@ mod tests {
     }
 
     fn served(tps: f64, handed_over: bool) -> Finding {
-        Finding::Served { tps, mean_ms: tps / 100.0, p50_ms: 0.5, p99_ms: 9.0, handed_over }
+        Finding::Served {
+            tps,
+            mean_ms: tps / 100.0,
+            p50_ms: 0.5,
+            p99_ms: 9.0,
+            keepers_percent: (tps > 100.0).then_some(tps / 20.0),
+            handed_over,
+        }
     }
 
     #[test]
@@ -177,9 +193,9 @@ mod tests {
         let section = section.expect("drawn");
         let [figure] = &section.figures[..] else { panic!("nothing was offered") };
         let text = figure.table.markdown();
-        let one = "| 2 | 10 | 100 | 100 to 100 | 1.0 | 0.5 | 9.0 | 1 | a failover (1 of 1) |";
+        let one = "| 2 | 10 | 100 | 100 to 100 | 1.0 | 0.5 | 9.0 | 5.0 | 1 | a failover (1 of 1) |";
         assert!(text.contains(one), "{text}");
-        let both = "| 2 | 1000 |  |  |  |  |  | 2 | a client was cut off (2 of 2) |";
+        let both = "| 2 | 1000 |  |  |  |  |  |  | 2 | a client was cut off (2 of 2) |";
         assert!(text.contains(both), "{text}");
         let chart = figure.chart.as_deref().expect("one was served");
         assert!(chart.contains("10 clients") && !chart.contains("1000 clients"));
@@ -192,7 +208,7 @@ mod tests {
             runs.map(|(run, tps)| outcome(10, run, served(tps, false))).to_vec();
         outcomes.insert(1, outcome(1, 1, served(50.0, false)));
         let table = table(&rows(&outcomes)).markdown();
-        let row = "| 2 | 10 | 200 | 100 to 300 | 2.0 | 0.5 | 9.0 | 3 |  |";
+        let row = "| 2 | 10 | 200 | 100 to 300 | 2.0 | 0.5 | 9.0 | 12.5 | 3 |  |";
         assert!(table.contains(row) && table.lines().count() == 2 + 2, "{table}");
     }
 }
