@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use lab::network::{Effect, Rule, Way};
 use lab::process;
 use lab::workload;
@@ -63,7 +63,19 @@ impl Bench {
         let (at, struck) = (self.books.now(), Instant::now());
         let by_hand = self.endure(primary, fault, at).await?;
         self.until_whole().await?;
-        Ok(Endured { at, healthy_after: struck.elapsed(), by_hand })
+        let healthy_after = struck.elapsed();
+        if fault == Fault::Switchover {
+            self.ensure_moved(primary).await?;
+        }
+        Ok(Endured { at, healthy_after, by_hand })
+    }
+
+    /// Commands end well that were refused, Patroni's among them.
+    async fn ensure_moved(&self, from: &Node) -> anyhow::Result<()> {
+        let primary = self.site.primary().await.context("there is not one primary")?;
+        let moved = primary.host != from.host || self.site.nodes.len() == 1;
+        ensure!(moved, "{} leads as before: nothing was switched over", from.name);
+        Ok(())
     }
 
     /// Waits until all is well.

@@ -168,7 +168,12 @@ impl Plan<'_> {
             "name": node.name,
             "etcd3": {"hosts": self.etcd_hosts()},
             "watchdog": {"mode": "off"},
-            "restapi": {"listen": rest, "connect_address": rest},
+            "restapi": {
+                "listen": rest,
+                "connect_address": rest,
+                // Ours takes no orders from another host without.
+                "authentication": {"username": "operator", "password": "none"},
+            },
             "bootstrap": {"dcs": self.dynamic(), "initdb": initdb},
             "postgresql": {
                 "listen": address,
