@@ -20,6 +20,8 @@ pub(super) const PACES: Paces =
 const LASTS: Duration = Duration::from_secs(120);
 /// How much longer it lasts when somebody does.
 const AWAY: Duration = Duration::from_secs(3);
+/// How long sessions may live on whose postmaster was killed.
+const SESSIONS_LIMIT: Duration = Duration::from_secs(10);
 /// How long it may take until a write is acknowledged again.
 const ACK_LIMIT: Duration = Duration::from_secs(400);
 /// How long it may take until all is well again.
@@ -149,7 +151,11 @@ async fn strike(site: &Site, primary: &Node, fault: Fault) -> anyhow::Result<()>
     match fault {
         Fault::PostmasterKilled => {
             let pid = process::postmaster_of(&primary.data_dir()).context("it does not run")?;
+            let sessions = process::working_in(&primary.data_dir());
             process::signal(pid, Signal::KILL)?;
+            // They notice it, and may acknowledge what was sent after it before they do.
+            let left = process::wait_gone(sessions, SESSIONS_LIMIT).await;
+            ensure!(left.is_empty(), "without a postmaster these of its sessions stay: {left:?}");
         }
         Fault::HostLost => site.lose(primary).await?,
         Fault::HostFrozen => site.ground.freeze(primary.host).await?,
