@@ -91,6 +91,19 @@ async fn a_transaction_that_surely_did_not_commit_is_told_so_and_the_client_goes
     }
 }
 
+/// It has asked for nothing since its server was lost, so the commit is what it is told by.
+#[tokio::test]
+async fn a_commit_of_a_lost_transaction_is_an_error() {
+    let (a, b, rig) = two().await;
+    let mut client = Client::open(rig.address(READ_WRITE)).await.unwrap();
+    assert_eq!(client.query("begin").await.unwrap(), "a:begin");
+    assert_eq!(client.query("update t").await.unwrap(), "a:update t");
+    fail_over(&rig, &a, &b);
+    a.until_sessions(0).await;
+    assert_eq!(client.query("commit").await.unwrap_err().sqlstate, "40001");
+    assert_eq!(client.query("select 1").await.unwrap(), "b:select 1", "it is in no transaction");
+}
+
 #[tokio::test]
 async fn a_commit_or_a_write_of_its_own_without_an_answer_is_in_doubt() {
     let (a, b, rig) = two().await;

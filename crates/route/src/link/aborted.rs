@@ -26,9 +26,27 @@ pub struct Aborted {
     untold: Option<String>,
     /// Everything up to the next Sync is ignored.
     skipping: bool,
-    /// The unnamed statement, and the unnamed portal, ends the block.
-    parsed_end: bool,
-    bound_end: bool,
+    /// How the unnamed statement, and the unnamed portal, ends the block.
+    parsed_end: Option<End>,
+    bound_end: Option<End>,
+}
+
+/// What a server takes in a failed transaction. A rollback to a savepoint is not possible here: the
+/// savepoint is gone with the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Commit,
+    Rollback,
+}
+
+impl End {
+    fn of(effect: &Effect) -> Option<End> {
+        match effect {
+            Effect::Commit => Some(End::Commit),
+            Effect::Rollback => Some(End::Rollback),
+            _ => None,
+        }
+    }
 }
 
 fn error(sqlstate: &str, message: &str, hint: Option<&str>, out: &mut Output) {
@@ -51,8 +69,8 @@ impl ServerSide {
             block,
             untold: Some(why.to_owned()),
             skipping: false,
-            parsed_end: false,
-            bound_end: false,
+            parsed_end: None,
+            bound_end: None,
         };
         // After an error that it was told, the client has only the Sync to come.
         let mut skipping = self.skipping;
@@ -121,6 +139,26 @@ impl Aborted {
         }
     }
 
+    /// Ends the block; `false` if by an error. A commit whose client has not been told yet that its
+    /// transaction failed is told so now: drivers take the answer ROLLBACK for a success.
+    fn end(&mut self, end: End, out: &mut Output) -> bool {
+        self.block = false;
+        match (end, self.untold.take()) {
+            (End::Commit, Some(why)) => {
+                tell(&why, out);
+                false
+            }
+            (End::Commit, None) | (End::Rollback, _) => {
+                message(&mut out.down, b'C', &[b"ROLLBACK\0"]);
+                true
+            }
+        }
+    }
+
+    fn status(&self) -> u8 {
+        if self.block { b'E' } else { b'I' }
+    }
+
     /// Takes one message; `true` if nothing is left of the transaction.
     fn take(
         &mut self,
@@ -136,24 +174,23 @@ impl Aborted {
         match tag {
             b'S' => {
                 self.skipping = false;
-                ready_for_query(&mut out.down, if self.block { b'E' } else { b'I' });
+                ready_for_query(&mut out.down, self.status());
                 return Ok(!self.block);
             }
             b'Q' => {
                 let (sql, _) = text(body(bytes)).ok_or(no_end)?;
-                if ends_block(&effect_of(sql)) {
-                    message(&mut out.down, b'C', &[b"ROLLBACK\0"]);
-                    ready_for_query(&mut out.down, b'I');
-                    return Ok(true);
+                let ended = End::of(&effect_of(sql)).map(|end| self.end(end, out));
+                if ended.is_none() {
+                    self.fail(out);
                 }
-                self.fail(out);
-                ready_for_query(&mut out.down, b'E');
+                ready_for_query(&mut out.down, self.status());
+                return Ok(!self.block);
             }
             b'P' => {
                 let (name, tail) = text(body(bytes)).ok_or(no_end.clone())?;
                 let (sql, _) = text(tail).ok_or(no_end)?;
-                self.parsed_end = name.is_empty() && ends_block(&effect_of(sql));
-                self.answer(self.parsed_end, b'1', out);
+                self.parsed_end = End::of(&effect_of(sql)).filter(|_| name.is_empty());
+                self.answer(self.parsed_end.is_some(), b'1', out);
             }
             b'B' => {
                 let (_, after) = text(body(bytes)).ok_or(no_end.clone())?;
@@ -162,22 +199,22 @@ impl Aborted {
                 self.bound_end = if name.is_empty() {
                     self.parsed_end
                 } else {
-                    known.is_some_and(|statement| ends_block(&statement.effect))
+                    known.and_then(|statement| End::of(&statement.effect))
                 };
-                self.answer(self.bound_end, b'2', out);
+                self.answer(self.bound_end.is_some(), b'2', out);
             }
-            b'D' => self.answer(self.bound_end || self.parsed_end, b'n', out),
+            b'D' => self.answer(self.bound_end.or(self.parsed_end).is_some(), b'n', out),
             b'C' => self.answer(true, b'3', out),
-            b'E' if self.bound_end => {
-                message(&mut out.down, b'C', &[b"ROLLBACK\0"]);
-                (self.block, self.bound_end) = (false, false);
-            }
-            b'E' | b'F' => {
-                self.fail(out);
-                self.skipping = tag == b'E';
-                if tag == b'F' {
-                    ready_for_query(&mut out.down, b'E');
+            b'E' => match self.bound_end.take() {
+                Some(end) => self.skipping = !self.end(end, out),
+                None => {
+                    self.fail(out);
+                    self.skipping = true;
                 }
+            },
+            b'F' => {
+                self.fail(out);
+                ready_for_query(&mut out.down, self.status());
             }
             // Flush, and COPY data that was on its way.
             _ => {}
@@ -193,10 +230,4 @@ impl Aborted {
             self.skipping = true;
         }
     }
-}
-
-/// What a server takes in a failed transaction. A rollback to a savepoint is not possible here: the
-/// savepoint is gone with the server.
-fn ends_block(effect: &Effect) -> bool {
-    matches!(effect, Effect::Commit | Effect::Rollback)
 }

@@ -529,6 +529,31 @@ fn a_lost_transaction_is_told_and_ended_by_its_client() {
     assert_eq!(lost(talk, &[(&["d 1", "c"], &[]), end]), ["40001", "Z E"]);
 }
 
+/// Drivers take the answer ROLLBACK to a COMMIT for a success.
+#[test]
+fn a_commit_fails_unless_its_client_knows_that_it_must() {
+    let begun = |name: &str| {
+        let mut talk = Talk::new();
+        talk.up(&[&format!("P {name}|commit|||"), "S"]);
+        talk.down(&["1", "Z I"]);
+        talk.query("begin", "BEGIN", "T");
+        talk
+    };
+    const RUNS: [&str; 2] = ["E |||||", "S"];
+    let parses = ["P |commit|||", "B ||||||", "D P|"];
+    assert_eq!(lost(begun("c"), &[(&["Q commit|"], &["40001", "Z I"])]), NOTHING);
+    let told = ["1", "2", "n", "40001", "Z I"];
+    assert_eq!(lost(begun("c"), &[(&[&parses[..], &RUNS].concat(), &told)]), NOTHING);
+    let binds = ["B |c|||||", "E |||||", "C P|", "S"];
+    assert_eq!(lost(begun("c"), &[(&binds, &["2", "40001", "Z I"])]), NOTHING);
+    // Who has been told may end it by either word.
+    let knows: (&[&str], &[&str]) = (&["Q update t|"], &["40001", "Z E"]);
+    let ends: (&[&str], &[&str]) = (&["Q commit|"], &["C ROLLBACK|", "Z I"]);
+    assert_eq!(lost(begun("c"), &[knows, ends]), NOTHING);
+    let by_name = &["2", "C ROLLBACK|", "3", "Z I"];
+    assert_eq!(lost(begun("c"), &[knows, (&binds, by_name)]), NOTHING);
+}
+
 #[test]
 fn ends_of_servers_and_cancelled_waits_are_not_passed_on() {
     for code in ["57P01", "57P02", "57P03"] {
