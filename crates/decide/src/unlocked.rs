@@ -141,8 +141,8 @@ impl Brain {
     }
 
     /// After a clean stop pg_control says where the log ends: such a copy pledges before it is
-    /// started, since others may wait for its word. True while it has a step to do; it neither wins
-    /// nor judges others in this state.
+    /// started, since others may wait for its word. True while it has a step to do, or had better
+    /// not start yet; it neither wins nor judges others in this state.
     fn pledge_stopped(&mut self, now: Millis, view: &ClusterView, local: &LocalPostgres) -> bool {
         if !self.may_elect(now, view, local) {
             return false;
@@ -154,7 +154,8 @@ impl Brain {
                 self.make_move(now, view, local, (next, &ballot));
                 true
             }
-            Move::Abstain(_) | Move::Void { .. } | Move::Take(_) | Move::Wait(_) => false,
+            Move::Wait(_) => lets_successor_begin(&ballot),
+            Move::Abstain(_) | Move::Void { .. } | Move::Take(_) => false,
         }
     }
 
@@ -304,19 +305,24 @@ impl Brain {
         }
     }
 
-    /// I2 without synchronous replication: what a failover may lose has a bound.
+    /// I2 without synchronous replication: what a failover may lose has a bound. Where a log ends
+    /// is known of a standby that runs, and of a primary that was stopped in order.
     fn too_far_behind(&self, view: &ClusterView, local: &LocalPostgres) -> bool {
-        let Process::Running(running) = &local.process else {
-            return true;
+        let (timeline, end) = match (&local.process, control_of(local)) {
+            (Process::Running(running), _) => match &running.role {
+                Role::Standby(standby) => (standby.timeline, standby.received),
+                Role::Primary(_) => return true,
+            },
+            (Process::Stopped, Some(control)) if control.state == ControlState::ShutDown => {
+                (control.timeline, control.checkpoint)
+            }
+            _ => return true,
         };
-        let Role::Standby(standby) = &running.role else {
-            return true;
-        };
-        if self.dynamic.check_timeline && is_of_the_past(view, standby.timeline) {
+        if self.dynamic.check_timeline && is_of_the_past(view, timeline) {
             return true;
         }
         let optime = view.status.as_ref().map_or(types::Lsn(0), |s| s.value.optime);
-        optime.bytes_since(standby.received) > self.dynamic.maximum_lag_on_failover
+        optime.bytes_since(end) > self.dynamic.maximum_lag_on_failover
     }
 
     fn alive(
@@ -363,6 +369,14 @@ impl Brain {
             (None, _) => self.election.waiting = None,
         }
     }
+}
+
+/// Whether the last leader stays down until its successor leads: a start would take processor time
+/// from that, and would follow nobody. Not where its first write may wait for this one.
+fn lets_successor_begin(ballot: &Ballot) -> bool {
+    let last = ballot.term.as_ref().map(|(record, _)| &record.leader);
+    let others_confirm = ballot.sync.is_none() || ballot.alive.len() > 2;
+    last == Some(&ballot.me) && others_confirm && !ballot.waited
 }
 
 /// Whether an operator named a candidate while nobody led, having been shown what may be lost. A

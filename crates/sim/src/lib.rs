@@ -88,6 +88,8 @@ pub enum Mutation {
     WinWithoutSync,
     /// The winner does not write `/sync`; it leads as if it had.
     WinnerKeepsSync,
+    /// Without synchronous replication an election waits for nobody.
+    WaitForNobody,
 }
 
 /// What a run is made of. Equal setups give equal runs.

@@ -14,7 +14,7 @@ const USAGE: &str = "\
 usage: sim --seed N | --seeds N | --seeds A..B [--members N] [--mode off|on|quorum]
            [--mistake promote-without-lease|ignore-sync-set|claim-from-reply|running-receivers|
                       failsafe-without-all|forget-promise|count-withdrawn-pledges|
-                      win-without-sync|winner-keeps-sync]
+                      win-without-sync|winner-keeps-sync|wait-for-nobody]
            [--slow-answers yes] [--slow-wins yes] [--relapses yes] [--fence-only yes]
            [--new-ttls yes] [--fenced yes|no] [--failsafe yes|no] [--ailing yes|no]
            [--proxies yes|no] [--strict yes|no] [--tail LINES]";
@@ -96,7 +96,7 @@ fn range(text: &str) -> Option<(u64, u64)> {
 }
 
 /// Planted mistakes by name.
-const MISTAKES: [(&str, Mutation); 9] = [
+const MISTAKES: [(&str, Mutation); 10] = [
     ("promote-without-lease", Mutation::PromoteWithoutLease),
     ("ignore-sync-set", Mutation::IgnoreSyncSet),
     ("claim-from-reply", Mutation::ClaimFromReply),
@@ -106,6 +106,7 @@ const MISTAKES: [(&str, Mutation); 9] = [
     ("count-withdrawn-pledges", Mutation::CountWithdrawnPledges),
     ("win-without-sync", Mutation::WinWithoutSync),
     ("winner-keeps-sync", Mutation::WinnerKeepsSync),
+    ("wait-for-nobody", Mutation::WaitForNobody),
 ];
 
 fn mistake(text: &str) -> Option<Mutation> {

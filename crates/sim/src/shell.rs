@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use decide::{Act, Action, ActionId, Brain, Lane, Outcome, StopMode};
-use types::{Heartbeat, HistoryEntry, Member, Millis};
+use types::{ClusterView, Heartbeat, HistoryEntry, Member, Millis};
 
 use crate::Mutation;
 use crate::mistakes::started_long_ago;
@@ -18,7 +18,7 @@ pub(crate) const TTL: u64 = 10_000;
 /// How often PostgreSQL is looked at without a reason, in milliseconds.
 const PROBE_INTERVAL: u64 = 1_000;
 /// `loop_wait`, in milliseconds.
-const LOOP_WAIT: u64 = 2_000;
+pub(crate) const LOOP_WAIT: u64 = 2_000;
 /// Pause between two attempts to read the store, in milliseconds.
 const READ_RETRY: u64 = 200;
 
@@ -373,18 +373,16 @@ impl World {
             history: self.history_of(node),
             seen: self.watched_by(node, number),
         };
-        let before = self.store.see().revision;
+        let before = self.store.view();
         let lease = self.store.apply(self.now, &request, act, self.setup.mutation);
-        if let (Act::RetakeLeadership(retake), Some(_)) = (act, lease)
-            && let Some(instance) = self.hosts[node].postgres.as_mut().filter(|i| i.writable())
-        {
-            instance.term = retake.term.term;
+        if lease.is_some() {
+            self.took_effect(node, act, &before);
         }
         if !is_routine(act) {
             let what = if lease.is_some() { "takes effect" } else { "is refused" };
             self.tell(node, || format!("  #{} {what} in the store", id.0));
         }
-        if self.store.see().revision != before {
+        if self.store.see().revision != before.revision {
             self.publish();
             self.note_leadership();
         }
@@ -395,6 +393,21 @@ impl World {
         if !lost {
             let view = self.store.view();
             self.after(delay, Event::Reply { node, agent: number, id, lease, view });
+        }
+    }
+
+    /// What a transaction means to this world, beside what it writes.
+    fn took_effect(&mut self, node: usize, act: &Act, before: &ClusterView) {
+        match act {
+            Act::RetakeLeadership(retake) => {
+                if let Some(instance) = self.hosts[node].postgres.as_mut().filter(|i| i.writable())
+                {
+                    instance.term = retake.term.term;
+                }
+            }
+            Act::OpenFence { .. } => self.checks.fence_opened = self.now,
+            Act::TakeLeadership(winner) => self.checks_of_winner(node, before, winner),
+            _ => {}
         }
     }
 

@@ -231,3 +231,9 @@ fn a_winner_that_does_not_write_the_set_is_caught() {
     });
     assert!(seen >= 2);
 }
+
+#[test]
+fn passing_over_who_was_not_heard_is_caught() {
+    let seen = caught(Mutation::WaitForNobody, |seed| of(seed, 3, Mode::Off));
+    assert!(seen >= 2);
+}

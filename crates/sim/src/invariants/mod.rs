@@ -11,6 +11,7 @@ mod a_timeline_number_is_used_once;
 mod no_copy_is_destroyed_on_a_guess;
 mod nothing_acknowledged_is_lost;
 mod one_acknowledging_writer;
+mod who_holds_more_is_heard;
 
 /// A broken invariant.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +33,8 @@ pub(crate) struct Checks {
     pub(crate) newest: Option<(Term, usize)>,
     /// When each node last acknowledged a commit.
     pub(crate) last: BTreeMap<usize, u64>,
+    /// When the last fence was opened.
+    pub(crate) fence_opened: u64,
     /// Which node began each timeline.
     pub(crate) promotions: BTreeMap<Timeline, (usize, Term)>,
     /// Somebody deleted a leader key by hand: then only the fence protects (I1's second half).
