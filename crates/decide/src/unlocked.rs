@@ -154,9 +154,22 @@ impl Brain {
                 self.make_move(now, view, local, (next, &ballot));
                 true
             }
-            Move::Wait(_) => lets_successor_begin(&ballot),
+            Move::Wait(_) => self.lets_successor_begin(now, &ballot),
             Move::Abstain(_) | Move::Void { .. } | Move::Take(_) => false,
         }
+    }
+
+    /// Whether the last leader stays down until its successor leads: a start would take processor
+    /// time from that, and would follow nobody. Not where the successor's first write needs this
+    /// copy's confirmation.
+    fn lets_successor_begin(&self, now: Millis, ballot: &Ballot) -> bool {
+        let last = ballot.term.as_ref().map(|(record, _)| &record.leader);
+        let heard =
+            ballot.alive.keys().filter(|name| **name != ballot.me && !self.is_silent(now, name));
+        // One of them is the successor.
+        let confirmed =
+            ballot.sync.is_none() || heard.count() > self.dynamic.synchronous_node_count.max(1);
+        last == Some(&ballot.me) && confirmed && !ballot.waited
     }
 
     pub(crate) fn may_elect(
@@ -369,14 +382,6 @@ impl Brain {
             (None, _) => self.election.waiting = None,
         }
     }
-}
-
-/// Whether the last leader stays down until its successor leads: a start would take processor time
-/// from that, and would follow nobody. Not where its first write may wait for this one.
-fn lets_successor_begin(ballot: &Ballot) -> bool {
-    let last = ballot.term.as_ref().map(|(record, _)| &record.leader);
-    let others_confirm = ballot.sync.is_none() || ballot.alive.len() > 2;
-    last == Some(&ballot.me) && others_confirm && !ballot.waited
 }
 
 /// Whether an operator named a candidate while nobody led, having been shown what may be lost. A
